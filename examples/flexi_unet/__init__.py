@@ -1,0 +1,4 @@
+"""Flexi-UNet, the network of Scale Space Diffusion, and the Full UNet it is compared with."""
+
+from examples.flexi_unet.model import FlexiUNet as FlexiUNet
+from examples.flexi_unet.model import FullUNet as FullUNet

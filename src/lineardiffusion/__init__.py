@@ -1,0 +1,51 @@
+r"""Diffusion models whose forward process is any linear degradation plus Gaussian noise.
+
+    x_t = M_{1:t} x_0 + σ_t ε
+
+Operators M, processes built from them, denoisers, losses and samplers. Start with `ScaleSpaceDiffusion`, `Denoiser`,
+`denoising_loss` and `AncestralSampler`; subclass `LinearOperator` for a degradation of your own.
+"""
+
+from lineardiffusion.denoiser import Denoiser as Denoiser
+from lineardiffusion.gaussian import Gaussian as Gaussian
+from lineardiffusion.gaussian import GaussianMarginal as GaussianMarginal
+from lineardiffusion.gaussian import GramCovariance as GramCovariance
+from lineardiffusion.information import diffusion_information as diffusion_information
+from lineardiffusion.lanczos import LanczosInfo as LanczosInfo
+from lineardiffusion.lanczos import lanczos_function as lanczos_function
+from lineardiffusion.lanczos import lanczos_sqrt as lanczos_sqrt
+from lineardiffusion.losses import SNR as SNR
+from lineardiffusion.losses import MinSNR as MinSNR
+from lineardiffusion.losses import TruncatedSNR as TruncatedSNR
+from lineardiffusion.losses import Uniform as Uniform
+from lineardiffusion.losses import denoising_loss as denoising_loss
+from lineardiffusion.operators import Composed as Composed
+from lineardiffusion.operators import Convolution as Convolution
+from lineardiffusion.operators import Diagonal as Diagonal
+from lineardiffusion.operators import Identity as Identity
+from lineardiffusion.operators import LinearOperator as LinearOperator
+from lineardiffusion.operators import Matrix as Matrix
+from lineardiffusion.operators import OperatorChain as OperatorChain
+from lineardiffusion.operators import Resize as Resize
+from lineardiffusion.operators import Scaled as Scaled
+from lineardiffusion.operators import Separable as Separable
+from lineardiffusion.operators import SpectralFilter as SpectralFilter
+from lineardiffusion.posterior import ddim_kernel as ddim_kernel
+from lineardiffusion.posterior import posterior as posterior
+from lineardiffusion.posterior import transition as transition
+from lineardiffusion.processes import DDPM as DDPM
+from lineardiffusion.processes import BlurringDiffusion as BlurringDiffusion
+from lineardiffusion.processes import LinearDiffusion as LinearDiffusion
+from lineardiffusion.processes import ScaleSpaceDiffusion as ScaleSpaceDiffusion
+from lineardiffusion.sampling import AncestralSampler as AncestralSampler
+from lineardiffusion.sampling import DDIMSampler as DDIMSampler
+from lineardiffusion.schedules import convex_decay as convex_decay
+from lineardiffusion.schedules import cosine_log_snr_schedule as cosine_log_snr_schedule
+from lineardiffusion.schedules import cosine_schedule as cosine_schedule
+from lineardiffusion.schedules import equal_levels as equal_levels
+from lineardiffusion.schedules import information_matched as information_matched
+from lineardiffusion.schedules import linear_schedule as linear_schedule
+from lineardiffusion.schedules import sigmoid_like as sigmoid_like
+from lineardiffusion.schedules import tanh_like as tanh_like
+
+__version__ = "0.1.0"

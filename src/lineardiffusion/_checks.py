@@ -1,0 +1,70 @@
+"""Argument checks shared by the whole library: each names the argument, what was expected and what came."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import SupportsIndex
+
+import torch
+from torch import Tensor
+
+Shape = tuple[int, ...]
+
+
+def as_shape(shape: Sequence[int] | int, name: str = "shape") -> Shape:
+    """Normalise an event shape to a tuple of positive ints."""
+    try:
+        sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+        result = tuple(operator.index(size) for size in sizes)
+    except TypeError:
+        raise TypeError(f"{name}: expected a sequence of ints, got {shape!r}") from None
+    if not result or any(size < 1 for size in result):
+        raise ValueError(f"{name}: expected at least one size and all of them ≥ 1, got {result}")
+    return result
+
+
+def check_event(x: Tensor, event: Shape, name: str) -> None:
+    """Raise unless `x` has shape (*batch, *event) and holds floating-point or complex numbers."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
+    if x.ndim < len(event) or tuple(x.shape[x.ndim - len(event) :]) != event:
+        raise ValueError(f"{name}: expected shape (*batch, {', '.join(map(str, event))}), got {tuple(x.shape)}")
+    if not (x.is_floating_point() or x.is_complex()):
+        raise ValueError(f"{name}: expected a floating-point tensor, got {x.dtype}")
+
+
+def check_finite(x: Tensor, name: str) -> None:
+    """Raise if `x` has NaN or infinite entries."""
+    if not bool(torch.isfinite(x).all()):
+        bad = int((~torch.isfinite(x)).sum())
+        raise ValueError(f"{name}: expected finite values, got {bad} NaN or infinite of {x.numel()}")
+
+
+def as_index(value: SupportsIndex, low: int, high: int, name: str) -> int:
+    """Normalise to an int in low…high (Python, NumPy and zero-dimensional torch integers)."""
+    try:
+        result = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an int, got {value!r}") from None
+    if not low <= result <= high:
+        raise ValueError(f"{name}: expected {low} ≤ {name} ≤ {high}, got {result}")
+    return result
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype arithmetic is done in: half precisions are widened to float32, all others kept."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def draw_noise(like: Tensor, noise: Tensor | None, generator: torch.Generator | None) -> Tensor:
+    """Standard normal noise shaped like `like`: the one given (checked), or drawn from `generator`.
+
+    A generator may live on another device than `like`: the noise is drawn where the generator is, then moved.
+    """
+    if noise is not None:
+        if noise.shape != like.shape:
+            raise ValueError(f"noise: expected shape {tuple(like.shape)}, got {tuple(noise.shape)}")
+        return noise.to(like)
+    device = like.device if generator is None else generator.device
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=device).to(like.device)

@@ -1,0 +1,222 @@
+r"""Linear operators M: what every degradation of a diffusion process is, and all that a user has to write.
+
+A subclass gives `apply`; the transpose follows as the vector–Jacobian product of `apply` (for a linear map the
+Jacobian is M itself, wherever it is taken), and every covariance of the library is a function of MᵀM or MMᵀ applied
+to a tensor, for which this base class uses Lanczos' method. Subclasses with a known structure override these methods
+by exact closed forms; callers never ask which kind of operator they hold.
+
+References:
+    | Scale Space Diffusion (Mukhopadhyay et al., 2026), Algorithms 1–3
+    | https://arxiv.org/abs/2603.08709
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from lineardiffusion._checks import as_shape, check_event
+from lineardiffusion.lanczos import SpectralFunction, lanczos_function, largest_eigenvalue
+
+Cached = TypeVar("Cached")
+
+# A dense singular value decomposition beyond this many entries (0.5 GiB in float64) is refused.
+_MAX_DENSE_ENTRIES = 2**26
+
+
+class LinearOperator(ABC):
+    r"""A linear map M between events of shape `in_shape` and `out_shape`; leading dimensions are batch dimensions.
+
+    Arguments:
+        in_shape: event shape of the input, e.g. (3, 64, 64).
+        out_shape: event shape of the output.
+
+    Example:
+        >>> import torch, lineardiffusion as ld
+        >>> class Vignette(ld.LinearOperator):
+        ...     def __init__(self, mask):
+        ...         super().__init__(in_shape=mask.shape, out_shape=mask.shape)
+        ...         self.mask = mask
+        ...     def apply(self, x):
+        ...         return self.mask * x
+        >>> vignette = Vignette(torch.tensor([1.0, 0.5]))
+        >>> vignette.transpose(torch.ones(2)), (2.0 * vignette @ vignette)(torch.ones(2))
+        (tensor([1.0000, 0.5000]), tensor([2.0000, 0.5000]))
+    """
+
+    def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
+        self.in_shape = as_shape(in_shape, "in_shape")
+        self.out_shape = as_shape(out_shape, "out_shape")
+        self._cache: dict[Any, Any] = {}
+
+    # ------------------------------------------------------------------ what a subclass writes, and its consequences
+
+    @abstractmethod
+    def apply(self, x: Tensor) -> Tensor:
+        """M x, from (*batch, *in_shape) to (*batch, *out_shape)."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """M x, with the shapes of argument and result checked.
+
+        Raises:
+            ValueError: x does not end in `in_shape`, or `apply` returned a wrong shape.
+        """
+        check_event(x, self.in_shape, "x")
+        y = self.apply(x)
+        expected = self._batch(x, self.in_shape) + self.out_shape
+        if tuple(y.shape) != expected:
+            raise ValueError(
+                f"{type(self).__name__}.apply: expected a result of shape {expected}, got {tuple(y.shape)}"
+            )
+        return y
+
+    def transpose(self, y: Tensor) -> Tensor:
+        r"""Mᵀ y = ∇_x ⟨y, M x⟩, from (*batch, *out_shape) to (*batch, *in_shape).
+
+        Works under `torch.no_grad` and `torch.inference_mode`; differentiable in y where gradients are enabled.
+
+        Raises:
+            ValueError: y does not end in `out_shape`.
+        """
+        check_event(y, self.out_shape, "y")
+        differentiable = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        with torch.inference_mode(False), torch.enable_grad():
+            y = y.clone() if y.is_inference() else y
+            shape = self._batch(y, self.out_shape) + self.in_shape
+            x = torch.zeros(shape, dtype=y.dtype, device=y.device, requires_grad=True)
+            out = self.apply(x)
+            (result,) = torch.autograd.grad(out, x, grad_outputs=y.to(out.dtype), create_graph=differentiable)
+        gradient: Tensor = result if differentiable else result.detach()
+        return gradient
+
+    def gram(self, x: Tensor) -> Tensor:
+        """MᵀM x, from (*batch, *in_shape) to the same shape."""
+        return self.transpose(self(x))
+
+    def gram_function(self, f: SpectralFunction, x: Tensor) -> Tensor:
+        """f(MᵀM) x for x of shape (*batch, *in_shape).
+
+        Here by Lanczos' method to a relative error of 1e-6, with a RuntimeWarning where that is not reached; exact
+        where a subclass knows its structure.
+
+        Arguments:
+            f: maps a float64 tensor of eigenvalues λ ≥ 0 to their images, element by element.
+            x: vectors, with shape (*batch, *in_shape).
+        """
+        check_event(x, self.in_shape, "x")
+        return lanczos_function(self.gram, x, _clamped(f), event_ndim=len(self.in_shape))
+
+    def cogram_function(self, f: SpectralFunction, y: Tensor) -> Tensor:
+        """f(MMᵀ) y for y of shape (*batch, *out_shape); otherwise as `gram_function`."""
+        check_event(y, self.out_shape, "y")
+        return lanczos_function(lambda z: self(self.transpose(z)), y, _clamped(f), event_ndim=len(self.out_shape))
+
+    def pseudoinverse(self, y: Tensor) -> Tensor:
+        r"""M⁺ y = Mᵀ (MMᵀ)⁺ y, the least-squares solution of M x = y of the smallest norm.
+
+        Exact for structured operators. Through Lanczos, whether an eigenvalue is zero is only known within rounding, so
+        nearly singular operators lose accuracy accordingly.
+        """
+        return self.transpose(self.cogram_function(_reciprocal, y))
+
+    def norm(self) -> float:
+        """The largest singular value; here a Lanczos estimate from below, in general within 1e-4 of it relatively."""
+        return float(self._cached("norm", self._estimate_norm))
+
+    def _estimate_norm(self) -> float:
+        start = torch.randn(self.in_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        return math.sqrt(max(0.0, largest_eigenvalue(self.gram, start, event_ndim=len(self.in_shape))))
+
+    def singular_values(self) -> Tensor:
+        """All min(prod in, prod out) singular values, unordered, float64.
+
+        Raises:
+            ValueError: the structure is unknown and the operator too large to be written as a dense matrix.
+        """
+        entries = math.prod(self.in_shape) * math.prod(self.out_shape)
+        if entries > _MAX_DENSE_ENTRIES:
+            raise ValueError(
+                f"singular_values: expected at most {_MAX_DENSE_ENTRIES} matrix entries for an operator of unknown "
+                f"structure, got {entries} ({type(self).__name__}, {self.in_shape} → {self.out_shape})"
+            )
+        return self._cached("singular_values", lambda: torch.linalg.svdvals(self.to_dense()))
+
+    def to_dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        """The matrix of M, with shape (prod out, prod in)."""
+        columns = self(torch.eye(math.prod(self.in_shape), dtype=dtype).reshape(-1, *self.in_shape))
+        return columns.reshape(columns.shape[0], -1).T
+
+    # ------------------------------------------------------------------ algebra
+
+    @property
+    def T(self) -> LinearOperator:
+        """The transpose as an operator."""
+        from lineardiffusion.operators.algebra import Transposed
+
+        return Transposed(self)
+
+    def __matmul__(self, other: LinearOperator) -> LinearOperator:
+        """The product `self @ other`, simplified as far as the two structures allow."""
+        if not isinstance(other, LinearOperator):
+            return NotImplemented
+        from lineardiffusion.operators.algebra import compose
+
+        return compose(self, other)
+
+    def __mul__(self, scale: float) -> LinearOperator:
+        if not isinstance(scale, (int, float)):
+            return NotImplemented
+        from lineardiffusion.operators.scalar import Scaled
+
+        return Scaled(float(scale), self)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> LinearOperator:
+        return -1.0 * self
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.in_shape} → {self.out_shape})"
+
+    @classmethod
+    def _apply_each(cls, operators: Sequence[LinearOperator], x: Tensor) -> Tensor:
+        """Row i of the result is operators[i] applied to row i of x; all operators have the shapes of the first.
+
+        Here one call for each distinct operator. Structures that can apply different members at once override it.
+        """
+        result = x.new_empty((x.shape[0], *operators[0].out_shape))
+        rows: dict[int, list[int]] = {}
+        for row, op in enumerate(operators):
+            rows.setdefault(id(op), []).append(row)
+        for members in rows.values():
+            result[members] = operators[members[0]](x[members])
+        return result
+
+    # ------------------------------------------------------------------ caches: never pickled, never copied
+
+    def _cached(self, key: Any, make: Callable[[], Cached]) -> Cached:
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]  # type: ignore[no-any-return]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cache": {}}
+
+    @staticmethod
+    def _batch(x: Tensor, event: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(x.shape[: x.ndim - len(event)])
+
+
+def _clamped(f: SpectralFunction) -> SpectralFunction:
+    # A Gram matrix has no negative eigenvalues, but its Ritz values have rounding errors.
+    return lambda values: f(values.clamp(min=0))
+
+
+def _reciprocal(values: Tensor) -> Tensor:
+    """1/λ, and 0 where λ = 0."""
+    return torch.where(values > 0, 1 / torch.where(values > 0, values, 1), 0)

@@ -1,0 +1,93 @@
+"""Operators given as a matrix."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lineardiffusion._checks import Shape, check_event, check_finite, compute_dtype
+from lineardiffusion.operators.algebra import composition_rule
+from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.operators.factored import FactoredOperator
+
+
+class Matrix(FactoredOperator):
+    r"""M x = W x on flattened events; the singular value decomposition is computed once, when first needed.
+
+    Arguments:
+        weight: real matrix W, with shape (prod out, prod in).
+        in_shape: event shape of the input.
+        out_shape: event shape of the output.
+
+    Raises:
+        ValueError: a weight whose shape does not fit the event shapes, or that is not finite.
+
+    Example:
+        >>> import torch, lineardiffusion as ld
+        >>> difference = ld.Matrix(torch.tensor([[1.0, -1.0]]), in_shape=(2,), out_shape=(1,))
+        >>> difference(torch.tensor([5.0, 3.0])), round(difference.norm(), 4)
+        (tensor([2.]), 1.4142)
+    """
+
+    def __init__(self, weight: Tensor, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
+        super().__init__(in_shape=in_shape, out_shape=out_shape)
+        expected = (math.prod(self.out_shape), math.prod(self.in_shape))
+        if tuple(weight.shape) != expected:
+            raise ValueError(f"weight: expected shape (prod out, prod in) = {expected}, got {tuple(weight.shape)}")
+        check_finite(weight, "weight")
+        self.weight = weight.detach().to(device="cpu", dtype=torch.float64)
+
+    def spectrum(self) -> Tensor:
+        return self._svd()[1]
+
+    def apply(self, x: Tensor) -> Tensor:
+        check_event(x, self.in_shape, "x")
+        work = x.to(compute_dtype(x.dtype))
+        return _unflatten(_flatten(work, self.in_shape) @ self.weight.to(work).T, self.out_shape).to(x.dtype)
+
+    def transpose(self, y: Tensor) -> Tensor:
+        check_event(y, self.out_shape, "y")
+        work = y.to(compute_dtype(y.dtype))
+        return _unflatten(_flatten(work, self.out_shape) @ self.weight.to(work), self.in_shape).to(y.dtype)
+
+    def _svd(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self._cached("svd", lambda: truncated_svd(self.weight))
+
+    def _to_right(self, x: Tensor) -> Tensor:
+        return _flatten(x, self.in_shape) @ self._svd()[2].to(x).T
+
+    def _from_right(self, z: Tensor) -> Tensor:
+        return _unflatten(z @ self._svd()[2].to(z), self.in_shape)
+
+    def _to_left(self, y: Tensor) -> Tensor:
+        return _flatten(y, self.out_shape) @ self._svd()[0].to(y)
+
+    def _from_left(self, z: Tensor) -> Tensor:
+        return _unflatten(z @ self._svd()[0].to(z).T, self.out_shape)
+
+    @property
+    def T(self) -> LinearOperator:
+        return Matrix(self.weight.T, in_shape=self.out_shape, out_shape=self.in_shape)
+
+
+@composition_rule(Matrix, Matrix)
+def _product(left: Matrix, right: Matrix) -> LinearOperator:
+    return Matrix(left.weight @ right.weight, in_shape=right.in_shape, out_shape=left.out_shape)
+
+
+def truncated_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Thin U, s, Vᵀ in which singular values that are zero within rounding are exactly zero."""
+    u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
+    cutoff = max(matrix.shape) * torch.finfo(matrix.dtype).eps * s.max()
+    return u, torch.where(s > cutoff, s, 0), vt
+
+
+def _flatten(x: Tensor, event: Shape) -> Tensor:
+    return x.reshape(*x.shape[: x.ndim - len(event)], math.prod(event))
+
+
+def _unflatten(z: Tensor, event: Shape) -> Tensor:
+    return z.reshape(*z.shape[:-1], *event)

@@ -1,0 +1,102 @@
+r"""Operators with a known singular value decomposition M = U S Vᴴ whose factors are cheap to apply.
+
+Every function of MᵀM and MMᵀ is then exact and costs two changes of basis:
+
+    f(MᵀM) x = V f(|S|²) Vᴴ x                          where V is square,
+    f(MᵀM) x = f(0) x + V (f(|S|²) − f(0)) Vᴴ x         where V has fewer columns than rows.
+
+The spectrum is kept in float64 on the CPU and f is evaluated there, so that 1 − ρλ keeps its digits where ρλ → 1; only
+the result is cast to the dtype and moved to the device of x.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lineardiffusion._checks import Shape, check_event, compute_dtype
+from lineardiffusion.lanczos import SpectralFunction
+from lineardiffusion.operators.base import LinearOperator
+
+
+class FactoredOperator(LinearOperator):
+    """M = U S Vᴴ with isometries U and V. A subclass gives the spectrum and the four changes of basis.
+
+    The changes of basis default to the identity: M is then diagonal in the basis of its events.
+    """
+
+    @abstractmethod
+    def spectrum(self) -> Tensor:
+        """The diagonal S, float64 (or complex128), broadcastable against coordinates; it may have signs."""
+
+    def _to_right(self, x: Tensor) -> Tensor:
+        """Vᴴ x"""
+        return x
+
+    def _from_right(self, z: Tensor) -> Tensor:
+        """V z"""
+        return z
+
+    def _to_left(self, y: Tensor) -> Tensor:
+        """Uᴴ y"""
+        return y
+
+    def _from_left(self, z: Tensor) -> Tensor:
+        """U z"""
+        return z
+
+    def _coordinates(self) -> int:
+        """How many singular values there are."""
+        return min(math.prod(self.in_shape), math.prod(self.out_shape))
+
+    def apply(self, x: Tensor) -> Tensor:
+        check_event(x, self.in_shape, "x")
+        work = x.to(compute_dtype(x.dtype))
+        return self._from_left(_cast(self.spectrum(), work) * self._to_right(work)).to(x.dtype)
+
+    def transpose(self, y: Tensor) -> Tensor:
+        check_event(y, self.out_shape, "y")
+        work = y.to(compute_dtype(y.dtype))
+        return self._from_right(_cast(self.spectrum().conj(), work) * self._to_left(work)).to(y.dtype)
+
+    def gram_function(self, f: SpectralFunction, x: Tensor) -> Tensor:
+        check_event(x, self.in_shape, "x")
+        return self._function(f, x, self.in_shape, self._to_right, self._from_right)
+
+    def cogram_function(self, f: SpectralFunction, y: Tensor) -> Tensor:
+        check_event(y, self.out_shape, "y")
+        return self._function(f, y, self.out_shape, self._to_left, self._from_left)
+
+    def _function(
+        self,
+        f: SpectralFunction,
+        x: Tensor,
+        event: Shape,
+        analyse: Callable[[Tensor], Tensor],
+        synthesise: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        work = x.to(compute_dtype(x.dtype))
+        images = f(self._cached("eigenvalues", lambda: self.spectrum().abs().square()))
+        if self._coordinates() == math.prod(event):
+            result = synthesise(_cast(images, work) * analyse(work))
+        else:
+            at_zero = f(torch.zeros((), dtype=torch.float64))
+            result = _cast(at_zero, work) * work + synthesise(_cast(images - at_zero, work) * analyse(work))
+        return result.to(x.dtype)
+
+    def norm(self) -> float:
+        return self._cached("norm", lambda: float(self.spectrum().abs().max()))
+
+    def singular_values(self) -> Tensor:
+        spectrum = self.spectrum().abs()
+        return spectrum.repeat(self._coordinates() // spectrum.numel(), *[1] * (spectrum.ndim - 1)).flatten()
+
+
+def _cast(values: Tensor, like: Tensor) -> Tensor:
+    """Values where `like` is and in its precision; complex values stay complex, and 0-dim ones stay on the CPU."""
+    dtype = like.dtype.to_complex() if values.is_complex() else like.dtype
+    return values.to(dtype=dtype) if values.ndim == 0 else values.to(device=like.device, dtype=dtype)

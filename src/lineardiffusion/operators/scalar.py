@@ -1,0 +1,108 @@
+"""Multiples of the identity and of any other operator: the whole of DDPM, and the signal scale of every process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lineardiffusion._checks import check_event
+from lineardiffusion.lanczos import SpectralFunction
+from lineardiffusion.operators.algebra import composition_rule
+from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.operators.factored import FactoredOperator
+
+
+class Identity(FactoredOperator):
+    """M = I on events of the given shape.
+
+    Example:
+        >>> import torch, lineardiffusion as ld
+        >>> (0.5 * ld.Identity((2,)))(torch.tensor([2.0, 4.0]))
+        tensor([1., 2.])
+    """
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__(in_shape=shape, out_shape=shape)
+
+    def spectrum(self) -> Tensor:
+        return torch.ones((), dtype=torch.float64)
+
+    def apply(self, x: Tensor) -> Tensor:
+        check_event(x, self.in_shape, "x")
+        return x
+
+    def transpose(self, y: Tensor) -> Tensor:
+        return self.apply(y)
+
+
+class Scaled(LinearOperator):
+    """M = scale · A. Functions of MᵀM are functions of AᵀA, so A keeps its structure and its factorisation is shared.
+
+    Arguments:
+        scale: a finite number.
+        operator: the operator A.
+
+    Raises:
+        ValueError: `scale` is not finite.
+    """
+
+    def __init__(self, scale: float, operator: LinearOperator) -> None:
+        super().__init__(in_shape=operator.in_shape, out_shape=operator.out_shape)
+        if not abs(scale) < float("inf"):
+            raise ValueError(f"scale: expected a finite number, got {scale}")
+        self.scale = float(scale)
+        self.operator = operator
+        if isinstance(operator, Scaled):
+            self.scale, self.operator = self.scale * operator.scale, operator.operator
+
+    def apply(self, x: Tensor) -> Tensor:
+        return self.scale * self.operator(x)
+
+    def transpose(self, y: Tensor) -> Tensor:
+        return self.scale * self.operator.transpose(y)
+
+    def gram_function(self, f: SpectralFunction, x: Tensor) -> Tensor:
+        return self.operator.gram_function(lambda values: f(self.scale**2 * values), x)
+
+    def cogram_function(self, f: SpectralFunction, y: Tensor) -> Tensor:
+        return self.operator.cogram_function(lambda values: f(self.scale**2 * values), y)
+
+    def norm(self) -> float:
+        return abs(self.scale) * self.operator.norm()
+
+    def singular_values(self) -> Tensor:
+        return abs(self.scale) * self.operator.singular_values()
+
+    @property
+    def T(self) -> LinearOperator:
+        return Scaled(self.scale, self.operator.T)
+
+    @classmethod
+    def _apply_each(cls, operators: Sequence[LinearOperator], x: Tensor) -> Tensor:
+        scaled = [op for op in operators if isinstance(op, Scaled)]
+        scales = torch.tensor([op.scale for op in scaled], dtype=torch.float64).to(x)
+        inner = [op.operator for op in scaled]
+        y = inner[0](x) if all(op is inner[0] for op in inner) else type(inner[0])._apply_each(inner, x)
+        return scales.reshape(-1, *[1] * len(operators[0].out_shape)) * y
+
+
+@composition_rule(Scaled, LinearOperator)
+def _scaled_left(left: Scaled, right: LinearOperator) -> LinearOperator:
+    return Scaled(left.scale, left.operator @ right)
+
+
+@composition_rule(LinearOperator, Scaled)
+def _scaled_right(left: LinearOperator, right: Scaled) -> LinearOperator:
+    return Scaled(right.scale, left @ right.operator)
+
+
+@composition_rule(Identity, LinearOperator)
+def _identity_left(left: Identity, right: LinearOperator) -> LinearOperator:
+    return right
+
+
+@composition_rule(LinearOperator, Identity)
+def _identity_right(left: LinearOperator, right: Identity) -> LinearOperator:
+    return left

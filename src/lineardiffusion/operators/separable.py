@@ -1,0 +1,159 @@
+r"""Separable operators, one matrix for each spatial axis; resizing is the one that Scale Space Diffusion is built on.
+
+M = A_1 ⊗ … ⊗ A_d acts on the last d axes. With thin decompositions A_i = U_i S_i V_iᵀ that of M is ⊗U_i, ⊗S_i, ⊗V_i:
+a function of MᵀM costs 2d small matrix products, whatever the number of channels and samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache, reduce
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lineardiffusion._checks import Shape, as_shape, check_event, check_finite, compute_dtype
+from lineardiffusion.operators.algebra import composition_rule
+from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.operators.dense import truncated_svd
+from lineardiffusion.operators.factored import FactoredOperator
+
+Mode = Literal["bilinear", "bicubic", "nearest", "area"]
+
+
+class Separable(FactoredOperator):
+    r"""M = A_1 ⊗ … ⊗ A_d on the last d axes of an event.
+
+    Arguments:
+        factors: real matrices A_1, …, A_d for the last d axes, in order; A_i has shape (out_i, in_i).
+        in_shape: event shape of the input.
+
+    Raises:
+        ValueError: factors that do not fit `in_shape` or are not finite.
+
+    Example:
+        >>> import torch, lineardiffusion as ld
+        >>> total = ld.Separable([torch.ones(1, 2), torch.eye(3)], in_shape=(2, 3))
+        >>> total(torch.arange(6.0).reshape(2, 3))
+        tensor([[3., 5., 7.]])
+    """
+
+    def __init__(self, factors: Sequence[Tensor], in_shape: Sequence[int]) -> None:
+        event = as_shape(in_shape, "in_shape")
+        axes = event[len(event) - len(factors) :]
+        if not 1 <= len(factors) <= len(event) or any(
+            factor.ndim != 2 or factor.shape[1] != size for factor, size in zip(factors, axes, strict=True)
+        ):
+            raise ValueError(
+                f"factors: expected matrices with {axes} columns for in_shape {event}, "
+                f"got shapes {[tuple(factor.shape) for factor in factors]}"
+            )
+        for factor in factors:
+            check_finite(factor, "factors")
+        out = event[: len(event) - len(factors)] + tuple(factor.shape[0] for factor in factors)
+        super().__init__(in_shape=event, out_shape=out)
+        self.factors = tuple(factor.detach().to(device="cpu", dtype=torch.float64) for factor in factors)
+
+    def spectrum(self) -> Tensor:
+        singular = [s for _, s, _ in self._svds()]
+        return self._cached("spectrum", lambda: reduce(lambda a, b: a[..., None] * b, singular))
+
+    def apply(self, x: Tensor) -> Tensor:
+        check_event(x, self.in_shape, "x")
+        return along_axes(self.factors, x.to(compute_dtype(x.dtype))).to(x.dtype)
+
+    def transpose(self, y: Tensor) -> Tensor:
+        check_event(y, self.out_shape, "y")
+        return along_axes([factor.T for factor in self.factors], y.to(compute_dtype(y.dtype))).to(y.dtype)
+
+    def _svds(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        return self._cached("svds", lambda: [truncated_svd(factor) for factor in self.factors])
+
+    def _to_right(self, x: Tensor) -> Tensor:
+        return along_axes([vt for _, _, vt in self._svds()], x)
+
+    def _from_right(self, z: Tensor) -> Tensor:
+        return along_axes([vt.T for _, _, vt in self._svds()], z)
+
+    def _to_left(self, y: Tensor) -> Tensor:
+        return along_axes([u.T for u, _, _ in self._svds()], y)
+
+    def _from_left(self, z: Tensor) -> Tensor:
+        return along_axes([u for u, _, _ in self._svds()], z)
+
+    def _coordinates(self) -> int:
+        channels = self.in_shape[: len(self.in_shape) - len(self.factors)]
+        return int(self.spectrum().numel()) * reduce(lambda a, b: a * b, channels, 1)
+
+    @property
+    def T(self) -> LinearOperator:
+        return Separable([factor.T for factor in self.factors], in_shape=self.out_shape)
+
+
+@composition_rule(Separable, Separable)
+def _product(left: Separable, right: Separable) -> LinearOperator | None:
+    if len(left.factors) != len(right.factors):
+        return None
+    return Separable([a @ b for a, b in zip(left.factors, right.factors, strict=True)], in_shape=right.in_shape)
+
+
+class Resize(Separable):
+    r"""Resampling of the last axes to a new size, equal to `torch.nn.functional.interpolate(align_corners=False)`.
+
+    Arguments:
+        in_shape: event shape of the input, channels first, e.g. (3, 64, 64).
+        size: new sizes of the last len(size) axes; an int stands for every axis but the first.
+        mode: "bilinear" (linear in each axis), "bicubic", "nearest" or "area".
+        antialias: widen the kernel when shrinking, for "bilinear" and "bicubic"; the other two have no such variant.
+
+    Raises:
+        ValueError: an unknown mode, or sizes that do not fit `in_shape`.
+
+    Example:
+        >>> import torch, lineardiffusion as ld
+        >>> halve = ld.Resize((1, 4), 2, mode="area")
+        >>> halve(torch.tensor([[1.0, 3.0, 5.0, 7.0]]))
+        tensor([[2., 6.]])
+    """
+
+    def __init__(
+        self, in_shape: Sequence[int], size: Sequence[int] | int, mode: Mode = "bilinear", antialias: bool = True
+    ) -> None:
+        event = as_shape(in_shape, "in_shape")
+        sizes = (size,) * max(1, len(event) - 1) if isinstance(size, int) else as_shape(size, "size")
+        if mode not in ("bilinear", "bicubic", "nearest", "area"):
+            raise ValueError(f"mode: expected 'bilinear', 'bicubic', 'nearest' or 'area', got {mode!r}")
+        if len(sizes) > len(event) or min(sizes) < 1:
+            raise ValueError(f"size: expected at most {len(event)} sizes ≥ 1 for in_shape {event}, got {sizes}")
+        axes = event[len(event) - len(sizes) :]
+        filtered = antialias and mode in ("bilinear", "bicubic")
+        super().__init__([_resampling(n, m, mode, filtered) for n, m in zip(axes, sizes, strict=True)], event)
+        self.size, self.mode, self.antialias = sizes, mode, antialias
+
+
+@lru_cache(maxsize=256)
+def _resampling(n: int, m: int, mode: Mode, antialias: bool) -> Tensor:
+    """The (m, n) matrix that resamples one axis: the columns of the resized identity image."""
+    options = {"align_corners": False, "antialias": antialias} if mode in ("bilinear", "bicubic") else {}
+    identity = torch.eye(n, dtype=torch.float64)[None, None]
+    return F.interpolate(identity, size=(m, n), mode=mode, **options)[0, 0]
+
+
+def along_axes(matrices: Sequence[Tensor], x: Tensor) -> Tensor:
+    """Apply one matrix to each of the last axes of x, in the precision and on the device of x."""
+    for axis, matrix in zip(range(-len(matrices), 0), matrices, strict=True):
+        factor = matrix.to(x)
+        if axis == -1:
+            x = x @ factor.T
+        elif axis == -2:
+            x = factor @ x
+        else:
+            x = (x.movedim(axis, -1) @ factor.T).movedim(-1, axis)
+    return x
+
+
+def spatial_axes(shape: Shape) -> int:
+    """How many of the last axes are spatial: all but the channels, which come first; an event of one axis has none."""
+    return max(1, len(shape) - 1)

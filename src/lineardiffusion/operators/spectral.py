@@ -1,0 +1,142 @@
+r"""Operators that are diagonal in a cosine or Fourier basis: blurs, and whole diffusions in frequency space.
+
+The type-II discrete cosine transform diagonalises symmetric filters with half-sample symmetric boundaries, the heat
+equation with insulated borders among them; the Fourier transform diagonalises circular convolutions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lineardiffusion._checks import as_shape, check_event, check_finite, compute_dtype
+from lineardiffusion.operators.algebra import composition_rule
+from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.operators.factored import FactoredOperator
+from lineardiffusion.operators.separable import along_axes, spatial_axes
+
+Basis = Literal["dct", "fft"]
+
+
+class SpectralFilter(FactoredOperator):
+    r"""M = V diag(gain) Vᴴ with V the orthonormal cosine or Fourier basis of the spatial axes.
+
+    Arguments:
+        shape: event shape, channels first: every axis but the first is spatial (the only one, if there is one).
+        gain: multipliers, broadcastable to `shape`; index k of an axis is the k-th frequency of the transform
+            (`torch.fft.fftfreq` order for "fft"). Complex gains need basis="fft".
+        basis: "dct" (type II, orthonormal) or "fft".
+
+    Raises:
+        ValueError: a gain that does not fit, is not finite, or whose filter would turn real signals into complex ones.
+
+    Example:
+        >>> import torch, lineardiffusion as ld
+        >>> mean = ld.SpectralFilter((1, 4), torch.tensor([1.0, 0.0, 0.0, 0.0]))
+        >>> mean(torch.tensor([[1.0, 2.0, 3.0, 6.0]]))
+        tensor([[3., 3., 3., 3.]])
+    """
+
+    def __init__(self, shape: Sequence[int], gain: Tensor, basis: Basis = "dct") -> None:
+        super().__init__(in_shape=shape, out_shape=shape)
+        if basis not in ("dct", "fft"):
+            raise ValueError(f"basis: expected 'dct' or 'fft', got {basis!r}")
+        check_finite(gain, "gain")
+        self.basis = basis
+        self.axes = tuple(range(-spatial_axes(self.in_shape), 0))
+        self.gain = gain.detach().cpu().to(torch.complex128 if gain.is_complex() else torch.float64)
+        try:
+            full = self.gain.broadcast_to(self.in_shape)
+        except RuntimeError:
+            raise ValueError(
+                f"gain: expected a shape that broadcasts to {self.in_shape}, got {tuple(gain.shape)}"
+            ) from None
+        if basis == "dct" and gain.is_complex():
+            raise ValueError("gain: expected real values for basis 'dct', got complex ones")
+        if basis == "fft":
+            mirrored = full.flip(self.axes).roll([1] * len(self.axes), self.axes).conj()
+            if not torch.allclose(full, mirrored, rtol=1e-9, atol=1e-9 * float(full.abs().max())):
+                raise ValueError("gain: expected gain[−k] = conj(gain[k]), so that real signals stay real")
+
+    def spectrum(self) -> Tensor:
+        return self.gain
+
+    def apply(self, x: Tensor) -> Tensor:
+        check_event(x, self.in_shape, "x")
+        return self._filter(self.gain, x)
+
+    def transpose(self, y: Tensor) -> Tensor:
+        check_event(y, self.in_shape, "y")
+        return self._filter(self.gain.conj(), y)
+
+    def _filter(self, gain: Tensor, x: Tensor) -> Tensor:
+        work = x.to(compute_dtype(x.dtype))
+        dtype = work.dtype.to_complex() if gain.is_complex() else work.dtype
+        return self._from_right(gain.to(device=x.device, dtype=dtype) * self._to_right(work)).to(x.dtype)
+
+    def _to_right(self, x: Tensor) -> Tensor:
+        if self.basis == "fft":
+            coefficients: Tensor = torch.fft.fftn(x, dim=self.axes, norm="ortho")
+            return coefficients
+        return along_axes([_dct(x.shape[axis]) for axis in self.axes], x)
+
+    def _from_right(self, z: Tensor) -> Tensor:
+        if self.basis == "fft":
+            signal: Tensor = torch.fft.ifftn(z, dim=self.axes, norm="ortho").real
+            return signal
+        return along_axes([_dct(z.shape[axis]).T for axis in self.axes], z)
+
+    def _to_left(self, y: Tensor) -> Tensor:
+        return self._to_right(y)
+
+    def _from_left(self, z: Tensor) -> Tensor:
+        return self._from_right(z)
+
+    def singular_values(self) -> Tensor:
+        return self.gain.abs().broadcast_to(self.in_shape).flatten()
+
+    @property
+    def T(self) -> LinearOperator:
+        return SpectralFilter(self.in_shape, self.gain.conj(), self.basis)
+
+    @classmethod
+    def _apply_each(cls, operators: Sequence[LinearOperator], x: Tensor) -> Tensor:
+        filters = [op for op in operators if isinstance(op, SpectralFilter)]
+        first = filters[0]
+        if len(filters) < len(operators) or any(
+            op.basis != first.basis or op.gain.shape != first.gain.shape for op in filters
+        ):
+            return super()._apply_each(operators, x)
+        gains = torch.stack([op.gain for op in filters])
+        return first._filter(gains.reshape(len(filters), *[1] * (x.ndim - gains.ndim), *first.gain.shape), x)
+
+
+@composition_rule(SpectralFilter, SpectralFilter)
+def _product(left: SpectralFilter, right: SpectralFilter) -> LinearOperator | None:
+    if left.basis != right.basis:
+        return None
+    return SpectralFilter(right.in_shape, left.gain * right.gain, right.basis)
+
+
+@lru_cache(maxsize=64)
+def _dct(n: int) -> Tensor:
+    """The orthonormal type-II cosine transform, (frequency, position)."""
+    frequency, position = torch.arange(n, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64)
+    matrix = math.sqrt(2 / n) * torch.cos(math.pi / n * frequency * (position + 0.5))
+    matrix[0] /= math.sqrt(2)
+    return matrix
+
+
+def dct_frequencies(shape: Sequence[int]) -> Tensor:
+    r"""Squared frequencies Σ_i (π k_i / n_i)² of the cosine basis over the spatial axes: the spectrum of −Δ."""
+    event = as_shape(shape)
+    sizes = event[len(event) - spatial_axes(event) :]
+    total = torch.zeros((), dtype=torch.float64)
+    for size in sizes:
+        total = total[..., None] + (math.pi * torch.arange(size, dtype=torch.float64) / size).square()
+    return total

@@ -1,0 +1,138 @@
+r"""The conditional distributions between two states s < t of a linear diffusion with isotropic marginals.
+
+With M = M_{s→t} and x_t = M x_s + η:
+
+    transition   q(x_t | x_s) = N( M x_s,  σ_t² I − σ_s² MMᵀ )                                  Eq. 4
+    posterior    q(x_s | x_t, x_0) = N( μ_s + (σ_s²/σ_t²) Mᵀ (x_t − M μ_s),
+                                        σ_s² I − (σ_s⁴/σ_t²) MᵀM )                              Eq. 5–6
+
+where μ_s = M_{1:s} x_0. Neither needs to be consecutive states. More generally, every kernel with mean
+μ_s + K (x_t − M μ_s) and covariance C carries the marginal of t to that of s if σ_t² KKᵀ + C = σ_s² I.
+
+References:
+    | Scale Space Diffusion (Mukhopadhyay et al., 2026), https://arxiv.org/abs/2603.08709
+    | Denoising Diffusion Implicit Models (Song et al., 2021), https://arxiv.org/abs/2010.02502
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lineardiffusion._checks import check_event
+from lineardiffusion.gaussian import Gaussian, GramCovariance
+from lineardiffusion.operators.base import LinearOperator
+
+# σ_t² ≥ σ_s² λmax may be missed by rounding where a process is feasible with equality.
+FEASIBILITY_ROUNDING = 1e-9
+
+
+def transition(operator: LinearOperator, sigma_s: float, sigma_t: float) -> GramCovariance:
+    r"""Covariance σ_t² I − σ_s² MMᵀ of q(x_t | x_s), Eq. 4 of Scale Space Diffusion.
+
+    Arguments:
+        operator: M = M_{s→t}.
+        sigma_s: σ_s ≥ 0.
+        sigma_t: σ_t > 0.
+
+    Returns:
+        A symmetric operator on the space of x_t, with `sqrt`, `solve` and `logdet`.
+
+    Raises:
+        ValueError: σ_t² < σ_s² λmax(MMᵀ): no such Gaussian exists. The error states the smallest feasible σ_t.
+
+    Example:
+        >>> import torch, lineardiffusion as ld
+        >>> covariance = ld.transition(0.8 * ld.Identity((2,)), sigma_s=0.5, sigma_t=0.5)
+        >>> covariance(torch.ones(2))
+        tensor([0.0900, 0.0900])
+    """
+    check_feasible(operator, sigma_s, sigma_t)
+    return GramCovariance(operator.T, lambda values: sigma_t**2 - sigma_s**2 * values)
+
+
+def posterior(x_t: Tensor, mean_s: Tensor, operator: LinearOperator, sigma_s: float, sigma_t: float) -> Gaussian:
+    r"""q(x_s | x_t, x_0), Eq. 6 of Scale Space Diffusion.
+
+    Arguments:
+        x_t: the noisier state, with shape (*batch, *operator.out_shape).
+        mean_s: μ_s = M_{1:s} x_0, with shape (*batch, *operator.in_shape).
+        operator: M = M_{s→t}.
+        sigma_s: σ_s ≥ 0; at 0 the posterior is the point μ_s.
+        sigma_t: σ_t > 0.
+
+    Raises:
+        ValueError: shapes that do not fit, or infeasible noise levels.
+
+    Example:
+        >>> import torch, lineardiffusion as ld
+        >>> q = ld.posterior(torch.ones(1, 2), torch.zeros(1, 4), ld.Resize((1, 4), 2, mode="area"), 0.5, 1.0)
+        >>> q.mean
+        tensor([[0.1250, 0.1250, 0.1250, 0.1250]])
+    """
+    return ddim_kernel(x_t, mean_s, operator, sigma_s, sigma_t, eta=1.0)
+
+
+def ddim_kernel(
+    x_t: Tensor, mean_s: Tensor, operator: LinearOperator, sigma_s: float, sigma_t: float, eta: float
+) -> Gaussian:
+    r"""The DDIM kernel for any linear operator: N(μ_s + K (x_t − M μ_s), C) with, in the singular basis of M,
+
+        C(λ) = η² σ_s² (1 − λσ_s²/σ_t²)   where λ > 0,        C(0) = σ_s²,
+        K = Mᵀ g(MMᵀ),   g(λ)² = (σ_s² − C(λ)) / (σ_t² λ).
+
+    η = 1 is the posterior. At η = 0 nothing is drawn in the directions that M sees, where K is σ_s/σ_t times the polar
+    factor Mᵀ(MMᵀ)^{−1/2}, while those it does not see (the new ones where a resolution grows) need fresh noise: without
+    it the marginal at s would be wrong. For M = √(ᾱ_t/ᾱ_s) I this is DDIM (Song et al., 2021, Eq. 12 and 16).
+
+    Arguments:
+        x_t, mean_s, operator, sigma_s, sigma_t: as in `posterior`.
+        eta: η in [0, 1].
+
+    Raises:
+        ValueError: shapes that do not fit, infeasible noise levels, or η outside [0, 1].
+    """
+    check_event(x_t, operator.out_shape, "x_t")
+    check_event(mean_s, operator.in_shape, "mean_s")
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta: expected a number in [0, 1], got {eta}")
+    check_feasible(operator, sigma_s, sigma_t)
+    rho = sigma_s**2 / sigma_t**2
+
+    residual = x_t - operator(mean_s)
+    if eta == 1:
+
+        def variance(values: Tensor) -> Tensor:
+            return sigma_s**2 * (1 - rho * values)
+
+        correction = rho * operator.transpose(residual)
+    else:
+
+        def variance(values: Tensor) -> Tensor:
+            seen = eta**2 * sigma_s**2 * (1 - rho * values).clamp(min=0)
+            return torch.where(values > 0, seen, sigma_s**2)
+
+        def gain(values: Tensor) -> Tensor:
+            positive = torch.where(values > 0, values, 1)
+            return torch.where(values > 0, ((sigma_s**2 - variance(values)) / positive).sqrt() / sigma_t, 0)
+
+        correction = operator.transpose(operator.cogram_function(gain, residual))
+    return Gaussian(mean_s + correction, GramCovariance(operator, variance))
+
+
+def check_feasible(operator: LinearOperator, sigma_s: float, sigma_t: float, at: str = "") -> None:
+    """Raise unless 0 ≤ σ_s, 0 < σ_t and σ_t² ≥ σ_s² λmax(MMᵀ); `at` says where, for the message."""
+    if not (0 <= sigma_s < math.inf and 0 < sigma_t < math.inf):
+        raise ValueError(f"sigma: expected finite σ_s ≥ 0 and σ_t > 0{at}, got σ_s = {sigma_s} and σ_t = {sigma_t}")
+    if sigma_s == 0:
+        return
+    largest = operator.norm() ** 2
+    ratio = sigma_s**2 * largest / sigma_t**2
+    if ratio > 1 + FEASIBILITY_ROUNDING:
+        raise ValueError(
+            f"sigma: expected σ_t² ≥ σ_s² λmax(MMᵀ){at}, got σ_s = {sigma_s:.6g}, σ_t = {sigma_t:.6g}, "
+            f"λmax = {largest:.6g}, ratio σ_s² λmax / σ_t² = {ratio:.6g}; "
+            f"the smallest feasible σ_t is {sigma_s * math.sqrt(largest):.6g}"
+        )

@@ -1,0 +1,240 @@
+r"""A diffusion process with linear degradations: x_t = M_{1:t} x_0 + σ_t ε for t = 0, …, T (Eq. 3 of Scale Space
+Diffusion), with x_0 the data: M_{1:0} = I and σ_0 = 0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import overload
+
+import torch
+from torch import Tensor
+
+from lineardiffusion._checks import Shape, as_index, check_event, check_finite, draw_noise
+from lineardiffusion.gaussian import Gaussian, GaussianMarginal, GramCovariance
+from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.operators.chain import OperatorChain
+from lineardiffusion.posterior import check_feasible, posterior, transition
+
+Time = int | Tensor
+
+
+class LinearDiffusion:
+    r"""Any linear diffusion: a chain of operators and the noise level of each state.
+
+    Arguments:
+        chain: M_1, …, M_T, an OperatorChain or a sequence of operators.
+        sigmas: σ_0 = 0, σ_1, …, σ_T.
+        signal_scales: a_0 = 1, a_1, …, a_T, such that c_t = M_{1:t} x_0 / a_t is in data range; all 1 by default.
+
+    Raises:
+        ValueError: lengths that do not fit, or noise levels for which some step has no Gaussian transition: σ_t² must
+            be at least σ_{t−1}² λmax(M_t M_tᵀ). Where every step is feasible, so is every longer transition.
+
+    Example:
+        >>> import torch, lineardiffusion as ld
+        >>> blur = ld.Convolution(torch.tensor([0.25, 0.5, 0.25]), (1, 8))
+        >>> p = ld.LinearDiffusion([blur] * 3, sigmas=[0.0, 0.1, 0.2, 0.3])
+        >>> p.diffuse(torch.zeros(4, 1, 8), t=2, generator=torch.Generator().manual_seed(0)).shape
+        torch.Size([4, 1, 8])
+    """
+
+    def __init__(
+        self,
+        chain: OperatorChain | Sequence[LinearOperator],
+        sigmas: Sequence[float] | Tensor,
+        signal_scales: Sequence[float] | Tensor | None = None,
+    ) -> None:
+        self.chain = chain if isinstance(chain, OperatorChain) else OperatorChain(chain)
+        self.sigmas = _levels(sigmas, len(self.chain) + 1, "sigmas")
+        scales = torch.ones(len(self.chain) + 1) if signal_scales is None else signal_scales
+        self.signal_scales = _levels(scales, len(self.chain) + 1, "signal_scales")
+        if self.sigmas[0] != 0:
+            raise ValueError(f"sigmas: expected σ_0 = 0 (state 0 is clean data), got {float(self.sigmas[0])}")
+        if self.signal_scales[0] != 1 or not bool((self.signal_scales > 0).all()):
+            raise ValueError("signal_scales: expected a_0 = 1 and all of them > 0")
+        self._shapes = [self.chain.shape(t) for t in range(len(self.chain) + 1)]
+        for t in range(1, len(self.chain) + 1):
+            check_feasible(self.chain.step(t), self.sigma(t - 1), self.sigma(t), at=f" at t = {t}")
+
+    # ------------------------------------------------------------------ schedule
+
+    @property
+    def num_steps(self) -> int:
+        """T"""
+        return len(self.chain)
+
+    def shape(self, t: int) -> Shape:
+        """Event shape of x_t."""
+        return self._shapes[as_index(t, 0, self.num_steps, "t")]
+
+    def shape_changes(self) -> list[int]:
+        """The t for which x_t and x_{t−1} differ in shape, ascending."""
+        return [t for t in range(1, self.num_steps + 1) if self._shapes[t] != self._shapes[t - 1]]
+
+    @overload
+    def sigma(self, t: int) -> float: ...
+    @overload
+    def sigma(self, t: Tensor) -> Tensor: ...
+    def sigma(self, t: Time) -> float | Tensor:
+        """Noise level σ_t: a float for an int t, a float64 tensor for a LongTensor."""
+        return self._at(self.sigmas, t)
+
+    @overload
+    def signal_scale(self, t: int) -> float: ...
+    @overload
+    def signal_scale(self, t: Tensor) -> Tensor: ...
+    def signal_scale(self, t: Time) -> float | Tensor:
+        """Signal scale a_t: a float for an int t, a float64 tensor for a LongTensor."""
+        return self._at(self.signal_scales, t)
+
+    @overload
+    def snr(self, t: int) -> float: ...
+    @overload
+    def snr(self, t: Tensor) -> Tensor: ...
+    def snr(self, t: Time) -> float | Tensor:
+        """Signal-to-noise ratio a_t² / σ_t², infinite at t = 0."""
+        return self._at((self.signal_scales / self.sigmas).square(), t)
+
+    # ------------------------------------------------------------------ distributions
+
+    def marginal(self, t: int) -> GaussianMarginal:
+        """q(x_t | x_0) = N(M_{1:t} x_0, σ_t² I), Eq. 3."""
+        return GaussianMarginal(self.chain.cumulative(t), self.sigma(t))
+
+    def transition(self, t: int, s: int | None = None) -> GramCovariance:
+        """Covariance of q(x_t | x_s), Eq. 4, for any s < t (by default t − 1); its mean is chain.between(s, t)(x_s)."""
+        t, s = self._pair(t, s)
+        return transition(self.chain.between(s, t), self.sigma(s), self.sigma(t))
+
+    def posterior(self, x_t: Tensor, mean_s: Tensor, t: int, s: int | None = None) -> Gaussian:
+        """q(x_s | x_t, x_0), Eq. 6, for any s < t; s = t − 1 by default.
+
+        Arguments:
+            x_t: the state at t, with shape (*batch, *shape(t)).
+            mean_s: μ_s = M_{1:s} x_0 = a_s c_s, with shape (*batch, *shape(s)).
+            t, s: the two times.
+        """
+        t, s = self._pair(t, s)
+        return posterior(x_t, mean_s, self.chain.between(s, t), self.sigma(s), self.sigma(t))
+
+    def prior(
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """n samples of N(0, σ_T² I), with shape (n, *shape(T)): where sampling starts."""
+        empty = torch.empty(n, *self.shape(self.num_steps), dtype=dtype, device=device)
+        return self.sigma(self.num_steps) * draw_noise(empty, None, generator)
+
+    # ------------------------------------------------------------------ training pairs
+
+    def diffuse(
+        self, x0: Tensor, t: Time, noise: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        r"""x_t = M_{1:t} x_0 + σ_t ε.
+
+        Arguments:
+            x0: data, with shape (*batch, *shape(0)); (B, *shape(0)) where t is a tensor of B times.
+            t: one time for all, or a LongTensor (B,) whose entries share one shape(t).
+            noise: ε, with the shape of the result; drawn from `generator` where it is not given.
+
+        Raises:
+            ValueError: t outside 0…T, times of different shapes, x0 of a wrong shape or with NaN or infinite values.
+        """
+        check_event(x0, self.shape(0), "x0")
+        check_finite(x0, "x0")
+        mean = self._mean(x0, t)
+        noise = draw_noise(mean, noise, generator)
+        return mean + _column(self.sigma(t), mean) * noise
+
+    def clean(self, x0: Tensor, t: Time) -> Tensor:
+        """c_t = M_{1:t} x_0 / a_t: the degraded image in data range, what denoisers predict. Arguments as `diffuse`."""
+        check_event(x0, self.shape(0), "x0")
+        mean = self._mean(x0, t)
+        return mean / _column(self.signal_scale(t), mean)
+
+    def sample_timesteps(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
+        r"""Times of a training batch that can be stacked, each t with probability 1/T in expectation.
+
+        The rule of Scale Space Diffusion (Sec. 4.2): draw one t uniformly from 1…T. If x_t and x_{t−1} have the same
+        shape, fill the batch uniformly with the t_i of that shape that keep it; otherwise repeat t.
+
+        Returns:
+            LongTensor (batch_size,) on the CPU.
+        """
+        batch_size = as_index(batch_size, 1, 2**31, "batch_size")
+        device = None if generator is None else generator.device
+        t = int(torch.randint(1, self.num_steps + 1, (), generator=generator, device=device))
+        alike = self._alike(t)
+        picks = torch.randint(len(alike), (batch_size,), generator=generator, device=device).cpu()
+        return alike[picks]
+
+    # ------------------------------------------------------------------ helpers
+
+    def _alike(self, t: int) -> Tensor:
+        """The times that may share a training batch with t."""
+        shapes = self._shapes
+        if shapes[t] != shapes[t - 1]:
+            return torch.tensor([t])
+        return torch.tensor([u for u in range(1, len(shapes)) if shapes[u] == shapes[u - 1] == shapes[t]])
+
+    def _pair(self, t: int, s: int | None) -> tuple[int, int]:
+        t = as_index(t, 1, self.num_steps, "t")
+        s = t - 1 if s is None else as_index(s, 0, self.num_steps, "s")
+        if s >= t:
+            raise ValueError(f"s: expected s < t = {t}, got {s}")
+        return t, s
+
+    def _at(self, levels: Tensor, t: Time) -> float | Tensor:
+        if isinstance(t, Tensor) and t.ndim:
+            return levels[self.check_times(t)]
+        return float(levels[as_index(t, 0, self.num_steps, "t")])
+
+    def check_times(self, t: Tensor) -> Tensor:
+        """Times as a LongTensor (B,) on the CPU.
+
+        Raises:
+            ValueError: not integers, not one-dimensional, or outside 0…T.
+        """
+        if t.ndim != 1 or t.is_floating_point() or t.is_complex() or t.numel() == 0:
+            raise ValueError(f"t: expected a LongTensor of shape (B,), got {t.dtype} of shape {tuple(t.shape)}")
+        t = t.long().cpu()
+        if int(t.min()) < 0 or int(t.max()) > self.num_steps:
+            raise ValueError(f"t: expected 0 ≤ t ≤ {self.num_steps}, got values in {int(t.min())}…{int(t.max())}")
+        return t
+
+    def _mean(self, x0: Tensor, t: Time) -> Tensor:
+        """M_{1:t} x_0"""
+        if not (isinstance(t, Tensor) and t.ndim):
+            return self.chain.cumulative(as_index(t, 0, self.num_steps, "t"))(x0)
+        times = self.check_times(t).tolist()
+        if x0.ndim != len(self.shape(0)) + 1 or x0.shape[0] != len(times):
+            raise ValueError(
+                f"x0: expected shape {(len(times), *self.shape(0))} for {len(times)} times, got {tuple(x0.shape)}"
+            )
+        shapes = sorted({self.shape(u) for u in times})
+        if len(shapes) > 1:
+            raise ValueError(f"t: expected times of one shape, got times of the shapes {shapes}")
+        operators = [self.chain.cumulative(u) for u in times]
+        return type(operators[0])._apply_each(operators, x0)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.shape(0)} → {self.shape(self.num_steps)}, num_steps={self.num_steps})"
+
+
+def _levels(values: Sequence[float] | Tensor, length: int, name: str) -> Tensor:
+    levels = torch.as_tensor(values, dtype=torch.float64, device="cpu").detach()
+    if levels.shape != (length,):
+        raise ValueError(f"{name}: expected {length} values, for t = 0 … {length - 1}, got shape {tuple(levels.shape)}")
+    check_finite(levels, name)
+    return levels
+
+
+def _column(level: float | Tensor, like: Tensor) -> float | Tensor:
+    """A level for each sample, shaped to multiply a batch of events."""
+    if not isinstance(level, Tensor):
+        return level
+    return level.to(like).reshape(-1, *[1] * (like.ndim - 1))

@@ -1,0 +1,102 @@
+"""Scale Space Diffusion: every M_t scales the signal, and a few of them also halve the resolution."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from lineardiffusion._checks import Shape, as_index, as_shape
+from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.operators.chain import OperatorChain
+from lineardiffusion.operators.scalar import Identity
+from lineardiffusion.operators.separable import Mode, Resize, spatial_axes
+from lineardiffusion.processes.base import LinearDiffusion
+from lineardiffusion.schedules import NoiseSchedule, ResolutionSchedule, as_alpha_bar, convex_decay
+
+
+class ScaleSpaceDiffusion(LinearDiffusion):
+    r"""x_t = √ᾱ_t R_t x_0 + √(1 − ᾱ_t) ε with R_t x_0 the image at the resolution r(t), resized level by level:
+
+        M_t = √α_t I                      where r(t) = r(t − 1),
+        M_t = √α_t Resize(r(t − 1) → r(t))   otherwise.
+
+    Level l of an axis of n pixels has ⌈n / 2^l⌉.
+
+    References:
+        | Scale Space Diffusion (Mukhopadhyay et al., 2026), Sec. 4.1, https://arxiv.org/abs/2603.08709
+
+    Arguments:
+        shape: event shape of the data, channels first.
+        levels: number of resolutions; 1 is DDPM.
+        num_steps: T.
+        schedule: "linear", "cosine", a function of T, or ᾱ_0, …, ᾱ_T themselves.
+        resolution_schedule: a function (levels, ᾱ) ↦ level of each x_1, …, x_T, such as `convex_decay(0.5)`, or a
+            sequence of these levels.
+        mode: how `Resize` resamples; with antialiasing where the mode has it.
+
+    Raises:
+        ValueError: levels beyond what the shape holds, or a resolution schedule that is not monotone.
+
+    Example:
+        >>> import lineardiffusion as ld
+        >>> p = ld.ScaleSpaceDiffusion((3, 48, 64), levels=2)
+        >>> p.shape(0), p.shape(1000), p.shape_changes()
+        ((3, 48, 64), (3, 24, 32), [751])
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        levels: int = 4,
+        num_steps: int = 1000,
+        schedule: str | NoiseSchedule | Tensor = "linear",
+        resolution_schedule: ResolutionSchedule | Sequence[int] | None = None,
+        mode: Mode = "bilinear",
+    ) -> None:
+        event = as_shape(shape)
+        alpha_bar = as_alpha_bar(schedule, num_steps)
+        sizes = _pyramid(event, as_index(levels, 1, 64, "levels"))
+        level_of = _levels(convex_decay(0.5) if resolution_schedule is None else resolution_schedule, sizes, alpha_bar)
+
+        identities = [Identity(size) for size in sizes]
+        halvings: list[LinearOperator] = [
+            Resize(fine, coarse[-spatial_axes(event) :], mode) for fine, coarse in itertools.pairwise(sizes)
+        ]
+        steps: list[LinearOperator] = []
+        previous = 0
+        for level, alpha in zip(level_of, (alpha_bar[1:] / alpha_bar[:-1]).tolist(), strict=True):
+            resize: LinearOperator = identities[level]
+            for halving in reversed(halvings[previous:level]):
+                resize = resize @ halving
+            steps.append(alpha**0.5 * resize)
+            previous = level
+        super().__init__(OperatorChain(steps), sigmas=(1 - alpha_bar).sqrt(), signal_scales=alpha_bar.sqrt())
+
+
+def _pyramid(shape: Shape, levels: int) -> list[Shape]:
+    """Event shapes of all levels, each half of the one before."""
+    axes = spatial_axes(shape)
+    sizes = [shape]
+    for level in range(1, levels):
+        halved = tuple(-(-n // 2) for n in sizes[-1][-axes:])
+        if halved == sizes[-1][-axes:]:
+            raise ValueError(f"levels: expected at most {level} for shape {shape}, got {levels}")
+        sizes.append(shape[: len(shape) - axes] + halved)
+    return sizes
+
+
+def _levels(schedule: ResolutionSchedule | Sequence[int], sizes: list[Shape], alpha_bar: Tensor) -> list[int]:
+    """The level of each x_1, …, x_T, checked."""
+    values = schedule(len(sizes), alpha_bar) if callable(schedule) else schedule
+    levels = [as_index(level, 0, len(sizes) - 1, "resolution_schedule") for level in values]
+    if len(levels) != len(alpha_bar) - 1:
+        raise ValueError(f"resolution_schedule: expected {len(alpha_bar) - 1} levels, got {len(levels)}")
+    for t, (before, after) in enumerate(itertools.pairwise(levels), start=2):
+        if after < before:
+            raise ValueError(
+                f"resolution_schedule: expected resolutions that never grow with t, got {sizes[before]} at t = {t - 1} "
+                f"and {sizes[after]} at t = {t}"
+            )
+    return levels

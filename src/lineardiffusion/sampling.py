@@ -1,0 +1,247 @@
+r"""Samplers: from x_T ~ N(0, σ_T² I) to x_0, state by state and resolution by resolution.
+
+A step from t to s estimates c_s, takes μ_s = a_s c_s as if it were known, and draws x_s from a kernel that carries the
+marginal of t to that of s: the posterior (ancestral sampling) or a DDIM kernel. The last step ends at s = 0, where
+σ_0 = 0 and x_0 is the estimate c_0 itself.
+
+References:
+    | Scale Space Diffusion (Mukhopadhyay et al., 2026), Algorithm 5, https://arxiv.org/abs/2603.08709
+    | Denoising Diffusion Implicit Models (Song et al., 2021), https://arxiv.org/abs/2010.02502
+"""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lineardiffusion._checks import as_index, draw_noise
+from lineardiffusion.denoiser import Denoiser
+from lineardiffusion.gaussian import Gaussian
+from lineardiffusion.posterior import ddim_kernel, posterior
+from lineardiffusion.processes.base import LinearDiffusion
+
+Noise = Callable[[Tensor], Tensor]  # standard normal noise of the shape, dtype and device of a tensor
+
+
+class Sampler(ABC):
+    """What all samplers share: the kept times, the noise, and the loop over them. A subclass gives the kernel.
+
+    Arguments:
+        denoiser: estimates c_s from x_t.
+        steps: how many steps to take, spread uniformly over 1…T, or the times to keep; None keeps all. T, and for every
+            change of shape both of its times, are always among them.
+        clip: range to which the estimates c_s are clamped, or None.
+
+    Raises:
+        ValueError: steps out of range, or an empty clip range.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        steps: int | Sequence[int] | None = None,
+        clip: tuple[float, float] | None = (-1.0, 1.0),
+    ) -> None:
+        if clip is not None and not clip[0] < clip[1]:
+            raise ValueError(f"clip: expected (low, high) with low < high, or None, got {clip}")
+        self.denoiser = denoiser
+        self.clip = clip
+        self.times = kept_times(denoiser.process, steps)
+
+    @abstractmethod
+    def _kernel(self, x_t: Tensor, mean_s: Tensor, t: int, s: int) -> Gaussian:
+        """The distribution of x_s given x_t and μ_s."""
+
+    def step(
+        self,
+        x_t: Tensor,
+        t: int,
+        s: int,
+        *,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        **conditioning: Any,
+    ) -> Tensor:
+        """One step from x_t to x_s, s < t; differentiable.
+
+        Arguments:
+            x_t: states, with shape (B, *shape(t)).
+            t, s: the two times; from t to s the shape may change only as it does from t to t − 1.
+            noise: standard normal noise of the shape of x_s; drawn from `generator` where it is not given.
+            conditioning: passed on to the network.
+
+        Returns:
+            x_s, with shape (B, *shape(s)).
+        """
+        return self._step(x_t, int(t), int(s), lambda like: draw_noise(like, noise, generator), conditioning)[0]
+
+    def _step(self, x_t: Tensor, t: int, s: int, draw: Noise, conditioning: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        clean = self.denoiser(x_t, t, s, **conditioning)
+        if self.clip is not None:
+            clean = clean.clamp(*self.clip)
+        if s == 0:
+            return clean, clean
+        kernel = self._kernel(x_t, self.denoiser.process.signal_scale(s) * clean, t, s)
+        return kernel.sample(draw(kernel.mean)), clean
+
+    def __call__(
+        self,
+        num_samples: int,
+        seeds: Sequence[int] | None = None,
+        generator: torch.Generator | None = None,
+        progress: bool = True,
+        **conditioning: Any,
+    ) -> Tensor:
+        """Draw samples.
+
+        Arguments:
+            num_samples: how many.
+            seeds: one for each sample; sample i then depends on seeds[i] alone, whatever the others are.
+            generator: the source of all noise, where no seeds are given; the global one by default.
+            progress: show a bar over the steps (needs tqdm).
+            conditioning: passed on to the network.
+
+        Returns:
+            x_0, with shape (num_samples, *shape(0)), of the dtype and on the device of the network's parameters.
+
+        Raises:
+            ValueError: a number of seeds other than `num_samples`, or both seeds and a generator.
+        """
+        states = self.trajectory(num_samples, seeds, generator, progress, **conditioning)
+        ((_, x_0, _),) = deque(states, maxlen=1)
+        return x_0
+
+    def trajectory(
+        self,
+        num_samples: int,
+        seeds: Sequence[int] | None = None,
+        generator: torch.Generator | None = None,
+        progress: bool = True,
+        **conditioning: Any,
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Draw samples and look at every state on the way. Arguments as for drawing samples.
+
+        Yields:
+            (t, x_t, c): for each kept time, from T down, the state and the clean image estimated from it, which has the
+            shape of the next state; and at the end (0, x_0, x_0).
+        """
+        draw = _noise_source(as_index(num_samples, 1, 2**31, "num_samples"), seeds, generator)
+        return self._walk(num_samples, draw, progress, conditioning)
+
+    def _walk(
+        self, num_samples: int, draw: Noise, progress: bool, conditioning: dict[str, Any]
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        process = self.denoiser.process
+        start = next(self.denoiser.parameters(), torch.empty(0))
+        pairs = list(zip(self.times, self.times[1:], strict=False))
+        with torch.no_grad():
+            x = start.new_empty(num_samples, *process.shape(process.num_steps))
+            x = process.sigma(process.num_steps) * draw(x)
+        for t, s in _bar(pairs, progress):
+            with torch.no_grad():  # not around the yield, which would leave the caller's code without gradients
+                x_s, clean = self._step(x, t, s, draw, conditioning)
+            yield t, x, clean
+            x = x_s
+        yield 0, x, x
+
+
+class AncestralSampler(Sampler):
+    r"""x_s ~ q(x_s | x_t, x_0 = x̂_0), the posterior of Eq. 6: DDPM's sampler for any linear degradation.
+
+    Arguments and errors: as `Sampler`.
+
+    Example:
+        >>> import torch, lineardiffusion as ld
+        >>> p = ld.ScaleSpaceDiffusion((1, 8, 8), levels=2, num_steps=100)
+        >>> d = ld.Denoiser(lambda x, t_index, size: x.new_zeros(len(x), 1, *size), p)
+        >>> ld.AncestralSampler(d, steps=10)(2, seeds=[0, 1], progress=False).shape
+        torch.Size([2, 1, 8, 8])
+    """
+
+    def _kernel(self, x_t: Tensor, mean_s: Tensor, t: int, s: int) -> Gaussian:
+        process = self.denoiser.process
+        return posterior(x_t, mean_s, process.chain.between(s, t), process.sigma(s), process.sigma(t))
+
+
+class DDIMSampler(Sampler):
+    r"""x_s from the generalised DDIM kernel (see `ddim_kernel`): at η = 0 nothing is drawn but x_T and, where the
+    resolution grows, the noise of the new directions; η = 1 is ancestral sampling.
+
+    Arguments:
+        denoiser, steps, clip: as `Sampler`.
+        eta: η in [0, 1].
+
+    Raises:
+        ValueError: as `Sampler`, or η outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        steps: int | Sequence[int] | None = None,
+        eta: float = 0.0,
+        clip: tuple[float, float] | None = (-1.0, 1.0),
+    ) -> None:
+        super().__init__(denoiser, steps, clip)
+        if not 0 <= eta <= 1:
+            raise ValueError(f"eta: expected a number in [0, 1], got {eta}")
+        self.eta = eta
+
+    def _kernel(self, x_t: Tensor, mean_s: Tensor, t: int, s: int) -> Gaussian:
+        process = self.denoiser.process
+        return ddim_kernel(x_t, mean_s, process.chain.between(s, t), process.sigma(s), process.sigma(t), self.eta)
+
+
+def kept_times(process: LinearDiffusion, steps: int | Sequence[int] | None) -> list[int]:
+    """The times a sampler visits, from T down to 0.
+
+    Arguments:
+        process: whose T and changes of shape are kept in any case.
+        steps: a number of uniform steps, the times to keep, or None for all.
+
+    Raises:
+        ValueError: a number or a time outside 1…T.
+    """
+    last = process.num_steps
+    if steps is None:
+        kept = set(range(last + 1))
+    elif isinstance(steps, Sequence):
+        kept = {as_index(t, 1, last, "steps") for t in steps}
+    else:
+        count = as_index(steps, 1, last, "steps")
+        kept = {(2 * k * last + count) // (2 * count) for k in range(count + 1)}  # k T / count, rounded
+    changes = process.shape_changes()
+    return sorted(kept | {0, last} | set(changes) | {t - 1 for t in changes}, reverse=True)
+
+
+def _noise_source(num_samples: int, seeds: Sequence[int] | None, generator: torch.Generator | None) -> Noise:
+    if seeds is None:
+        return lambda like: draw_noise(like, None, generator)
+    if generator is not None:
+        raise ValueError("seeds, generator: expected at most one of them, got both")
+    if len(seeds) != num_samples:
+        raise ValueError(f"seeds: expected one for each of {num_samples} samples, got {len(seeds)}")
+    # On the CPU whatever the device, so that a seed means the same sample everywhere.
+    generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+
+    def draw(like: Tensor) -> Tensor:
+        return torch.stack([torch.randn(like.shape[1:], generator=g, dtype=like.dtype) for g in generators]).to(like)
+
+    return draw
+
+
+def _bar(pairs: Sequence[tuple[int, int]], progress: bool) -> Iterable[tuple[int, int]]:
+    if not progress:
+        return pairs
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        warnings.warn("progress=True shows a bar where tqdm is installed; it is not", stacklevel=4)
+        return pairs
+    return tqdm(pairs, desc="sampling", unit="step")  # type: ignore[no-any-return]

@@ -1,0 +1,195 @@
+r"""Noise schedules, ᾱ as a function of t, and resolution schedules, the scale of x_t as a function of t.
+
+References:
+    | Denoising Diffusion Probabilistic Models (Ho et al., 2020), https://arxiv.org/abs/2006.11239
+    | Improved Denoising Diffusion Probabilistic Models (Nichol & Dhariwal, 2021), https://arxiv.org/abs/2102.09672
+    | Scale Space Diffusion (Mukhopadhyay et al., 2026), Sec. 8.3, https://arxiv.org/abs/2603.08709
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lineardiffusion._checks import as_index
+from lineardiffusion.information import diffusion_information
+
+NoiseSchedule = Callable[[int], Tensor]
+# (levels, alpha_bar) ↦ the level of x_t for t = 1, …, T: 0 is full size, each further level half of the one before.
+ResolutionSchedule = Callable[[int, Tensor], Tensor]
+
+
+def linear_schedule(num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
+    r"""ᾱ_t = Π_{u ≤ t} (1 − β_u) with β rising linearly from `beta_start` to `beta_end` (Ho et al., 2020).
+
+    The two ends do not depend on `num_steps`: with far fewer than 1000 steps, raise `beta_end`.
+
+    Returns:
+        ᾱ_0 = 1, …, ᾱ_T as float64, with shape (T + 1,).
+
+    Raises:
+        ValueError: no step, or β outside (0, 1).
+
+    Example:
+        >>> import lineardiffusion as ld
+        >>> ld.linear_schedule(1000)[[0, 1, 1000]]
+        tensor([1.0000e+00, 9.9990e-01, 4.0358e-05], dtype=torch.float64)
+    """
+    num_steps = as_index(num_steps, 1, 10**9, "num_steps")
+    if not 0 < beta_start <= beta_end < 1:
+        raise ValueError(f"beta_start, beta_end: expected 0 < beta_start ≤ beta_end < 1, got {beta_start}, {beta_end}")
+    return _from_betas(torch.linspace(beta_start, beta_end, num_steps, dtype=torch.float64))
+
+
+def cosine_schedule(num_steps: int, offset: float = 0.008, max_beta: float = 0.999) -> Tensor:
+    r"""ᾱ_t = f(t)/f(0), f(t) = cos²(π/2 · (t/T + offset)/(1 + offset)), with β_t at most `max_beta` (Nichol &
+    Dhariwal, 2021, Eq. 17).
+
+    Returns:
+        ᾱ_0 = 1, …, ᾱ_T as float64, with shape (T + 1,).
+
+    Raises:
+        ValueError: no step.
+    """
+    num_steps = as_index(num_steps, 1, 10**9, "num_steps")
+    time = torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
+    signal = (math.pi / 2 * (time + offset) / (1 + offset)).cos().square()
+    return _from_betas((1 - signal[1:] / signal[:-1]).clamp(max=max_beta))
+
+
+def cosine_log_snr_schedule(num_steps: int, log_snr_min: float = -10.0, log_snr_max: float = 10.0) -> Tensor:
+    r"""ᾱ_t = sigmoid(λ(t/T)) with λ(u) = −2 log tan(u·b + (1 − u)·a), a and b such that λ runs from `log_snr_max` to
+    `log_snr_min`: the schedule of Blurring Diffusion (Hoogeboom & Salimans, 2023, Appendix A).
+
+    Returns:
+        ᾱ_0 = 1, …, ᾱ_T as float64, with shape (T + 1,). ᾱ_0 is 1 by the convention that x_0 is clean data.
+
+    Raises:
+        ValueError: no step, or an empty range of log-SNR.
+    """
+    num_steps = as_index(num_steps, 1, 10**9, "num_steps")
+    if not log_snr_min < log_snr_max:
+        raise ValueError(f"log_snr_min: expected less than log_snr_max = {log_snr_max}, got {log_snr_min}")
+    first, last = math.atan(math.exp(-0.5 * log_snr_max)), math.atan(math.exp(-0.5 * log_snr_min))
+    time = torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
+    alpha_bar = torch.sigmoid(-2 * (first + (last - first) * time).tan().log())
+    alpha_bar[0] = 1
+    return alpha_bar
+
+
+def _from_betas(betas: Tensor) -> Tensor:
+    return torch.cat([torch.ones(1, dtype=torch.float64), (1 - betas).cumprod(0)])
+
+
+_NAMED = {"linear": linear_schedule, "cosine": cosine_schedule}
+
+
+def as_alpha_bar(schedule: str | NoiseSchedule | Tensor, num_steps: int) -> Tensor:
+    """ᾱ_0, …, ᾱ_T from a schedule's name, a function of T, or the values themselves, checked.
+
+    Raises:
+        ValueError: an unknown name, a wrong shape, or values that do not fall from ᾱ_0 = 1 to ᾱ_T ≥ 0.
+    """
+    num_steps = as_index(num_steps, 1, 10**9, "num_steps")
+    if isinstance(schedule, str):
+        if schedule not in _NAMED:
+            raise ValueError(f"schedule: expected one of {sorted(_NAMED)}, a function or a tensor, got {schedule!r}")
+        schedule = _NAMED[schedule]
+    alpha_bar = schedule if isinstance(schedule, Tensor) else schedule(num_steps)
+    alpha_bar = alpha_bar.detach().to(device="cpu", dtype=torch.float64)
+    if alpha_bar.shape != (num_steps + 1,):
+        raise ValueError(f"schedule: expected ᾱ_0 … ᾱ_T with shape ({num_steps + 1},), got {tuple(alpha_bar.shape)}")
+    if alpha_bar[0] != 1 or not bool((alpha_bar.diff() < 0).all()) or not alpha_bar[-1] > 0:
+        raise ValueError("schedule: expected ᾱ to start at ᾱ_0 = 1 and to decrease strictly towards ᾱ_T > 0")
+    return alpha_bar
+
+
+# ---------------------------------------------------------------------------------------------- resolution schedules
+
+
+def equal_levels() -> ResolutionSchedule:
+    """Every resolution for the same number of steps (Sec. 8.3.1)."""
+    return _discretised(lambda time: time)
+
+
+def convex_decay(power: float) -> ResolutionSchedule:
+    r"""Level ⌊n (1 − (1 − τ)^power)⌋ at τ ∈ [0, 1] (Sec. 8.3.2): powers below 1 keep the full resolution longer.
+
+    Raises:
+        ValueError: a power that is not positive.
+
+    Example:
+        >>> import lineardiffusion as ld
+        >>> p = ld.ScaleSpaceDiffusion((3, 64, 64), levels=3, resolution_schedule=ld.convex_decay(0.5))
+        >>> p.shape(555), p.shape(556), p.shape(1000)
+        ((3, 64, 64), (3, 32, 32), (3, 16, 16))
+    """
+    _check_power(power)
+    return _discretised(lambda time: 1 - (1 - time) ** power)
+
+
+def tanh_like(power: float) -> ResolutionSchedule:
+    """Fast at both ends and slow between, with most steps at the middle resolutions (Sec. 8.3.3).
+
+    Raises:
+        ValueError: a power that is not positive.
+    """
+    _check_power(power)
+    top = _cubic(_signed_power(0.5, power))
+    return _discretised(lambda time: 1 - (0.5 + 0.5 * _cubic(_signed_power(0.5 - time, power)) / top))
+
+
+def sigmoid_like(power: float) -> ResolutionSchedule:
+    """The inverse function of `tanh_like`: slow at both ends, all changes around the middle (Sec. 8.3.4).
+
+    Raises:
+        ValueError: a power that is not positive.
+    """
+    _check_power(power)
+    top = _cubic(_signed_power(0.5, power))
+
+    def fraction(time: float) -> float:
+        # The inverse of w ↦ 1.5 w − 2 w³ = sin(3 arcsin w) / 2.
+        root = math.sin(math.asin(2 * top * (1 - 2 * time)) / 3)
+        return 1 - (0.5 + _signed_power(root, 1 / power))
+
+    return _discretised(fraction)
+
+
+def information_matched() -> ResolutionSchedule:
+    r"""The smallest resolution that holds the information of x_t: r² ≥ Info(t) (Sec. 3.2 of Scale Space Diffusion).
+
+    Info(t) is the expected share of pixels in which the signal dominates the noise, r = 2^{−level} the normalised side.
+    """
+
+    def schedule(levels: int, alpha_bar: Tensor) -> Tensor:
+        information = diffusion_information(alpha_bar[1:])
+        return (-0.5 * information.log2()).floor().clamp(0, levels - 1).long()
+
+    return schedule
+
+
+def _discretised(fraction: Callable[[float], float]) -> ResolutionSchedule:
+    """Level ⌊n · fraction(τ)⌋, at most n − 1, with τ = (t − 1)/(T − 1)."""
+
+    def schedule(levels: int, alpha_bar: Tensor) -> Tensor:
+        last = max(len(alpha_bar) - 2, 1)
+        return torch.tensor([min(int(levels * fraction(i / last)), levels - 1) for i in range(len(alpha_bar) - 1)])
+
+    return schedule
+
+
+def _signed_power(value: float, power: float) -> float:
+    return math.copysign(abs(value) ** power, value)
+
+
+def _cubic(w: float) -> float:
+    return 1.5 * w - 2 * w**3
+
+
+def _check_power(power: float) -> None:
+    if not 0 < power < math.inf:
+        raise ValueError(f"power: expected a positive number, got {power}")
