@@ -165,8 +165,8 @@ class UNet(nn.Module):
         return skips
 
     def decode(self, h: Tensor, skips: list[Tensor], emb: Tensor, stages: int, sizes: Sequence[Size]) -> Tensor:
-        """The middle and the first `stages` stages of the decoder, upsampling to `sizes`; once the skip tensors are used
-        up, zeros take their place."""
+        """The middle and the first `stages` stages of the decoder, upsampling to `sizes`; once the skip tensors are
+        used up, zeros take their place."""
         h = self.middle_block(h, emb)
         deepest = len(self.widths) - 1
         for count, stage in enumerate(self.output_blocks[:stages]):

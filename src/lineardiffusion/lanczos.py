@@ -271,11 +271,11 @@ def lanczos_sqrt(
     rounding = 100 * torch.finfo(compute_dtype(v.dtype)).eps if v.is_floating_point() else 0.0
 
     def sqrt(values: Tensor) -> Tensor:
-        floor = -rounding * float(values.abs().max())
-        if float(values.min()) < floor:
+        lowest, largest = float(values.detach().min()), float(values.detach().abs().max())
+        if lowest < -rounding * largest:
             raise ValueError(
-                f"matvec: expected a positive semi-definite matrix, got an eigenvalue ≤ {float(values.min()):.6g} "
-                f"beside a largest magnitude of {float(values.abs().max()):.6g}"
+                f"matvec: expected a positive semi-definite matrix, got an eigenvalue ≤ {lowest:.6g} "
+                f"beside a largest magnitude of {largest:.6g}"
             )
         return values.clamp(min=0).sqrt()
 
@@ -296,7 +296,7 @@ def largest_eigenvalue(
     _, _, krylov = _prepare(matvec, v, event_ndim)
     value, still = -math.inf, 0
     for iteration, state in enumerate(krylov, start=1):
-        last, value = value, float(torch.linalg.eigvalsh(state.tridiagonal()).max())
+        last, value = value, float(torch.linalg.eigvalsh(state.tridiagonal().detach()).max())
         still = still + 1 if value - last <= tol * abs(value) else 0
         if still == 2 or bool(state.exhausted.all()) or iteration == max_iterations:
             break

@@ -78,21 +78,22 @@ class LinearOperator(ABC):
     def transpose(self, y: Tensor) -> Tensor:
         r"""Mᵀ y = ∇_x ⟨y, M x⟩, from (*batch, *out_shape) to (*batch, *in_shape).
 
-        Works under `torch.no_grad` and `torch.inference_mode`; differentiable in y where gradients are enabled.
+        Works under `torch.no_grad` and `torch.inference_mode`. Where gradients are enabled it is differentiable in y, and
+        in the parameters that `apply` uses.
 
         Raises:
             ValueError: y does not end in `out_shape`.
         """
         check_event(y, self.out_shape, "y")
-        differentiable = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        zeros = torch.zeros(self._batch(y, self.out_shape) + self.in_shape, dtype=y.dtype, device=y.device)
+        # A graph is built only for what needs one: the zeros below must not make every result require gradients.
+        differentiable = torch.is_grad_enabled() and (y.requires_grad or self.apply(zeros).requires_grad)
         with torch.inference_mode(False), torch.enable_grad():
-            y = y.clone() if y.is_inference() else y
-            shape = self._batch(y, self.out_shape) + self.in_shape
-            x = torch.zeros(shape, dtype=y.dtype, device=y.device, requires_grad=True)
+            x = zeros.clone().requires_grad_()
             out = self.apply(x)
-            (result,) = torch.autograd.grad(out, x, grad_outputs=y.to(out.dtype), create_graph=differentiable)
-        gradient: Tensor = result if differentiable else result.detach()
-        return gradient
+            cotangent = (y.clone() if y.is_inference() else y).to(out.dtype)
+            (result,) = torch.autograd.grad(out, x, grad_outputs=cotangent, create_graph=differentiable)
+        return result
 
     def gram(self, x: Tensor) -> Tensor:
         """MᵀM x, from (*batch, *in_shape) to the same shape."""
@@ -119,9 +120,11 @@ class LinearOperator(ABC):
     def pseudoinverse(self, y: Tensor) -> Tensor:
         r"""M⁺ y = Mᵀ (MMᵀ)⁺ y, the least-squares solution of M x = y of the smallest norm.
 
-        Exact for structured operators. Through Lanczos, whether an eigenvalue is zero is only known within rounding, so
-        nearly singular operators lose accuracy accordingly.
+        Computed as (MᵀM)⁺ Mᵀ y where that is the smaller space. Exact for structured operators; Lanczos knows only within
+        rounding whether an eigenvalue is zero, so singular operators of unknown structure lose accuracy.
         """
+        if math.prod(self.in_shape) < math.prod(self.out_shape):
+            return self.gram_function(_reciprocal, self.transpose(y))
         return self.transpose(self.cogram_function(_reciprocal, y))
 
     def norm(self) -> float:
@@ -130,7 +133,8 @@ class LinearOperator(ABC):
 
     def _estimate_norm(self) -> float:
         start = torch.randn(self.in_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        return math.sqrt(max(0.0, largest_eigenvalue(self.gram, start, event_ndim=len(self.in_shape))))
+        with torch.no_grad():
+            return math.sqrt(max(0.0, largest_eigenvalue(self.gram, start, event_ndim=len(self.in_shape))))
 
     def singular_values(self) -> Tensor:
         """All min(prod in, prod out) singular values, unordered, float64.
@@ -144,7 +148,8 @@ class LinearOperator(ABC):
                 f"singular_values: expected at most {_MAX_DENSE_ENTRIES} matrix entries for an operator of unknown "
                 f"structure, got {entries} ({type(self).__name__}, {self.in_shape} → {self.out_shape})"
             )
-        return self._cached("singular_values", lambda: torch.linalg.svdvals(self.to_dense()))
+        values: Tensor = self._cached("singular_values", lambda: torch.linalg.svdvals(self.to_dense()))
+        return values
 
     def to_dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
         """The matrix of M, with shape (prod out, prod in)."""
@@ -184,18 +189,12 @@ class LinearOperator(ABC):
         return f"{type(self).__name__}({self.in_shape} → {self.out_shape})"
 
     @classmethod
-    def _apply_each(cls, operators: Sequence[LinearOperator], x: Tensor) -> Tensor:
-        """Row i of the result is operators[i] applied to row i of x; all operators have the shapes of the first.
+    def _apply_each(cls, operators: Sequence[Any], x: Tensor) -> Tensor:
+        """Row i of the result is operators[i] applied to row i of x; all are of this class and have the same shapes.
 
         Here one call for each distinct operator. Structures that can apply different members at once override it.
         """
-        result = x.new_empty((x.shape[0], *operators[0].out_shape))
-        rows: dict[int, list[int]] = {}
-        for row, op in enumerate(operators):
-            rows.setdefault(id(op), []).append(row)
-        for members in rows.values():
-            result[members] = operators[members[0]](x[members])
-        return result
+        return by_rows(operators, x, key=id, apply=lambda members, rows: members[0](rows))
 
     # ------------------------------------------------------------------ caches: never pickled, never copied
 
@@ -210,6 +209,30 @@ class LinearOperator(ABC):
     @staticmethod
     def _batch(x: Tensor, event: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(x.shape[: x.ndim - len(event)])
+
+
+def apply_each(operators: Sequence[LinearOperator], x: Tensor) -> Tensor:
+    """Row i of the result is operators[i] applied to row i of x, for operators of the same shapes; in as few calls as
+    their structures allow."""
+    return by_rows(operators, x, key=type, apply=lambda members, rows: type(members[0])._apply_each(members, rows))
+
+
+def by_rows(
+    operators: Sequence[LinearOperator],
+    x: Tensor,
+    key: Callable[[LinearOperator], object],
+    apply: Callable[[Sequence[LinearOperator], Tensor], Tensor],
+) -> Tensor:
+    """Group the rows of x by the key of their operators, apply each group's operators, and put the rows back."""
+    groups: dict[object, list[int]] = {}
+    for row, op in enumerate(operators):
+        groups.setdefault(key(op), []).append(row)
+    if len(groups) == 1:
+        return apply(operators, x)
+    result = x.new_empty((x.shape[0], *operators[0].out_shape))
+    for rows in groups.values():
+        result[rows] = apply([operators[row] for row in rows], x[rows])
+    return result
 
 
 def _clamped(f: SpectralFunction) -> SpectralFunction:

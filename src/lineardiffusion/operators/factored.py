@@ -50,8 +50,8 @@ class FactoredOperator(LinearOperator):
         return z
 
     def _coordinates(self) -> int:
-        """How many singular values there are."""
-        return min(math.prod(self.in_shape), math.prod(self.out_shape))
+        """How many coordinates the two bases share; the other singular values are zero."""
+        return self._rank_bound()
 
     def apply(self, x: Tensor) -> Tensor:
         check_event(x, self.in_shape, "x")
@@ -92,8 +92,12 @@ class FactoredOperator(LinearOperator):
         return self._cached("norm", lambda: float(self.spectrum().abs().max()))
 
     def singular_values(self) -> Tensor:
-        spectrum = self.spectrum().abs()
-        return spectrum.repeat(self._coordinates() // spectrum.numel(), *[1] * (spectrum.ndim - 1)).flatten()
+        spectrum = self.spectrum().abs().flatten()
+        values = spectrum.repeat(self._coordinates() // spectrum.numel())
+        return torch.cat([values, values.new_zeros(self._rank_bound() - values.numel())])
+
+    def _rank_bound(self) -> int:
+        return min(math.prod(self.in_shape), math.prod(self.out_shape))
 
 
 def _cast(values: Tensor, like: Tensor) -> Tensor:

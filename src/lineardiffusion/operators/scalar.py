@@ -10,7 +10,7 @@ from torch import Tensor
 from lineardiffusion._checks import check_event
 from lineardiffusion.lanczos import SpectralFunction
 from lineardiffusion.operators.algebra import composition_rule
-from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.operators.base import LinearOperator, apply_each
 from lineardiffusion.operators.factored import FactoredOperator
 
 
@@ -80,12 +80,10 @@ class Scaled(LinearOperator):
         return Scaled(self.scale, self.operator.T)
 
     @classmethod
-    def _apply_each(cls, operators: Sequence[LinearOperator], x: Tensor) -> Tensor:
-        scaled = [op for op in operators if isinstance(op, Scaled)]
-        scales = torch.tensor([op.scale for op in scaled], dtype=torch.float64).to(x)
-        inner = [op.operator for op in scaled]
-        y = inner[0](x) if all(op is inner[0] for op in inner) else type(inner[0])._apply_each(inner, x)
-        return scales.reshape(-1, *[1] * len(operators[0].out_shape)) * y
+    def _apply_each(cls, operators: Sequence[Scaled], x: Tensor) -> Tensor:
+        scales = torch.tensor([op.scale for op in operators], dtype=torch.float64).to(x)
+        y = apply_each([op.operator for op in operators], x)
+        return scales.reshape(-1, *[1] * (y.ndim - 1)) * y
 
 
 @composition_rule(Scaled, LinearOperator)

@@ -105,15 +105,12 @@ class SpectralFilter(FactoredOperator):
         return SpectralFilter(self.in_shape, self.gain.conj(), self.basis)
 
     @classmethod
-    def _apply_each(cls, operators: Sequence[LinearOperator], x: Tensor) -> Tensor:
-        filters = [op for op in operators if isinstance(op, SpectralFilter)]
-        first = filters[0]
-        if len(filters) < len(operators) or any(
-            op.basis != first.basis or op.gain.shape != first.gain.shape for op in filters
-        ):
+    def _apply_each(cls, operators: Sequence[SpectralFilter], x: Tensor) -> Tensor:
+        first = operators[0]
+        if any(op.basis != first.basis or op.gain.shape != first.gain.shape for op in operators):
             return super()._apply_each(operators, x)
-        gains = torch.stack([op.gain for op in filters])
-        return first._filter(gains.reshape(len(filters), *[1] * (x.ndim - gains.ndim), *first.gain.shape), x)
+        gains = torch.stack([op.gain for op in operators])
+        return first._filter(gains.reshape(len(operators), *[1] * (x.ndim - gains.ndim), *first.gain.shape), x)
 
 
 @composition_rule(SpectralFilter, SpectralFilter)

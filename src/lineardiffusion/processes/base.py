@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lineardiffusion._checks import Shape, as_index, check_event, check_finite, draw_noise
 from lineardiffusion.gaussian import Gaussian, GaussianMarginal, GramCovariance
-from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.operators.base import LinearOperator, apply_each
 from lineardiffusion.operators.chain import OperatorChain
 from lineardiffusion.posterior import check_feasible, posterior, transition
 
@@ -218,8 +218,7 @@ class LinearDiffusion:
         shapes = sorted({self.shape(u) for u in times})
         if len(shapes) > 1:
             raise ValueError(f"t: expected times of one shape, got times of the shapes {shapes}")
-        operators = [self.chain.cumulative(u) for u in times]
-        return type(operators[0])._apply_each(operators, x0)
+        return apply_each([self.chain.cumulative(u) for u in times], x0)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.shape(0)} → {self.shape(self.num_steps)}, num_steps={self.num_steps})"
