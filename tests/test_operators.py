@@ -12,6 +12,7 @@ import math
 import pickle
 
 import pytest
+import scipy.fft
 import torch
 from conftest import ZOO, Opaque
 from hypothesis import given
@@ -280,7 +281,7 @@ def test_apply_that_returns_a_wrong_shape():
         (lambda: ld.SpectralFilter((1, 8), torch.ones(8), basis="haar"), "basis: expected"),
         (lambda: ld.SpectralFilter((1, 8), torch.ones(8) + 1j), "gain: expected real"),
         (lambda: ld.SpectralFilter((1, 8), torch.arange(8.0), basis="fft"), "gain: expected gain"),
-        (lambda: ld.Convolution(torch.ones(2), (1, 8)), "kernel: expected one odd size"),
+        (lambda: ld.Convolution(torch.ones(2), (1, 8)), "kernel: expected odd sizes"),
         (lambda: ld.Convolution(torch.ones(3), (1, 8), padding="same"), "padding: expected"),
         (lambda: ld.Composed(), "factors: expected at least one"),
         (lambda: ld.OperatorChain([]), "steps: expected at least one"),
@@ -333,3 +334,13 @@ def test_chain_times_out_of_range():
     for call in (lambda: chain.step(0), lambda: chain.step(4), lambda: chain.between(2, 1), lambda: chain.shape(-1)):
         with pytest.raises(ValueError, match="expected"):
             call()
+
+
+def test_the_axes_a_gain_has_are_transformed():
+    x = draw((3, 6, 4), 2)
+    gain = draw((6, 4))
+    spectrum = torch.from_numpy(scipy.fft.dctn(x.numpy(), axes=(-2, -1), norm="ortho")) * gain
+    expected = torch.from_numpy(scipy.fft.idctn(spectrum.numpy(), axes=(-2, -1), norm="ortho"))
+    torch.testing.assert_close(ld.SpectralFilter((3, 6, 4), gain)(x), expected)
+    torch.testing.assert_close(ld.SpectralFilter((6, 4), gain)(x), expected)
+    torch.testing.assert_close(ld.SpectralFilter((3, 6, 4), gain.expand(3, 6, 4))(x), expected)

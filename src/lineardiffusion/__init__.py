@@ -6,6 +6,7 @@ Operators M, processes built from them, denoisers, losses and samplers. Start wi
 `denoising_loss` and `AncestralSampler`; subclass `LinearOperator` for a degradation of your own.
 """
 
+from lineardiffusion import testing as testing
 from lineardiffusion.denoiser import Denoiser as Denoiser
 from lineardiffusion.gaussian import Gaussian as Gaussian
 from lineardiffusion.gaussian import GaussianMarginal as GaussianMarginal

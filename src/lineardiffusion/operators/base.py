@@ -78,8 +78,8 @@ class LinearOperator(ABC):
     def transpose(self, y: Tensor) -> Tensor:
         r"""Mᵀ y = ∇_x ⟨y, M x⟩, from (*batch, *out_shape) to (*batch, *in_shape).
 
-        Works under `torch.no_grad` and `torch.inference_mode`. Where gradients are enabled it is differentiable in y, and
-        in the parameters that `apply` uses.
+        Works under `torch.no_grad` and `torch.inference_mode`. Where gradients are enabled it is differentiable in y
+        and in the parameters that `apply` uses.
 
         Raises:
             ValueError: y does not end in `out_shape`.
@@ -120,8 +120,8 @@ class LinearOperator(ABC):
     def pseudoinverse(self, y: Tensor) -> Tensor:
         r"""M⁺ y = Mᵀ (MMᵀ)⁺ y, the least-squares solution of M x = y of the smallest norm.
 
-        Computed as (MᵀM)⁺ Mᵀ y where that is the smaller space. Exact for structured operators; Lanczos knows only within
-        rounding whether an eigenvalue is zero, so singular operators of unknown structure lose accuracy.
+        Computed as (MᵀM)⁺ Mᵀ y where that is the smaller space. Exact for structured operators; Lanczos knows only
+        within rounding whether an eigenvalue is zero, so singular operators of unknown structure lose accuracy.
         """
         if math.prod(self.in_shape) < math.prod(self.out_shape):
             return self.gram_function(_reciprocal, self.transpose(y))

@@ -14,7 +14,7 @@ from lineardiffusion.lanczos import SpectralFunction
 from lineardiffusion.operators.algebra import composition_rule
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.dense import truncated_svd
-from lineardiffusion.operators.separable import Separable, spatial_axes
+from lineardiffusion.operators.separable import Separable
 from lineardiffusion.operators.spectral import SpectralFilter
 
 Padding = Literal["circular", "reflect", "zeros"]
@@ -22,14 +22,14 @@ _TORCH_PADDING = {"circular": "circular", "reflect": "reflect", "zeros": "consta
 
 
 class Convolution(LinearOperator):
-    r"""(M x)[i] = Σ_j kernel[j] x[i − j + c] over the spatial axes, c the kernel's centre; the output keeps the size.
+    r"""(M x)[i] = Σ_j kernel[j] x[i − j + c] over the last axes, c the kernel's centre; the output keeps the size.
 
     Circular padding makes M diagonal in the Fourier basis; a kernel that is an outer product (box, Gaussian, any in
     1-D) makes it separable under every padding: both have exact functions of MᵀM. What remains is applied as a plain
     convolution, its functions through Lanczos.
 
     Arguments:
-        kernel: real weights with one axis of odd size for each spatial axis.
+        kernel: real weights with an odd size for each of the last axes of an event, the spatial ones.
         shape: event shape, channels first.
         padding: "circular", "reflect" (without repeating the border, as in torch) or "zeros".
 
@@ -49,13 +49,13 @@ class Convolution(LinearOperator):
         if padding not in _TORCH_PADDING:
             raise ValueError(f"padding: expected 'circular', 'reflect' or 'zeros', got {padding!r}")
         check_finite(kernel, "kernel")
-        sizes = event[len(event) - spatial_axes(event) :]
-        if kernel.ndim != len(sizes) or any(
+        sizes = event[-kernel.ndim :]
+        if not 1 <= kernel.ndim <= len(event) or any(
             k % 2 == 0 or k > n or (padding == "reflect" and k // 2 >= n)
             for k, n in zip(kernel.shape, sizes, strict=True)
         ):
             raise ValueError(
-                f"kernel: expected one odd size for each spatial axis, at most {sizes}, got {tuple(kernel.shape)}"
+                f"kernel: expected odd sizes, at most those of the last axes of {event}, got {tuple(kernel.shape)}"
             )
         self.kernel = kernel.detach().to(device="cpu", dtype=torch.float64)
         self.padding = padding

@@ -24,12 +24,13 @@ Basis = Literal["dct", "fft"]
 
 
 class SpectralFilter(FactoredOperator):
-    r"""M = V diag(gain) Vᴴ with V the orthonormal cosine or Fourier basis of the spatial axes.
+    r"""M = V diag(gain) Vᴴ with V the orthonormal cosine or Fourier basis of the axes that the gain has.
 
     Arguments:
-        shape: event shape, channels first: every axis but the first is spatial (the only one, if there is one).
+        shape: event shape, channels first.
         gain: multipliers, broadcastable to `shape`; index k of an axis is the k-th frequency of the transform
-            (`torch.fft.fftfreq` order for "fft"). Complex gains need basis="fft".
+            (`torch.fft.fftfreq` order for "fft"). With as many axes as an event of three or more, the first is that of
+            the channels, which have a gain each and are not transformed. Complex gains need basis="fft".
         basis: "dct" (type II, orthonormal) or "fft".
 
     Raises:
@@ -48,7 +49,8 @@ class SpectralFilter(FactoredOperator):
             raise ValueError(f"basis: expected 'dct' or 'fft', got {basis!r}")
         check_finite(gain, "gain")
         self.basis = basis
-        self.axes = tuple(range(-spatial_axes(self.in_shape), 0))
+        transformed = gain.ndim - 1 if gain.ndim == len(self.in_shape) >= 3 else max(1, gain.ndim)
+        self.axes = tuple(range(-transformed, 0))
         self.gain = gain.detach().cpu().to(torch.complex128 if gain.is_complex() else torch.float64)
         try:
             full = self.gain.broadcast_to(self.in_shape)
@@ -115,7 +117,7 @@ class SpectralFilter(FactoredOperator):
 
 @composition_rule(SpectralFilter, SpectralFilter)
 def _product(left: SpectralFilter, right: SpectralFilter) -> LinearOperator | None:
-    if left.basis != right.basis:
+    if (left.basis, left.axes) != (right.basis, right.axes):
         return None
     return SpectralFilter(right.in_shape, left.gain * right.gain, right.basis)
 

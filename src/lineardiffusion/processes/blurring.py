@@ -12,6 +12,7 @@ from torch import Tensor
 from lineardiffusion._checks import Shape, as_index, as_shape
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.chain import OperatorChain
+from lineardiffusion.operators.scalar import Identity
 from lineardiffusion.operators.spectral import SpectralFilter, dct_frequencies
 from lineardiffusion.processes.base import LinearDiffusion
 from lineardiffusion.schedules import NoiseSchedule, as_alpha_bar, cosine_log_snr_schedule
@@ -83,6 +84,8 @@ class _BlurChain(OperatorChain):
     def between(self, s: SupportsIndex, t: SupportsIndex) -> LinearOperator:
         t = as_index(t, 0, len(self), "t")
         s = as_index(s, 0, t, "s")
+        if s == t:
+            return Identity(self._shape)
         return SpectralFilter(self._shape, self._scaling(t) / self._scaling(s), basis="dct")
 
     def shape(self, t: SupportsIndex) -> Shape:

@@ -1,0 +1,155 @@
+"""Denoisers and the training loss."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from test_operators import draw
+from test_processes import SCHEDULE, STEPS, families
+
+import lineardiffusion as ld
+
+FAMILIES = families()
+KEEPING_SHAPE = ["DDPM", "blurring", "scalars"]
+
+
+def oracle(process, x0, prediction):
+    """A network that knows x_0 and returns what it should predict."""
+
+    def network(x_t, t_index, size=None):
+        assert t_index.shape == (len(x_t),)
+        assert t_index.dtype == torch.long
+        rows = []
+        for x, target, index in zip(x_t, x0, t_index.tolist(), strict=True):
+            t = index + 1
+            clean, a, sigma = process.clean(target, t), process.signal_scale(t), process.sigma(t)
+            if prediction == "clean":
+                rows.append(process.clean(target, t - 1))
+                assert size is None or tuple(size) == process.shape(t - 1)[1:]
+            else:
+                noise = (x - a * clean) / sigma
+                rows.append(noise if prediction == "noise" else a * noise - sigma * clean)
+        return torch.stack(rows)
+
+    return network
+
+
+@pytest.mark.parametrize("prediction", ["clean", "noise", "velocity"])
+@pytest.mark.parametrize("name", KEEPING_SHAPE)
+def test_every_prediction_yields_the_clean_image_at_s(name, prediction):
+    p = FAMILIES[name]
+    x0 = draw(p.shape(0), 3)
+    d = ld.Denoiser(oracle(p, x0, prediction), p, prediction)
+    # Undoing the blur of a whole process amplifies rounding by up to 1/min_scale = 1000, and σ/a at the last t.
+    close = {"rtol": 1e-7, "atol": 1e-7}
+    for t, s in ((1, None), (10, None), (30, 12), (STEPS, 0)):
+        x_t = p.diffuse(x0, t, noise=draw(p.shape(0), 3, seed=1))
+        torch.testing.assert_close(d(x_t, t, s), p.clean(x0, t - 1 if s is None else s), **close)
+    times = torch.tensor([1, 20, STEPS])
+    x_t = p.diffuse(x0, times, noise=draw(p.shape(0), 3, seed=1))
+    torch.testing.assert_close(d(x_t, times), p.clean(x0, times - 1), **close)
+
+
+def test_clean_predictions_across_a_change_of_shape():
+    p = FAMILIES["scale space"]
+    x0 = draw(p.shape(0), 3)
+    d = ld.Denoiser(oracle(p, x0, "clean"), p)
+    for t in (1, 20, *p.shape_changes(), STEPS):
+        x_t = p.diffuse(x0, t, noise=draw(p.shape(t), 3, seed=1))
+        assert d(x_t, t).shape == (3, *p.shape(t - 1))
+        torch.testing.assert_close(d(x_t, t), p.clean(x0, t - 1))
+    t = p.shape_changes()[0]
+    torch.testing.assert_close(d(p.diffuse(x0, t), t, s=3), p.clean(x0, 3), rtol=1e-10, atol=1e-10)
+
+
+def test_conditioning_reaches_the_network():
+    p = ld.DDPM((1, 4), STEPS, SCHEDULE)
+    d = ld.Denoiser(lambda x, t_index, y: x * y[:, None, None], p)
+    x = torch.ones(2, 1, 4)
+    assert torch.equal(d(x, 3, y=torch.tensor([0.0, 2.0]))[:, 0, 0], torch.tensor([0.0, 2.0]))
+
+
+def test_parameters_and_state_are_those_of_the_network():
+    network = torch.nn.Linear(4, 4)
+    d = ld.Denoiser(network, ld.DDPM((1, 4), STEPS, SCHEDULE))
+    assert list(d.parameters()) == list(network.parameters())
+    assert set(d.state_dict()) == {"network.weight", "network.bias"}
+
+
+@pytest.mark.parametrize(
+    ("weighting", "expected"),
+    [
+        (ld.MinSNR(5.0), lambda snr: min(snr, 5.0)),
+        (ld.MinSNR(0.5), lambda snr: min(snr, 0.5)),
+        (ld.SNR(), lambda snr: snr),
+        (ld.TruncatedSNR(), lambda snr: max(snr, 1.0)),
+        (ld.Uniform(), lambda snr: 1.0),
+        (None, lambda snr: min(snr, 5.0)),
+    ],
+)
+def test_loss_is_the_weighted_error_of_the_clean_image(weighting, expected):
+    p = FAMILIES["scale space"]
+    d = ld.Denoiser(lambda x, t_index, size: x.new_zeros(len(x), 2, *size), p)
+    x0 = draw(p.shape(0), 4)
+    for t in (1, 15, p.shape_changes()[0]):
+        error = p.clean(x0, t - 1).square().flatten(1).mean(1)
+        loss = ld.denoising_loss(d, x0, t, weighting=weighting)
+        torch.testing.assert_close(loss, expected(p.snr(t)) * error)
+    times = torch.tensor([1, 5, 9, 20])
+    weights = torch.tensor([expected(p.snr(int(t))) for t in times], dtype=torch.float64)
+    error = p.clean(x0, times - 1).square().flatten(1).mean(1)
+    torch.testing.assert_close(ld.denoising_loss(d, x0, times, weighting=weighting), weights * error)
+
+
+def test_snr_weighting_is_the_error_of_the_noise():
+    """The simple loss of DDPM, Eq. 14 of Ho et al. (2020)."""
+    p = ld.DDPM((1, 8), STEPS, SCHEDULE)
+    x0, noise = draw((1, 8), 5), draw((1, 8), 5, seed=1)
+    d = ld.Denoiser(lambda x, t_index: 0.3 * x, p, "noise")
+    expected = (0.3 * p.diffuse(x0, 30, noise=noise) - noise).square().flatten(1).mean(1)
+    torch.testing.assert_close(ld.denoising_loss(d, x0, 30, noise=noise, weighting=ld.SNR()), expected)
+
+
+def test_gradients_reach_the_network():
+    p = FAMILIES["DDPM"]
+    network = torch.nn.Conv2d(2, 2, 1).double()
+    d = ld.Denoiser(lambda x, t_index: network(x), p, "velocity")
+    ld.denoising_loss(d, draw(p.shape(0), 3), torch.tensor([1, 30, 60])).sum().backward()
+    assert network.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("prediction", ["noise", "velocity"])
+def test_predictions_that_a_change_of_shape_leaves_undefined(prediction):
+    with pytest.raises(ValueError, match="expected 'clean' for a process that changes shape"):
+        ld.Denoiser(lambda x, t_index: x, FAMILIES["scale space"], prediction)
+
+
+def test_bad_input():
+    p = FAMILIES["scale space"]
+    change = p.shape_changes()[0]
+    d = ld.Denoiser(lambda x, t_index, size: x, p)
+    x = draw(p.shape(0), 2)
+    with pytest.raises(ValueError, match="prediction: expected"):
+        ld.Denoiser(lambda x, t_index: x, p, "score")
+    with pytest.raises(ValueError, match="t: expected 1 ≤ t ≤ 60"):
+        d(x, 0)
+    with pytest.raises(ValueError, match="t: expected 1 ≤ t ≤ 60"):
+        d(x, torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="s: expected s < t = 5, got 5"):
+        d(x, 5, 5)
+    with pytest.raises(ValueError, match="s: expected None"):
+        d(x, torch.tensor([5, 6]), 3)
+    with pytest.raises(ValueError, match="x_t: expected shape"):
+        d(x, STEPS)
+    with pytest.raises(ValueError, match="must start at one of"):
+        d(draw(p.shape(change + 5), 2), change + 5, change - 1)
+    with pytest.raises(ValueError, match=r"share shape\(t\) and shape\(t − 1\)"):
+        d(draw(p.shape(change), 2), torch.tensor([change, change + 1]))
+    with pytest.raises(ValueError, match=r"network: expected an output of shape \(2, 2, 8, 6\), got \(2, 2, 4, 3\)"):
+        d(draw(p.shape(change), 2), change)
+    with pytest.raises(ValueError, match="x0: expected finite"):
+        ld.denoising_loss(d, x * math.nan, 3)
+    with pytest.raises(ValueError, match="gamma: expected"):
+        ld.MinSNR(0)
