@@ -16,6 +16,7 @@ from torch import Tensor
 from lineardiffusion._checks import check_event, draw_noise
 from lineardiffusion.lanczos import SpectralFunction
 from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.operators.rules import rule
 
 # How far below zero, relative to the largest variance, rounding may push an eigenvalue of a covariance: float32 Lanczos
 # knows λ to about 1e-6 λmax, and 1 − ρλ inherits that absolute error.
@@ -46,10 +47,6 @@ class GramCovariance(LinearOperator):
 
     def transpose(self, y: Tensor) -> Tensor:
         return self.apply(y)
-
-    @property
-    def T(self) -> LinearOperator:
-        return self
 
     def sqrt(self, v: Tensor) -> Tensor:
         """Σ^{1/2} v: noise of covariance Σ from white noise v.
@@ -97,6 +94,11 @@ class GramCovariance(LinearOperator):
         if bool((variances <= 0).any()):
             raise ValueError("covariance: expected a positive definite one, got an eigenvalue of zero")
         return variances
+
+
+@rule("transpose", GramCovariance)
+def _transpose(operator: GramCovariance) -> LinearOperator:
+    return operator
 
 
 @dataclass(frozen=True)

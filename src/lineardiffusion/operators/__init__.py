@@ -1,8 +1,8 @@
 """Linear operators: the protocol, one module for each structure, and their products."""
 
-from lineardiffusion.operators.algebra import Composed as Composed
 from lineardiffusion.operators.base import LinearOperator as LinearOperator
 from lineardiffusion.operators.chain import OperatorChain as OperatorChain
+from lineardiffusion.operators.composed import Composed as Composed
 from lineardiffusion.operators.convolution import Convolution as Convolution
 from lineardiffusion.operators.dense import Matrix as Matrix
 from lineardiffusion.operators.diagonal import Diagonal as Diagonal

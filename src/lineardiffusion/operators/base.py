@@ -22,6 +22,7 @@ from torch import Tensor
 
 from lineardiffusion._checks import as_shape, check_event
 from lineardiffusion.lanczos import SpectralFunction, lanczos_function, largest_eigenvalue
+from lineardiffusion.operators.rules import dispatch
 
 Cached = TypeVar("Cached")
 
@@ -160,25 +161,31 @@ class LinearOperator(ABC):
 
     @property
     def T(self) -> LinearOperator:
-        """The transpose as an operator."""
-        from lineardiffusion.operators.algebra import Transposed
-
-        return Transposed(self)
+        """The transpose as an operator, of the same structure."""
+        result: LinearOperator = dispatch("transpose", self)
+        return result
 
     def __matmul__(self, other: LinearOperator) -> LinearOperator:
-        """The product `self @ other`, simplified as far as the two structures allow."""
+        """The product M N, simplified as far as the two structures allow.
+
+        Raises:
+            ValueError: shapes that do not chain.
+        """
         if not isinstance(other, LinearOperator):
             return NotImplemented
-        from lineardiffusion.operators.algebra import compose
-
-        return compose(self, other)
+        if self.in_shape != other.out_shape:
+            raise ValueError(
+                f"a @ b: expected b.out_shape = a.in_shape = {self.in_shape}, got {other.out_shape} "
+                f"(a: {self}, b: {other})"
+            )
+        result: LinearOperator = dispatch("product", self, other)
+        return result
 
     def __mul__(self, scale: float) -> LinearOperator:
         if not isinstance(scale, (int, float)):
             return NotImplemented
-        from lineardiffusion.operators.scalar import Scaled
-
-        return Scaled(float(scale), self)
+        result: LinearOperator = dispatch("scale", self, scale=float(scale))
+        return result
 
     __rmul__ = __mul__
 

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from lineardiffusion._checks import Shape, as_shape, check_event, check_finite
 from lineardiffusion.lanczos import SpectralFunction
-from lineardiffusion.operators.algebra import composition_rule
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.dense import truncated_svd
+from lineardiffusion.operators.rules import rule
 from lineardiffusion.operators.separable import Separable
 from lineardiffusion.operators.spectral import SpectralFilter
 
@@ -79,17 +79,18 @@ class Convolution(LinearOperator):
     def singular_values(self) -> Tensor:
         return self.structure.singular_values()
 
-    @property
-    def T(self) -> LinearOperator:
-        return self.structure.T
+
+@rule("transpose", Convolution)
+def _transpose(operator: Convolution) -> LinearOperator:
+    return operator.structure.T
 
 
-@composition_rule(Convolution, LinearOperator)
+@rule("product", Convolution, LinearOperator)
 def _convolution_left(left: Convolution, right: LinearOperator) -> LinearOperator:
     return left.structure @ right
 
 
-@composition_rule(LinearOperator, Convolution)
+@rule("product", LinearOperator, Convolution)
 def _convolution_right(left: LinearOperator, right: Convolution) -> LinearOperator:
     return left @ right.structure
 

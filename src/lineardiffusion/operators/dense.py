@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from lineardiffusion._checks import Shape, check_event, check_finite, compute_dtype
-from lineardiffusion.operators.algebra import composition_rule
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.factored import FactoredOperator
+from lineardiffusion.operators.rules import rule
 
 
 class Matrix(FactoredOperator):
@@ -68,12 +68,13 @@ class Matrix(FactoredOperator):
     def _from_left(self, z: Tensor) -> Tensor:
         return _unflatten(z @ self._svd()[0].to(z).T, self.out_shape)
 
-    @property
-    def T(self) -> LinearOperator:
-        return Matrix(self.weight.T, in_shape=self.out_shape, out_shape=self.in_shape)
+
+@rule("transpose", Matrix)
+def _transpose(operator: Matrix) -> LinearOperator:
+    return Matrix(operator.weight.T, in_shape=operator.out_shape, out_shape=operator.in_shape)
 
 
-@composition_rule(Matrix, Matrix)
+@rule("product", Matrix, Matrix)
 def _product(left: Matrix, right: Matrix) -> LinearOperator:
     return Matrix(left.weight @ right.weight, in_shape=right.in_shape, out_shape=left.out_shape)
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from lineardiffusion._checks import check_finite
-from lineardiffusion.operators.algebra import composition_rule
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.factored import FactoredOperator
+from lineardiffusion.operators.rules import rule
 
 
 class Diagonal(FactoredOperator):
@@ -35,11 +35,12 @@ class Diagonal(FactoredOperator):
     def spectrum(self) -> Tensor:
         return self.weight
 
-    @property
-    def T(self) -> LinearOperator:
-        return self
+
+@rule("transpose", Diagonal)
+def _transpose(operator: Diagonal) -> LinearOperator:
+    return operator
 
 
-@composition_rule(Diagonal, Diagonal)
+@rule("product", Diagonal, Diagonal)
 def _product(left: Diagonal, right: Diagonal) -> LinearOperator:
     return Diagonal(left.weight * right.weight)

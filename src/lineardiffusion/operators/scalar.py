@@ -9,9 +9,9 @@ from torch import Tensor
 
 from lineardiffusion._checks import check_event
 from lineardiffusion.lanczos import SpectralFunction
-from lineardiffusion.operators.algebra import composition_rule
 from lineardiffusion.operators.base import LinearOperator, apply_each
 from lineardiffusion.operators.factored import FactoredOperator
+from lineardiffusion.operators.rules import rule
 
 
 class Identity(FactoredOperator):
@@ -54,8 +54,6 @@ class Scaled(LinearOperator):
             raise ValueError(f"scale: expected a finite number, got {scale}")
         self.scale = float(scale)
         self.operator = operator
-        if isinstance(operator, Scaled):
-            self.scale, self.operator = self.scale * operator.scale, operator.operator
 
     def apply(self, x: Tensor) -> Tensor:
         return self.scale * self.operator(x)
@@ -75,10 +73,6 @@ class Scaled(LinearOperator):
     def singular_values(self) -> Tensor:
         return abs(self.scale) * self.operator.singular_values()
 
-    @property
-    def T(self) -> LinearOperator:
-        return Scaled(self.scale, self.operator.T)
-
     @classmethod
     def _apply_each(cls, operators: Sequence[Scaled], x: Tensor) -> Tensor:
         scales = torch.tensor([op.scale for op in operators], dtype=torch.float64).to(x)
@@ -86,21 +80,41 @@ class Scaled(LinearOperator):
         return scales.reshape(-1, *[1] * (y.ndim - 1)) * y
 
 
-@composition_rule(Scaled, LinearOperator)
+@rule("transpose", Identity)
+def _transpose_identity(operator: Identity) -> LinearOperator:
+    return operator
+
+
+@rule("scale", LinearOperator)
+def _scale(operator: LinearOperator, scale: float) -> LinearOperator:
+    return Scaled(scale, operator)
+
+
+@rule("scale", Scaled)
+def _scale_again(operator: Scaled, scale: float) -> LinearOperator:
+    return Scaled(scale * operator.scale, operator.operator)
+
+
+@rule("transpose", Scaled)
+def _transpose(operator: Scaled) -> LinearOperator:
+    return operator.scale * operator.operator.T
+
+
+@rule("product", Scaled, LinearOperator)
 def _scaled_left(left: Scaled, right: LinearOperator) -> LinearOperator:
-    return Scaled(left.scale, left.operator @ right)
+    return left.scale * (left.operator @ right)
 
 
-@composition_rule(LinearOperator, Scaled)
+@rule("product", LinearOperator, Scaled)
 def _scaled_right(left: LinearOperator, right: Scaled) -> LinearOperator:
-    return Scaled(right.scale, left @ right.operator)
+    return right.scale * (left @ right.operator)
 
 
-@composition_rule(Identity, LinearOperator)
+@rule("product", Identity, LinearOperator)
 def _identity_left(left: Identity, right: LinearOperator) -> LinearOperator:
     return right
 
 
-@composition_rule(LinearOperator, Identity)
+@rule("product", LinearOperator, Identity)
 def _identity_right(left: LinearOperator, right: Identity) -> LinearOperator:
     return left

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lineardiffusion._checks import Shape, as_shape, check_event, check_finite, compute_dtype
-from lineardiffusion.operators.algebra import composition_rule
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.dense import truncated_svd
 from lineardiffusion.operators.factored import FactoredOperator
+from lineardiffusion.operators.rules import rule
 
 Mode = Literal["bilinear", "bicubic", "nearest", "area"]
 
@@ -87,12 +87,13 @@ class Separable(FactoredOperator):
         channels = self.in_shape[: len(self.in_shape) - len(self.factors)]
         return int(self.spectrum().numel()) * reduce(lambda a, b: a * b, channels, 1)
 
-    @property
-    def T(self) -> LinearOperator:
-        return Separable([factor.T for factor in self.factors], in_shape=self.out_shape)
+
+@rule("transpose", Separable)
+def _transpose(operator: Separable) -> LinearOperator:
+    return Separable([factor.T for factor in operator.factors], in_shape=operator.out_shape)
 
 
-@composition_rule(Separable, Separable)
+@rule("product", Separable, Separable)
 def _product(left: Separable, right: Separable) -> LinearOperator | None:
     if len(left.factors) != len(right.factors):
         return None

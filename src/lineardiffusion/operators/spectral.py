@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from lineardiffusion._checks import as_shape, check_event, check_finite, compute_dtype
-from lineardiffusion.operators.algebra import composition_rule
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.factored import FactoredOperator
+from lineardiffusion.operators.rules import rule
 from lineardiffusion.operators.separable import along_axes, spatial_axes
 
 Basis = Literal["dct", "fft"]
@@ -102,10 +102,6 @@ class SpectralFilter(FactoredOperator):
     def singular_values(self) -> Tensor:
         return self.gain.abs().broadcast_to(self.in_shape).flatten()
 
-    @property
-    def T(self) -> LinearOperator:
-        return SpectralFilter(self.in_shape, self.gain.conj(), self.basis)
-
     @classmethod
     def _apply_each(cls, operators: Sequence[SpectralFilter], x: Tensor) -> Tensor:
         first = operators[0]
@@ -115,7 +111,12 @@ class SpectralFilter(FactoredOperator):
         return first._filter(gains.reshape(len(operators), *[1] * (x.ndim - gains.ndim), *first.gain.shape), x)
 
 
-@composition_rule(SpectralFilter, SpectralFilter)
+@rule("transpose", SpectralFilter)
+def _transpose(operator: SpectralFilter) -> LinearOperator:
+    return SpectralFilter(operator.in_shape, operator.gain.conj(), operator.basis)
+
+
+@rule("product", SpectralFilter, SpectralFilter)
 def _product(left: SpectralFilter, right: SpectralFilter) -> LinearOperator | None:
     if (left.basis, left.axes) != (right.basis, right.axes):
         return None

@@ -1,51 +1,14 @@
-"""Products and transposes of operators, and the rules by which products keep their structure.
-
-A rule belongs to a pair of classes. It is written next to the structure it keeps, registered with `composition_rule`,
-and found by the classes of the two operators and their bases, the left one's first.
-"""
+"""Products and transposes of operators whose structure is not known any better."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
-from typing import Any
+from itertools import pairwise
 
 from torch import Tensor
 
 from lineardiffusion.lanczos import SpectralFunction
 from lineardiffusion.operators.base import LinearOperator
-
-Rule = Callable[[Any, Any], "LinearOperator | None"]
-_RULES: dict[tuple[type, type], Rule] = {}
-
-
-def composition_rule(left: type, right: type) -> Callable[[Rule], Rule]:
-    """Register a function (a, b) ↦ a @ b for two classes; it may return None to pass."""
-
-    def register(rule: Rule) -> Rule:
-        _RULES[left, right] = rule
-        return rule
-
-    return register
-
-
-def compose(left: LinearOperator, right: LinearOperator) -> LinearOperator:
-    """left @ right in the simplest form that a rule knows, a `Composed` otherwise.
-
-    Raises:
-        ValueError: the shapes do not chain.
-    """
-    if left.in_shape != right.out_shape:
-        raise ValueError(
-            f"a @ b: expected b.out_shape = a.in_shape = {left.in_shape}, got {right.out_shape} (a: {left}, b: {right})"
-        )
-    for left_class in type(left).__mro__:
-        for right_class in type(right).__mro__:
-            rule = _RULES.get((left_class, right_class))
-            result = rule(left, right) if rule else None
-            if result is not None:
-                return result
-    return Composed(left, right)
+from lineardiffusion.operators.rules import rule
 
 
 class Composed(LinearOperator):
@@ -61,7 +24,7 @@ class Composed(LinearOperator):
     def __init__(self, *factors: LinearOperator) -> None:
         if not factors:
             raise ValueError("factors: expected at least one operator, got none")
-        for left, right in itertools.pairwise(factors):
+        for left, right in pairwise(factors):
             if left.in_shape != right.out_shape:
                 raise ValueError(f"factors: expected shapes that chain, got {left} after {right}")
         super().__init__(in_shape=factors[-1].in_shape, out_shape=factors[0].out_shape)
@@ -78,24 +41,27 @@ class Composed(LinearOperator):
         return y
 
 
-@composition_rule(Composed, LinearOperator)
+@rule("product", LinearOperator, LinearOperator)
+def _product(left: LinearOperator, right: LinearOperator) -> LinearOperator:
+    return Composed(left, right)
+
+
+@rule("product", Composed, LinearOperator)
 def _extend_right(left: Composed, right: LinearOperator) -> LinearOperator:
-    return _joined(left.factors, right)
+    *rest, last = left.factors
+    return _flat(*rest, last @ right)
 
 
-@composition_rule(LinearOperator, Composed)
+@rule("product", LinearOperator, Composed)
 def _extend_left(left: LinearOperator, right: Composed) -> LinearOperator:
     first, *rest = right.factors
-    joint = compose(left, first)
-    head = joint.factors if isinstance(joint, Composed) else (joint,)
-    return Composed(*head, *rest) if rest else joint
+    return _flat(left @ first, *rest)
 
 
-def _joined(factors: tuple[LinearOperator, ...], right: LinearOperator) -> LinearOperator:
-    *rest, last = factors
-    joint = compose(last, right)
-    tail = joint.factors if isinstance(joint, Composed) else (joint,)
-    return Composed(*rest, *tail)
+def _flat(*factors: LinearOperator) -> LinearOperator:
+    """The product of factors some of which may be products themselves."""
+    flat = [part for factor in factors for part in (factor.factors if isinstance(factor, Composed) else (factor,))]
+    return Composed(*flat) if len(flat) > 1 else flat[0]
 
 
 class Transposed(LinearOperator):
@@ -123,11 +89,17 @@ class Transposed(LinearOperator):
     def singular_values(self) -> Tensor:
         return self.operator.singular_values()
 
-    @property
-    def T(self) -> LinearOperator:
-        return self.operator
+
+@rule("transpose", LinearOperator)
+def _transpose(operator: LinearOperator) -> LinearOperator:
+    return Transposed(operator)
 
 
-@composition_rule(Transposed, Transposed)
+@rule("transpose", Transposed)
+def _transpose_back(operator: Transposed) -> LinearOperator:
+    return operator.operator
+
+
+@rule("product", Transposed, Transposed)
 def _transpose_of_product(left: Transposed, right: Transposed) -> LinearOperator:
-    return compose(right.operator, left.operator).T
+    return (right.operator @ left.operator).T
