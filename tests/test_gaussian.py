@@ -137,7 +137,7 @@ def test_opaque_operators_agree_with_their_structured_twins():
 
 @given(operators(), st.floats(0.05, 2), st.floats(1.01, 3), st.integers(0, 999))
 def test_transition_after_marginal_is_marginal(op, sigma_s, slack, seed):
-    """M (Σ_s) Mᵀ + Cov η = Σ_t, and the posterior's mean is unbiased: E over x_t of its mean is μ_s."""
+    """M Σ_s Mᵀ + Cov η = Σ_t; and averaged over x_t, the posterior has the moments of the marginal of s."""
     sigma_t = slack * sigma_s * max(op.norm(), 0.1)
     dense = op.to_dense()
     total = sigma_s**2 * dense @ dense.T + ld.transition(op, sigma_s, sigma_t).to_dense()
@@ -145,6 +145,12 @@ def test_transition_after_marginal_is_marginal(op, sigma_s, slack, seed):
     torch.testing.assert_close(total, scale * torch.eye(len(dense), dtype=torch.float64), rtol=1e-5, atol=1e-5 * scale)
     mean_s = draw(op.in_shape, seed=seed)
     torch.testing.assert_close(ld.posterior(op(mean_s), mean_s, op, sigma_s, sigma_t).mean, mean_s)
+    units = torch.eye(len(dense), dtype=torch.float64).reshape(-1, *op.out_shape)
+    q = ld.posterior(units, units.new_zeros(len(units), *op.in_shape), op, sigma_s, sigma_t)
+    gain = q.mean.flatten(1).T
+    total = sigma_t**2 * gain @ gain.T + q.covariance.to_dense()
+    expected = sigma_s**2 * torch.eye(dense.shape[1], dtype=torch.float64)
+    torch.testing.assert_close(total, expected, rtol=1e-5, atol=1e-5 * sigma_s**2)
 
 
 def test_infeasible_noise_levels_name_the_smallest_feasible():

@@ -13,7 +13,7 @@ import math
 import pytest
 import torch
 from test_operators import draw
-from test_processes import SCHEDULE, STEPS, families
+from test_processes import SCHEDULE, SPECIAL_CASES, STEPS, families
 
 import lineardiffusion as ld
 from lineardiffusion.sampling import kept_times
@@ -120,14 +120,15 @@ def test_many_steps_converge_to_the_data(name, sampler):
     assert distances[1] < 0.05
 
 
+@pytest.mark.parametrize("make", SPECIAL_CASES.values(), ids=SPECIAL_CASES)
 @pytest.mark.parametrize("prediction", ["clean", "noise", "velocity"])
-def test_ancestral_steps_equal_those_of_diffusers(prediction):
+def test_ancestral_steps_of_every_special_case_equal_those_of_diffusers(make, prediction):
     diffusers = pytest.importorskip("diffusers")
     kind = {"clean": "sample", "noise": "epsilon", "velocity": "v_prediction"}[prediction]
     reference = diffusers.DDPMScheduler(
         1000, beta_schedule="linear", clip_sample=True, prediction_type=kind, variance_type="fixed_small"
     )
-    p = ld.DDPM((3, 8, 8))
+    p = make((3, 8, 8), ld.linear_schedule(1000))
     x_t = draw((3, 8, 8), 2).float()
     output = 0.7 * draw((3, 8, 8), 2, seed=1).float()
     sampler = ld.AncestralSampler(ld.Denoiser(lambda x, t_index: output, p, prediction))
@@ -138,14 +139,15 @@ def test_ancestral_steps_equal_those_of_diffusers(prediction):
         torch.testing.assert_close(sampler.step(x_t, t, t - 1, noise=noise), expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("make", SPECIAL_CASES.values(), ids=SPECIAL_CASES)
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
-def test_ddim_steps_equal_those_of_diffusers(eta):
+def test_ddim_steps_of_every_special_case_equal_those_of_diffusers(make, eta):
     diffusers = pytest.importorskip("diffusers")
     reference = diffusers.DDIMScheduler(
         1000, beta_schedule="linear", clip_sample=False, set_alpha_to_one=True, timestep_spacing="trailing"
     )
     reference.set_timesteps(50)
-    p = ld.DDPM((3, 8, 8))
+    p = make((3, 8, 8), ld.linear_schedule(1000))
     x_t = draw((3, 8, 8), 2).float()
     output = draw((3, 8, 8), 2, seed=1).float()
     sampler = ld.DDIMSampler(ld.Denoiser(lambda x, t_index: output, p, "noise"), steps=50, eta=eta, clip=None)

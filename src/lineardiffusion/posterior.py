@@ -94,11 +94,19 @@ def ddim_kernel(
     Raises:
         ValueError: shapes that do not fit, infeasible noise levels, or η outside [0, 1].
     """
-    check_event(x_t, operator.out_shape, "x_t")
-    check_event(mean_s, operator.in_shape, "mean_s")
     if not 0 <= eta <= 1:
         raise ValueError(f"eta: expected a number in [0, 1], got {eta}")
     check_feasible(operator, sigma_s, sigma_t)
+    return feasible_kernel(x_t, mean_s, operator, sigma_s, sigma_t, eta)
+
+
+def feasible_kernel(
+    x_t: Tensor, mean_s: Tensor, operator: LinearOperator, sigma_s: float, sigma_t: float, eta: float
+) -> Gaussian:
+    """`ddim_kernel` for the noise levels of a process, which were found feasible when it was built: λmax of the product
+    of an operator of unknown structure is not estimated again in every step of a sampler."""
+    check_event(x_t, operator.out_shape, "x_t")
+    check_event(mean_s, operator.in_shape, "mean_s")
     rho = sigma_s**2 / sigma_t**2
 
     residual = x_t - operator(mean_s)

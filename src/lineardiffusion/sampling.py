@@ -23,7 +23,6 @@ from torch import Tensor
 from lineardiffusion._checks import as_index, draw_noise
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.gaussian import Gaussian
-from lineardiffusion.posterior import ddim_kernel, posterior
 from lineardiffusion.processes.base import LinearDiffusion
 
 Noise = Callable[[Tensor], Tensor]  # standard normal noise of the shape, dtype and device of a tensor
@@ -165,8 +164,7 @@ class AncestralSampler(Sampler):
     """
 
     def _kernel(self, x_t: Tensor, mean_s: Tensor, t: int, s: int) -> Gaussian:
-        process = self.denoiser.process
-        return posterior(x_t, mean_s, process.chain.between(s, t), process.sigma(s), process.sigma(t))
+        return self.denoiser.process.posterior(x_t, mean_s, t, s)
 
 
 class DDIMSampler(Sampler):
@@ -194,8 +192,7 @@ class DDIMSampler(Sampler):
         self.eta = eta
 
     def _kernel(self, x_t: Tensor, mean_s: Tensor, t: int, s: int) -> Gaussian:
-        process = self.denoiser.process
-        return ddim_kernel(x_t, mean_s, process.chain.between(s, t), process.sigma(s), process.sigma(t), self.eta)
+        return self.denoiser.process.kernel(x_t, mean_s, t, s, self.eta)
 
 
 def kept_times(process: LinearDiffusion, steps: int | Sequence[int] | None) -> list[int]:

@@ -13,7 +13,7 @@ from lineardiffusion._checks import Shape, as_index, check_event, check_finite, 
 from lineardiffusion.gaussian import Gaussian, GaussianMarginal, GramCovariance
 from lineardiffusion.operators.base import LinearOperator, apply_each
 from lineardiffusion.operators.chain import OperatorChain
-from lineardiffusion.posterior import check_feasible, posterior, transition
+from lineardiffusion.posterior import check_feasible, feasible_kernel, transition
 
 Time = int | Tensor
 
@@ -115,7 +115,12 @@ class LinearDiffusion:
             t, s: the two times.
         """
         t, s = self._pair(t, s)
-        return posterior(x_t, mean_s, self.chain.between(s, t), self.sigma(s), self.sigma(t))
+        return self.kernel(x_t, mean_s, t, s, eta=1.0)
+
+    def kernel(self, x_t: Tensor, mean_s: Tensor, t: int, s: int, eta: float) -> Gaussian:
+        """The DDIM kernel from x_t to x_s (see `ddim_kernel`), at η = 1 the posterior; other arguments as there."""
+        t, s = self._pair(t, s)
+        return feasible_kernel(x_t, mean_s, self.chain.between(s, t), self.sigma(s), self.sigma(t), eta)
 
     def prior(
         self,
