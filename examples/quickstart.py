@@ -5,7 +5,7 @@
 writes to runs/quickstart/:
     samples.png            generated digits beside real ones
     trajectory.png         one sample from coarse to fine: states and estimates at every resolution
-    model.safetensors      the (averaged) weights, with their configuration in the metadata
+    model.safetensors      the (averaged) weights, with their configuration in the metadata: see `load`
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import argparse
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from einops import rearrange
+from safetensors import safe_open
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -136,11 +138,20 @@ def plot_trajectory(states: list[tuple[int, Tensor, Tensor]], path: Path) -> Non
 
 
 def save(denoiser: ld.Denoiser, config: dict[str, object], path: Path) -> None:
-    """Write weights and configuration whole or not at all."""
+    """Write weights and configuration, whole or not at all."""
     partial = path.with_suffix(".partial")
     weights = {name: value.contiguous() for name, value in denoiser.network.state_dict().items()}
     save_file(weights, partial, metadata={"config": json.dumps(config)})
     os.replace(partial, path)
+
+
+def load(path: Path) -> ld.Denoiser:
+    """The denoiser that `save` wrote, ready to sample from."""
+    with safe_open(path, "pt") as file:
+        config = json.loads(file.metadata()["config"])
+        network = FlexiUNet(**config["network"])
+        network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    return ld.Denoiser(network.eval(), ld.ScaleSpaceDiffusion((1, 8, 8), levels=config["levels"]))
 
 
 def main() -> None:
@@ -152,6 +163,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.steps < 1:
         parser.error(f"--steps: expected at least 1, got {arguments.steps}")
+    started = time.monotonic()
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(arguments.seed)
     generator = torch.Generator().manual_seed(arguments.seed)
@@ -173,8 +185,9 @@ def main() -> None:
     plot_trajectory([state for state in states if state[0] in shown], arguments.out / "trajectory.png")
 
     print(judge(images, labels, samples))
+    print(f"all in {time.monotonic() - started:.0f} s; look at")
     for name in ("samples.png", "trajectory.png", "model.safetensors"):
-        print(arguments.out / name)
+        print(f"    {arguments.out / name}")
 
 
 if __name__ == "__main__":
