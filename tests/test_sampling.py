@@ -54,9 +54,12 @@ def sampled_distribution(network, sampler):
     covariance = p.sigma(p.num_steps) ** 2 * torch.eye(n, dtype=torch.float64)
     for t, s in zip(sampler.times, sampler.times[1:], strict=False):
         gain, m_t = network.affine(t)
-        m_s = p.chain.cumulative(s).to_dense()
-        # x_s = μ_s + K (x_t − M μ_s) with μ_s = M_{1:s} (m + G (x_t − M_{1:t} m))
-        slope, offset = m_s @ gain, m_s @ (network.mean - gain @ m_t @ network.mean)
+        # x_s = μ_s + K (x_t − M μ_s) with μ_s = a_s c_s, and c_s carried from
+        # c_{t−1} = M_{1:t−1} (m + G (x_t − M_{1:t} m)) / a_{t−1}
+        units = torch.eye(math.prod(p.shape(s)), dtype=torch.float64).reshape(-1, *p.shape(s))
+        carried = p.signal_scale(s) / p.signal_scale(t - 1) * sampler.denoiser._carry(units, t - 1, s).flatten(1).T
+        to_mean = carried @ p.chain.cumulative(t - 1).to_dense()
+        slope, offset = to_mean @ gain, to_mean @ (network.mean - gain @ m_t @ network.mean)
         if s == 0:
             step, shift, noise = slope, offset, 0
         else:

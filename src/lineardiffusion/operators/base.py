@@ -118,16 +118,6 @@ class LinearOperator(ABC):
         check_event(y, self.out_shape, "y")
         return lanczos_function(lambda z: self(self.transpose(z)), y, _clamped(f), event_ndim=len(self.out_shape))
 
-    def pseudoinverse(self, y: Tensor) -> Tensor:
-        r"""M⁺ y = Mᵀ (MMᵀ)⁺ y, the least-squares solution of M x = y of the smallest norm.
-
-        Computed as (MᵀM)⁺ Mᵀ y where that is the smaller space. Exact for structured operators; Lanczos knows only
-        within rounding whether an eigenvalue is zero, so singular operators of unknown structure lose accuracy.
-        """
-        if math.prod(self.in_shape) < math.prod(self.out_shape):
-            return self.gram_function(_reciprocal, self.transpose(y))
-        return self.transpose(self.cogram_function(_reciprocal, y))
-
     def norm(self) -> float:
         """The largest singular value; here a Lanczos estimate from below, in general within 1e-4 of it relatively."""
         return float(self._cached("norm", self._estimate_norm))
@@ -245,8 +235,3 @@ def by_rows(
 def _clamped(f: SpectralFunction) -> SpectralFunction:
     # A Gram matrix has no negative eigenvalues, but its Ritz values have rounding errors.
     return lambda values: f(values.clamp(min=0))
-
-
-def _reciprocal(values: Tensor) -> Tensor:
-    """1/λ, and 0 where λ = 0."""
-    return torch.where(values > 0, 1 / torch.where(values > 0, values, 1), 0)
