@@ -17,6 +17,8 @@ import sys
 import time
 from pathlib import Path
 
+import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from einops import rearrange
@@ -29,12 +31,13 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-sys.path.insert(
-    0, str(Path(__file__).resolve().parent.parent)
-)  # so that `python examples/quickstart.py` works anywhere
+# So that `python examples/quickstart.py` finds the other examples, from any folder.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import lineardiffusion as ld
 from examples.flexi_unet import FlexiUNet
+
+matplotlib.use("Agg")  # files only: no screen is needed
 
 NETWORK = {
     "image_size": 8,
@@ -89,26 +92,22 @@ def judge(images: Tensor, labels: np.ndarray, samples: Tensor) -> str:
     )
     classifier = MLPClassifier((128, 128), max_iter=400, random_state=0).fit(x_train, y_train)
 
-    def sure(x: np.ndarray) -> float:
-        return float((classifier.predict_proba(x).max(1) >= 0.9).mean())
+    def sure(x: np.ndarray) -> tuple[float, int]:
+        """The share labelled with confidence ≥ 0.9, and the number of classes among those."""
+        probabilities = classifier.predict_proba(x)
+        confident = probabilities.max(1) >= 0.9
+        return float(confident.mean()), len(set(probabilities.argmax(1)[confident]))
 
-    drawn = samples.flatten(1).numpy()
-    probabilities = classifier.predict_proba(drawn)
-    found = len(set(probabilities.argmax(1)[probabilities.max(1) >= 0.9]))
+    share, found = sure(samples.flatten(1).numpy())
     return (
-        f"{100 * sure(drawn):.1f} % of {len(samples)} samples are labelled with confidence ≥ 0.9, "
-        f"{found} of 10 classes are among them\n(held-out real digits: {100 * sure(x_test):.1f} %; "
+        f"{100 * share:.1f} % of {len(samples)} samples are labelled with confidence ≥ 0.9, "
+        f"{found} of 10 classes are among them\n(held-out real digits: {100 * sure(x_test)[0]:.1f} %; "
         f"accuracy of the classifier on them: {100 * classifier.score(x_test, y_test):.1f} %)"
     )
 
 
 def plot_samples(samples: Tensor, real: Tensor, path: Path) -> None:
     """Two square grids side by side."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     figure, axes = plt.subplots(1, 2, figsize=(10, 5.3), layout="constrained")
     for axis, images, title in zip(axes, (samples, real), ("generated", "real"), strict=True):
         padded = torch.nn.functional.pad(images[:100], (1, 1, 1, 1), value=-1)
@@ -121,8 +120,6 @@ def plot_samples(samples: Tensor, real: Tensor, path: Path) -> None:
 
 def plot_trajectory(states: list[tuple[int, Tensor, Tensor]], path: Path) -> None:
     """The states x_t of one sample (top) and the clean images estimated from them (bottom)."""
-    import matplotlib.pyplot as plt
-
     figure, axes = plt.subplots(2, len(states), figsize=(1.35 * len(states), 3.3), layout="constrained")
     for column, (t, x_t, clean) in enumerate(states):
         for row, image in enumerate((x_t, clean)):

@@ -1,8 +1,5 @@
-"""A check for people who write operators: is it linear, is its transpose its transpose, and is it pure?
-
-import lineardiffusion as ld
-ld.testing.check_operator(MyOperator(...))
-"""
+"""A check for people who write operators, `ld.testing.check_operator(MyOperator(...))`: is it linear, is its transpose
+its transpose, and is it pure?"""
 
 from __future__ import annotations
 

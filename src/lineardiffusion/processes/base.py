@@ -114,10 +114,9 @@ class LinearDiffusion:
             mean_s: μ_s = M_{1:s} x_0 = a_s c_s, with shape (*batch, *shape(s)).
             t, s: the two times.
         """
-        t, s = self._pair(t, s)
         return self.kernel(x_t, mean_s, t, s, eta=1.0)
 
-    def kernel(self, x_t: Tensor, mean_s: Tensor, t: int, s: int, eta: float) -> Gaussian:
+    def kernel(self, x_t: Tensor, mean_s: Tensor, t: int, s: int | None, eta: float) -> Gaussian:
         """The DDIM kernel from x_t to x_s (see `ddim_kernel`), at η = 1 the posterior; other arguments as there."""
         t, s = self._pair(t, s)
         return feasible_kernel(x_t, mean_s, self.chain.between(s, t), self.sigma(s), self.sigma(t), eta)

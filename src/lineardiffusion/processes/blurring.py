@@ -72,6 +72,7 @@ class _BlurChain(OperatorChain):
 
     def __init__(self, shape: Shape, signal_scales: Tensor, dissipation_times: Tensor, min_scale: float) -> None:
         self._shape, self._min_scale = shape, min_scale
+        self._squared_frequencies = dct_frequencies(shape)
         self._signal_scales, self._dissipation_times = signal_scales, dissipation_times
 
     def __len__(self) -> int:
@@ -94,7 +95,7 @@ class _BlurChain(OperatorChain):
 
     def _scaling(self, t: int) -> Tensor:
         """a_t d_t for every frequency."""
-        heat = torch.exp(-dct_frequencies(self._shape) * self._dissipation_times[t])
+        heat = torch.exp(-self._squared_frequencies * self._dissipation_times[t])
         return self._signal_scales[t] * ((1 - self._min_scale) * heat + self._min_scale)
 
     def __getstate__(self) -> dict[str, object]:
