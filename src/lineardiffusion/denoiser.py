@@ -151,8 +151,7 @@ class Denoiser(nn.Module):
             return clean
         ratio = self.process.signal_scale(s) / self.process.signal_scale(r)
         degradation = ratio * self.process.chain.between(s, r)
-        lost = clean - degradation(clean)
-        return clean + degradation.transpose(degradation.cogram_function(_damped_inverse, lost))
+        return degradation.correct(_damped_inverse, clean, clean)
 
 
 def _damped_inverse(values: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lineardiffusion._checks import check_event, draw_noise
-from lineardiffusion.lanczos import SpectralFunction
+from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.rules import rule
 

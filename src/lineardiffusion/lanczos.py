@@ -1,13 +1,8 @@
-r"""Functions of a symmetric matrix that is known only through its products with vectors.
+r"""Functions of a symmetric matrix that is known only through its products with vectors, by Lanczos' method:
 
-Lanczos' method builds an orthonormal basis Q_k of the Krylov space span{v, Av, …, A^{k−1}v} in which A is the
-tridiagonal T_k = Q_kᵀ A Q_k, and returns
+    f(A) v ≈ ‖v‖ Q_k f(T_k) e_1
 
-    f(A) v ≈ ‖v‖ Q_k f(T_k) e_1 .
-
-All samples of a batch advance together, each with its own tridiagonal. The basis is reorthogonalised twice in every
-step: without it rounding breaks the orthogonality as soon as an eigenvalue of A has converged, which is precisely when
-the result is nearly right.
+with the Krylov basis Q_k and the tridiagonal T_k of krylov.py.
 
 References:
     | Saad, Analysis of some Krylov subspace approximations to the matrix exponential operator, 1992
@@ -17,105 +12,20 @@ References:
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Literal, overload
 
 import torch
 from torch import Tensor
 
 from lineardiffusion._checks import compute_dtype
+from lineardiffusion.krylov import KrylovSpace, converge, krylov_spaces
+from lineardiffusion.krylov import LanczosInfo as LanczosInfo
+from lineardiffusion.krylov import Matvec as Matvec
+from lineardiffusion.krylov import SpectralFunction as SpectralFunction
 
-Matvec = Callable[[Tensor], Tensor]
-SpectralFunction = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class LanczosInfo:
-    """How a Lanczos iteration ended.
-
-    Attributes:
-        iterations: products with A that were computed.
-        error: estimated relative error of each sample, ‖y − f(A)v‖ / ‖y‖, with shape (*batch).
-        converged: whether every sample's estimate is within the tolerance.
-    """
-
-    iterations: int
-    error: Tensor
-    converged: bool
-
-
-@dataclass(frozen=True)
-class _Krylov:
-    """The tridiagonal form after k steps: per sample, float64 on the CPU, and the basis where v lives."""
-
-    diagonal: Tensor  # (B, k)
-    off_diagonal: Tensor  # (B, k − 1)
-    exhausted: Tensor  # (B,) the Krylov space is invariant: nothing is left to add
-    basis: list[Tensor]  # k tensors of shape (B, n)
-
-    def tridiagonal(self) -> Tensor:
-        """T_k as dense matrices, (B, k, k)."""
-        result = torch.diag_embed(self.diagonal)
-        if self.off_diagonal.shape[-1]:
-            result = result + torch.diag_embed(self.off_diagonal, 1) + torch.diag_embed(self.off_diagonal, -1)
-        return result
-
-
-def _tridiagonalise(matvec: Matvec, start: Tensor, batch: torch.Size, event: torch.Size) -> Iterator[_Krylov]:
-    """Grow the Krylov space of the unit (or zero) vectors `start`, (B, n), by one product at a time."""
-    eps = torch.finfo(start.dtype).eps
-    n = start.shape[-1]
-    basis, q = [start], start
-    diagonal: list[Tensor] = []
-    off_diagonal: list[Tensor] = []
-    scale = torch.zeros(start.shape[0], dtype=torch.float64)
-    exhausted = (start == 0).all(-1).cpu()
-    while True:
-        w = matvec(q.reshape(batch + event)).reshape(-1, n)
-        alpha = (w * q).sum(-1)
-        stacked = torch.stack(basis, 1)
-        for _ in range(2):
-            w = w - torch.einsum("bk,bkn->bn", torch.einsum("bkn,bn->bk", stacked, w), stacked)
-        beta = torch.linalg.vector_norm(w, dim=-1)
-        # Where a sample's space is exhausted q = 0, so alpha = 0; its first diagonal entry fills the decoupled rest of
-        # the tridiagonal instead, which keeps f on values it is defined at (f may be singular at 0).
-        entry = alpha.double().cpu()
-        diagonal.append(torch.where(exhausted, diagonal[0], entry) if diagonal else entry)
-        scale = torch.maximum(scale, entry.abs() + beta.double().cpu())
-        # What remains of w after reorthogonalisation is rounding of size eps·√n·‖A‖ or new information.
-        exhausted = exhausted | (beta.double().cpu() <= 10 * eps * math.sqrt(n) * scale)
-        yield _Krylov(torch.stack(diagonal, -1), _columns(off_diagonal, entry), exhausted, basis)
-        alive = ~exhausted.to(beta.device)
-        q = torch.where(alive[:, None], w / torch.where(alive, beta, 1)[:, None], 0)
-        off_diagonal.append(torch.where(alive, beta, 0).double().cpu())
-        basis = [*basis, q]
-
-
-def _columns(entries: list[Tensor], like: Tensor) -> Tensor:
-    return torch.stack(entries, -1) if entries else like.new_zeros(like.shape[0], 0)
-
-
-def _prepare(matvec: Matvec, v: Tensor, event_ndim: int) -> tuple[Tensor, Tensor, Iterator[_Krylov]]:
-    """Norms (B,), and the Krylov iteration, of the vectors v in arithmetic of at least single precision."""
-    if not isinstance(v, Tensor) or not v.is_floating_point():
-        raise ValueError(f"v: expected a real floating-point tensor, got {getattr(v, 'dtype', type(v).__name__)}")
-    if not 1 <= event_ndim <= v.ndim:
-        raise ValueError(f"event_ndim: expected 1 ≤ event_ndim ≤ v.ndim = {v.ndim}, got {event_ndim}")
-    batch, event = v.shape[: v.ndim - event_ndim], v.shape[v.ndim - event_ndim :]
-    dtype = compute_dtype(v.dtype)
-    flat = v.to(dtype).reshape(-1, event.numel())
-    norms = torch.linalg.vector_norm(flat, dim=-1)
-    unit = flat / torch.where(norms > 0, norms, 1)[:, None]
-
-    def product(q: Tensor) -> Tensor:
-        result = matvec(q)
-        if result.shape != q.shape:
-            raise ValueError(f"matvec: expected a result of shape {tuple(q.shape)}, got {tuple(result.shape)}")
-        return result.to(dtype)
-
-    return flat, norms, _tridiagonalise(product, unit, batch, event)
+# Of the functions of MᵀM that an operator of unknown structure computes.
+_TOLERANCE, _MAX_ITERATIONS = 1e-6, 100
 
 
 @overload
@@ -181,41 +91,11 @@ def lanczos_function(
         >>> ld.lanczos_function(lambda x: weights * x, torch.ones(3), torch.sqrt, event_ndim=1)
         tensor([1.0000, 2.0000, 3.0000])
     """
-    if max_iterations < 1:
-        raise ValueError(f"max_iterations: expected at least 1, got {max_iterations}")
-    flat, norms, krylov = _prepare(matvec, v, event_ndim)
-    previous = torch.zeros(flat.shape[0], 0, dtype=torch.float64)
-    last = change = torch.full((flat.shape[0],), math.inf, dtype=torch.float64)
-    iterations = 0
-    for state in krylov:
-        iterations += 1
-        # The small eigenproblems cost k³: every step while they are tiny, then at every tenth of the work done.
-        due = iterations <= 12 or iterations % (iterations // 10 + 1) == 0 or iterations >= max_iterations
-        if not due and not bool(state.exhausted.all()):
-            continue
-        values, vectors = torch.linalg.eigh(state.tridiagonal())
-        coefficients = torch.einsum("bjk,bk->bj", vectors, f(values) * vectors[:, 0, :])
-        length = torch.linalg.vector_norm(coefficients, dim=-1).clamp(min=torch.finfo(torch.float64).tiny)
-        if iterations > 1:
-            padded = torch.nn.functional.pad(previous, (0, coefficients.shape[-1] - previous.shape[-1]))
-            last, change = change, torch.linalg.vector_norm(coefficients - padded, dim=-1) / length
-        rate = torch.where(last.isfinite(), change / last.clamp(min=1e-300), 0.5).clamp(max=0.95)
-        error = torch.where(state.exhausted, 0.0, change * rate / (1 - rate))
-        previous = coefficients
-        if bool((error <= tol).all()) or iterations >= max_iterations:
-            break
-    converged = bool((error <= tol).all())
-    if not converged:
-        warnings.warn(
-            f"Lanczos stopped after {iterations} iterations at an estimated relative error of "
-            f"{float(error.max()):.1e}; tol = {tol:.1e} was not reached. Raise max_iterations or tol.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    weights = torch.where(norms[:, None] > 0, coefficients.to(flat), 0) * norms[:, None]
-    result = torch.einsum("bk,bkn->bn", weights, torch.stack(state.basis, 1)).reshape(v.shape).to(v.dtype)
+    norms, spaces = krylov_spaces(matvec, v, event_ndim)
+    space, coefficients, info = converge(spaces, f, tol, max_iterations)
+    result = (norms[:, None] * space.combine(coefficients)).reshape(v.shape).to(v.dtype)
     if return_info:
-        return result, LanczosInfo(iterations, error.reshape(v.shape[: v.ndim - event_ndim]), converged)
+        return result, replace(info, error=info.error.reshape(v.shape[: v.ndim - event_ndim]))
     return result
 
 
@@ -293,11 +173,89 @@ def largest_eigenvalue(
 
     The iteration ends when the value grows by less than `tol`, relatively, in two steps in a row.
     """
-    _, _, krylov = _prepare(matvec, v, event_ndim)
+    _, spaces = krylov_spaces(matvec, v, event_ndim)
     value, still = -math.inf, 0
-    for iteration, state in enumerate(krylov, start=1):
-        last, value = value, float(torch.linalg.eigvalsh(state.tridiagonal().detach()).max())
+    for iteration, space in enumerate(spaces, start=1):
+        last, value = value, float(torch.linalg.eigvalsh(space.tridiagonal().detach()).max())
         still = still + 1 if value - last <= tol * abs(value) else 0
-        if still == 2 or bool(state.exhausted.all()) or iteration == max_iterations:
+        if still == 2 or bool(space.exhausted.all()) or iteration == max_iterations:
             break
     return value
+
+
+def gram_lanczos(
+    forward: Matvec, adjoint: Matvec, f: SpectralFunction, x: Tensor, in_ndim: int, out_ndim: int
+) -> Tensor:
+    r"""f(MᵀM) x from the products y = M x (events of `out_ndim` axes) and x = Mᵀ y (of `in_ndim` axes).
+
+    Where M has fewer rows than columns, the Krylov space is built among the rows, whose vectors are shorter:
+
+        f(MᵀM) x = f(0) x + Mᵀ h(MMᵀ) M x,   h(λ) = (f(λ) − f(0)) / λ .
+
+    What M does not see is then exact, even where f jumps at zero.
+    """
+    work = x.to(compute_dtype(x.dtype))
+    y = forward(work)
+    if _size(y, out_ndim) >= _size(x, in_ndim):
+        rounded = _rounded(f, work.dtype)
+        return lanczos_function(lambda u: adjoint(forward(u)), work, rounded, event_ndim=in_ndim).to(x.dtype)
+    at_zero = f(torch.zeros((), dtype=torch.float64))
+
+    def slope(values: Tensor) -> Tensor:
+        return torch.where(values > 0, (f(values) - at_zero) / torch.where(values > 0, values, 1), 0)
+
+    seen = _through_rows(forward, adjoint, _rounded(slope, work.dtype), y, out_ndim, beside=(at_zero, work))
+    return (at_zero * work + seen).to(x.dtype)
+
+
+def adjoint_lanczos(
+    forward: Matvec, adjoint: Matvec, g: SpectralFunction, y: Tensor, in_ndim: int, out_ndim: int
+) -> Tensor:
+    r"""Mᵀ g(MMᵀ) y = g(MᵀM) Mᵀ y, with the Krylov space among the rows or the columns of M, whichever are fewer."""
+    work = y.to(compute_dtype(y.dtype))
+    rounded = _rounded(g, work.dtype)
+    x = adjoint(work)
+    if _size(y, out_ndim) < _size(x, in_ndim):
+        return _through_rows(forward, adjoint, rounded, work, out_ndim).to(y.dtype)
+    return lanczos_function(lambda u: adjoint(forward(u)), x, rounded, event_ndim=in_ndim).to(y.dtype)
+
+
+def _through_rows(
+    forward: Matvec,
+    adjoint: Matvec,
+    g: SpectralFunction,
+    y: Tensor,
+    event_ndim: int,
+    beside: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Mᵀ g(MMᵀ) y by Krylov spaces of MMᵀ; with beside = (o, x) and y = M x, to a tolerance relative to o x + this."""
+    norms, spaces = krylov_spaces(lambda u: forward(adjoint(u)), y, event_ndim)
+    scale, o = torch.zeros(()), torch.zeros(())
+    if beside is not None:
+        o, x = beside
+        lengths = torch.linalg.vector_norm(x.reshape(len(norms), -1), dim=-1)
+        scale = (lengths / norms.clamp(min=torch.finfo(norms.dtype).tiny)).double().cpu()
+
+    # In units of ‖y‖: |Mᵀ Q c|² = cᵀ T c, and ⟨x, Mᵀ Q c⟩ = ⟨M x, Q c⟩ = c_1.
+    def part(space: KrylovSpace, c: Tensor) -> Tensor:
+        return torch.einsum("bj,bjk,bk->b", c, space.tridiagonal(), c).clamp(min=0).sqrt()
+
+    def whole(space: KrylovSpace, c: Tensor) -> Tensor:
+        return ((o * scale).square() + 2 * o * c[:, 0] + part(space, c).square()).clamp(min=0).sqrt()
+
+    space, coefficients, _ = converge(spaces, g, _TOLERANCE, _MAX_ITERATIONS, part, whole)
+    return adjoint((norms[:, None] * space.combine(coefficients)).reshape(y.shape))
+
+
+def _size(x: Tensor, event_ndim: int) -> int:
+    return math.prod(x.shape[x.ndim - event_ndim :])
+
+
+def _rounded(f: SpectralFunction, dtype: torch.dtype) -> SpectralFunction:
+    """f, with eigenvalues of a Gram matrix that are zero (or negative) within the rounding of `dtype` taken as zero."""
+    cutoff = 10 * torch.finfo(dtype).eps
+
+    def function(values: Tensor) -> Tensor:
+        return f(torch.where(values > cutoff * values.amax(-1, keepdim=True), values, 0))
+
+    return function

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from lineardiffusion._checks import check_event
 from lineardiffusion.gaussian import Gaussian, GramCovariance
+from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import LinearOperator
 
 # σ_t² ≥ σ_s² λmax may be missed by rounding where a process is feasible with equality.
@@ -109,13 +110,12 @@ def feasible_kernel(
     check_event(mean_s, operator.in_shape, "mean_s")
     rho = sigma_s**2 / sigma_t**2
 
-    residual = x_t - operator(mean_s)
+    gain: float | SpectralFunction = rho
     if eta == 1:
 
         def variance(values: Tensor) -> Tensor:
             return sigma_s**2 * (1 - rho * values)
 
-        correction = rho * operator.transpose(residual)
     else:
 
         def variance(values: Tensor) -> Tensor:
@@ -126,8 +126,7 @@ def feasible_kernel(
             positive = torch.where(values > 0, values, 1)
             return torch.where(values > 0, ((sigma_s**2 - variance(values)) / positive).sqrt() / sigma_t, 0)
 
-        correction = operator.transpose(operator.cogram_function(gain, residual))
-    return Gaussian(mean_s + correction, GramCovariance(operator, variance))
+    return Gaussian(operator.correct(gain, mean_s, x_t), GramCovariance(operator, variance))
 
 
 def check_feasible(operator: LinearOperator, sigma_s: float, sigma_t: float, at: str = "") -> None:

@@ -12,16 +12,17 @@ References:
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import as_shape, check_event
-from lineardiffusion.lanczos import SpectralFunction, lanczos_function, largest_eigenvalue
+from lineardiffusion._checks import as_shape, check_event, compute_dtype
+from lineardiffusion.lanczos import SpectralFunction, adjoint_lanczos, gram_lanczos, largest_eigenvalue
 from lineardiffusion.operators.rules import dispatch
 
 Cached = TypeVar("Cached")
@@ -111,21 +112,56 @@ class LinearOperator(ABC):
             x: vectors, with shape (*batch, *in_shape).
         """
         check_event(x, self.in_shape, "x")
-        return lanczos_function(self.gram, x, _clamped(f), event_ndim=len(self.in_shape))
+        return gram_lanczos(self, self.transpose, f, x, len(self.in_shape), len(self.out_shape))
 
     def cogram_function(self, f: SpectralFunction, y: Tensor) -> Tensor:
         """f(MMᵀ) y for y of shape (*batch, *out_shape); otherwise as `gram_function`."""
         check_event(y, self.out_shape, "y")
-        return lanczos_function(lambda z: self(self.transpose(z)), y, _clamped(f), event_ndim=len(self.out_shape))
+        return gram_lanczos(self.transpose, self, f, y, len(self.out_shape), len(self.in_shape))
+
+    def correct(self, gain: float | SpectralFunction, x: Tensor, y: Tensor) -> Tensor:
+        r"""x + Mᵀ g(MMᵀ) (y − M x): x corrected by what y ≈ M x says of it.
+
+        The mean of every posterior, with g = σ_s²/σ_t²; a regularised inverse where g(λ) ≈ 1/λ. Evaluated as
+        `gram_function`.
+
+        Arguments:
+            gain: g, a number or a function as in `gram_function`.
+            x: with shape (*batch, *in_shape).
+            y: with shape (*batch, *out_shape).
+        """
+        check_event(x, self.in_shape, "x")
+        check_event(y, self.out_shape, "y")
+        work = x.to(compute_dtype(x.dtype))
+        return self._correct(gain, work, y.to(work.dtype), 1.0).to(x.dtype)
+
+    def _correct(self, gain: float | SpectralFunction, x: Tensor, y: Tensor, scale: float) -> Tensor:
+        """`correct` for scale · M, so that multiples of an operator share its structure."""
+        operator = self if scale == 1 else scale * self
+        residual = y - operator(x)
+        if callable(gain):
+            ndims = len(self.in_shape), len(self.out_shape)
+            return x + adjoint_lanczos(operator, operator.transpose, gain, residual, *ndims)
+        return x + gain * operator.transpose(residual)
 
     def norm(self) -> float:
         """The largest singular value; here a Lanczos estimate from below, in general within 1e-4 of it relatively."""
         return float(self._cached("norm", self._estimate_norm))
 
     def _estimate_norm(self) -> float:
-        start = torch.randn(self.in_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        rows = math.prod(self.out_shape) < math.prod(self.in_shape)
+        event = self.out_shape if rows else self.in_shape
+        noise = torch.randn(event, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         with torch.no_grad():
-            return math.sqrt(max(0.0, largest_eigenvalue(self.gram, start, event_ndim=len(self.in_shape))))
+            start = noise.to(self._example(event))
+            product = (lambda y: self(self.transpose(y))) if rows else self.gram
+            return math.sqrt(max(0.0, largest_eigenvalue(product, start, event_ndim=len(event))))
+
+    def _example(self, event: tuple[int, ...]) -> Tensor:
+        """Zeros where this operator keeps its tensors, in the best precision there is."""
+        device = _device_of(self)
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no double precision
+        return torch.zeros(event, dtype=dtype, device=device)
 
     def singular_values(self) -> Tensor:
         """All min(prod in, prod out) singular values, unordered, float64.
@@ -232,6 +268,15 @@ def by_rows(
     return result
 
 
-def _clamped(f: SpectralFunction) -> SpectralFunction:
-    # A Gram matrix has no negative eigenvalues, but its Ritz values have rounding errors.
-    return lambda values: f(values.clamp(min=0))
+def _device_of(value: object) -> torch.device:
+    """The device of the tensors in a value: an accelerator if any of them is on one, else the CPU."""
+    if isinstance(value, Tensor):
+        return value.device
+    parts: Iterable[object] = ()
+    if isinstance(value, torch.nn.Module):
+        parts = itertools.chain(value.parameters(), value.buffers())
+    elif isinstance(value, LinearOperator):
+        parts = vars(value).values()
+    elif isinstance(value, (list, tuple)):
+        parts = value
+    return next((device for device in map(_device_of, parts) if device.type != "cpu"), torch.device("cpu"))

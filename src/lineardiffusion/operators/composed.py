@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from lineardiffusion.lanczos import SpectralFunction
+from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.rules import rule
 

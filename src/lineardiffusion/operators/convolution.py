@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lineardiffusion._checks import Shape, as_shape, check_event, check_finite
-from lineardiffusion.lanczos import SpectralFunction
+from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.dense import truncated_svd
 from lineardiffusion.operators.rules import rule
@@ -72,6 +72,9 @@ class Convolution(LinearOperator):
 
     def cogram_function(self, f: SpectralFunction, y: Tensor) -> Tensor:
         return self.structure.cogram_function(f, y)
+
+    def _correct(self, gain: float | SpectralFunction, x: Tensor, y: Tensor, scale: float) -> Tensor:
+        return self.structure._correct(gain, x, y, scale)
 
     def norm(self) -> float:
         return self.structure.norm()

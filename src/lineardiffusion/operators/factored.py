@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lineardiffusion._checks import Shape, check_event, compute_dtype
-from lineardiffusion.lanczos import SpectralFunction
+from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import LinearOperator
 
 
@@ -56,12 +56,12 @@ class FactoredOperator(LinearOperator):
     def apply(self, x: Tensor) -> Tensor:
         check_event(x, self.in_shape, "x")
         work = x.to(compute_dtype(x.dtype))
-        return self._from_left(_cast(self.spectrum(), work) * self._to_right(work)).to(x.dtype)
+        return self._from_left(cast(self.spectrum(), work) * self._to_right(work)).to(x.dtype)
 
     def transpose(self, y: Tensor) -> Tensor:
         check_event(y, self.out_shape, "y")
         work = y.to(compute_dtype(y.dtype))
-        return self._from_right(_cast(self.spectrum().conj(), work) * self._to_left(work)).to(y.dtype)
+        return self._from_right(cast(self.spectrum().conj(), work) * self._to_left(work)).to(y.dtype)
 
     def gram_function(self, f: SpectralFunction, x: Tensor) -> Tensor:
         check_event(x, self.in_shape, "x")
@@ -80,13 +80,24 @@ class FactoredOperator(LinearOperator):
         synthesise: Callable[[Tensor], Tensor],
     ) -> Tensor:
         work = x.to(compute_dtype(x.dtype))
-        images = f(self._cached("eigenvalues", lambda: self.spectrum().abs().square()))
+        images = f(self._eigenvalues())
         if self._coordinates() == math.prod(event):
-            result = synthesise(_cast(images, work) * analyse(work))
-        else:
-            at_zero = f(torch.zeros((), dtype=torch.float64))
-            result = _cast(at_zero, work) * work + synthesise(_cast(images - at_zero, work) * analyse(work))
-        return result.to(x.dtype)
+            return synthesise(cast(images, work) * analyse(work)).to(x.dtype)
+        at_zero = f(torch.zeros((), dtype=torch.float64))
+        seen = synthesise(cast(images - at_zero, work) * analyse(work))
+        return add_multiple(seen, at_zero, work).to(x.dtype)
+
+    def _correct(self, gain: float | SpectralFunction, x: Tensor, y: Tensor, scale: float) -> Tensor:
+        # In coordinates, with s = scale:  x + s S̄ g (y − s S x) = (1 − g s²|S|²) x + g s S̄ y.
+        eigenvalues = scale**2 * self._eigenvalues()
+        gains = gain(eigenvalues) if callable(gain) else torch.tensor(gain, dtype=torch.float64)
+        told, seen = scale * gains * self.spectrum().conj(), gains * eigenvalues
+        if self._coordinates() == math.prod(self.in_shape):
+            return self._from_right(blend(1 - seen, self._to_right(x), told, self._to_left(y)))
+        return x + self._from_right(blend(-seen, self._to_right(x), told, self._to_left(y)))
+
+    def _eigenvalues(self) -> Tensor:
+        return self._cached("eigenvalues", lambda: self.spectrum().abs().square())
 
     def norm(self) -> float:
         return self._cached("norm", lambda: float(self.spectrum().abs().max()))
@@ -100,7 +111,22 @@ class FactoredOperator(LinearOperator):
         return min(math.prod(self.in_shape), math.prod(self.out_shape))
 
 
-def _cast(values: Tensor, like: Tensor) -> Tensor:
+def cast(values: Tensor, like: Tensor) -> Tensor:
     """Values where `like` is and in its precision; complex values stay complex, and 0-dim ones stay on the CPU."""
     dtype = like.dtype.to_complex() if values.is_complex() else like.dtype
-    return values.to(dtype=dtype) if values.ndim == 0 else values.to(device=like.device, dtype=dtype)
+    # First the precision: there are devices without float64.
+    return values.to(dtype) if values.ndim == 0 else values.to(dtype).to(like.device)
+
+
+def blend(p: Tensor, x: Tensor, q: Tensor, y: Tensor) -> Tensor:
+    """p ∘ x + q ∘ y, in two passes."""
+    if p.ndim == q.ndim == 0 and not torch.compiler.is_compiling():  # a graph that is compiled cannot hold floats
+        return torch.add(float(p) * x, y, alpha=float(q))
+    return torch.addcmul(cast(p, x) * x, cast(q, y), y)
+
+
+def add_multiple(x: Tensor, scale: Tensor, y: Tensor) -> Tensor:
+    """x + scale · y for a 0-dim scale, in one pass."""
+    if not torch.compiler.is_compiling():
+        return torch.add(x, y, alpha=float(scale))
+    return x + cast(scale, y) * y

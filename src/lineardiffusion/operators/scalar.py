@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import check_event
-from lineardiffusion.lanczos import SpectralFunction
+from lineardiffusion._checks import check_event, compute_dtype
+from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import LinearOperator, apply_each
 from lineardiffusion.operators.factored import FactoredOperator
 from lineardiffusion.operators.rules import rule
@@ -56,16 +56,19 @@ class Scaled(LinearOperator):
         self.operator = operator
 
     def apply(self, x: Tensor) -> Tensor:
-        return self.scale * self.operator(x)
+        return (self.scale * self.operator(x.to(compute_dtype(x.dtype)))).to(x.dtype)
 
     def transpose(self, y: Tensor) -> Tensor:
-        return self.scale * self.operator.transpose(y)
+        return (self.scale * self.operator.transpose(y.to(compute_dtype(y.dtype)))).to(y.dtype)
 
     def gram_function(self, f: SpectralFunction, x: Tensor) -> Tensor:
         return self.operator.gram_function(lambda values: f(self.scale**2 * values), x)
 
     def cogram_function(self, f: SpectralFunction, y: Tensor) -> Tensor:
         return self.operator.cogram_function(lambda values: f(self.scale**2 * values), y)
+
+    def _correct(self, gain: float | SpectralFunction, x: Tensor, y: Tensor, scale: float) -> Tensor:
+        return self.operator._correct(gain, x, y, scale * self.scale)
 
     def norm(self) -> float:
         return abs(self.scale) * self.operator.norm()

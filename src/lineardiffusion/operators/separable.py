@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from lineardiffusion._checks import Shape, as_shape, check_event, check_finite, compute_dtype
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.dense import truncated_svd
-from lineardiffusion.operators.factored import FactoredOperator
+from lineardiffusion.operators.factored import FactoredOperator, cast
 from lineardiffusion.operators.rules import rule
 
 Mode = Literal["bilinear", "bicubic", "nearest", "area"]
@@ -71,17 +71,28 @@ class Separable(FactoredOperator):
     def _svds(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         return self._cached("svds", lambda: [truncated_svd(factor) for factor in self.factors])
 
+    def _bases(self, like: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """U_iᵀ and V_iᵀ of every axis, in the precision and on the device of a tensor."""
+
+        def make() -> tuple[list[Tensor], list[Tensor]]:
+            svds = self._svds()
+            return [cast(u.T, like).contiguous() for u, _, _ in svds], [
+                cast(vt, like).contiguous() for _, _, vt in svds
+            ]
+
+        return self._cached(("bases", like.dtype, like.device), make)
+
     def _to_right(self, x: Tensor) -> Tensor:
-        return along_axes([vt for _, _, vt in self._svds()], x)
+        return along_axes(self._bases(x)[1], x)
 
     def _from_right(self, z: Tensor) -> Tensor:
-        return along_axes([vt.T for _, _, vt in self._svds()], z)
+        return along_axes([vt.T for vt in self._bases(z)[1]], z)
 
     def _to_left(self, y: Tensor) -> Tensor:
-        return along_axes([u.T for u, _, _ in self._svds()], y)
+        return along_axes(self._bases(y)[0], y)
 
     def _from_left(self, z: Tensor) -> Tensor:
-        return along_axes([u for u, _, _ in self._svds()], z)
+        return along_axes([ut.T for ut in self._bases(z)[0]], z)
 
     def _coordinates(self) -> int:
         channels = self.in_shape[: len(self.in_shape) - len(self.factors)]
@@ -145,7 +156,7 @@ def _resampling(n: int, m: int, mode: Mode, antialias: bool) -> Tensor:
 def along_axes(matrices: Sequence[Tensor], x: Tensor) -> Tensor:
     """Apply one matrix to each of the last axes of x, in the precision and on the device of x."""
     for axis, matrix in zip(range(-len(matrices), 0), matrices, strict=True):
-        factor = matrix.to(x)
+        factor = cast(matrix, x)
         if axis == -1:
             x = x @ factor.T
         elif axis == -2:
