@@ -41,6 +41,13 @@ class Opaque(ld.LinearOperator):
         return self.operator.apply(x)
 
 
+class EverySecond(ld.OrthogonalRows):
+    """A selection of pixels, written as a user would: by `apply` alone."""
+
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        return x[..., ::2]
+
+
 def _random(*shape: int, seed: int = 1) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -71,6 +78,16 @@ def zoo() -> dict[str, ld.LinearOperator]:
         "convolution reflect": ld.Convolution(skewed, shape, padding="reflect"),
         "convolution zeros": ld.Convolution(skewed, shape, padding="zeros"),
         "scaled resize": 0.3 * ld.Resize(shape, (3, 2)),
+        "average pool": ld.AveragePool(shape, (3, 2)),
+        "average pool 3-D": -0.5 * ld.AveragePool((1, 4, 2, 6), (2, 1, 3)),
+        "every second pixel": EverySecond(shape, (2, 6, 2), squared_norm=1.0),
+        "orthogonal rows transposed": ld.AveragePool(shape, (2, 2)).T,
+        "sum": ld.Resize(shape, (3, 2)) + ld.AveragePool(shape, (2, 2)),
+        "sum of filters": ld.SpectralFilter(shape, _random(6, 4)) - 0.3 * ld.Identity(shape),
+        "block diagonal": ld.BlockDiagonal([ld.Resize((6, 4), (3, 2), "bicubic"), 2.0 * ld.Resize((6, 4), (3, 2))]),
+        "channel mix": ld.ChannelMix(_random(3, 2), ld.Resize((6, 4), (3, 2))),
+        "channel mix to grey": ld.ChannelMix(_random(1, 3), ld.SpectralFilter((6, 4), _random(6, 4))),
+        "separable channel mix": ld.Separable([_random(3, 2), _random(2, 6), _random(3, 4)], shape),
         "composed": ld.Diagonal(_random(2, 3, 2)) @ ld.Resize(shape, (3, 2)),
         "transposed": Opaque(ld.Resize(shape, (3, 2))).T,
         "opaque": Opaque(ld.Resize(shape, (3, 2))),

@@ -167,7 +167,7 @@ def test_infeasible_noise_levels_name_the_smallest_feasible():
         (lambda x, op: ld.posterior(x[:, :3], x, op, 0.5, 1.0), "x_t: expected shape"),
         (lambda x, op: ld.posterior(x, x[:, :3], op, 0.5, 1.0), "mean_s: expected shape"),
         (lambda x, op: ld.posterior(x, x, op, 0.5, 0.0), "sigma: expected finite"),
-        (lambda x, op: ld.posterior(x, x, op, -0.5, 1.0), "sigma: expected finite"),
+        (lambda x, op: ld.posterior(x, x, op, -0.5, 1.0), "sigma_s: expected a finite"),
         (lambda x, op: ld.ddim_kernel(x, x, op, 0.5, 1.0, 1.5), "eta: expected"),
         (lambda x, op: ld.GaussianMarginal(op, -1.0), "sigma: expected"),
         (lambda x, op: ld.GaussianMarginal(op, 0.0).log_prob(x, x), "sigma > 0"),

@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import lineardiffusion as ld
+from lineardiffusion.operators.base import apply_each
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 LANCZOS = {"rtol": 1e-5, "atol": 1e-5}
-THROUGH_LANCZOS = ("composed", "transposed", "opaque", "convolution reflect", "convolution zeros")
+THROUGH_LANCZOS = ("composed", "sum", "transposed", "opaque", "convolution reflect", "convolution zeros")
 
 
 def draw(shape: tuple[int, ...], *batch: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -65,6 +66,19 @@ def test_functions_of_the_gram_matrices(op, f):
     torch.testing.assert_close(op.gram_function(f, x).flatten(1), expected, **tolerance(op))
     expected = y.flatten(1) @ dense_function(f, dense @ dense.T)
     torch.testing.assert_close(op.cogram_function(f, y).flatten(1), expected, **tolerance(op))
+
+
+@pytest.mark.parametrize("gain", [0.3, lambda values: 1 / (1 + values)], ids=["number", "function"])
+@pytest.mark.parametrize("scale", [1.0, -0.4, 0.0])
+def test_correct_is_a_regularised_inverse(op, gain, scale):
+    """x + Mᵀ g(MMᵀ) (y − M x), for multiples of every operator."""
+    dense = scale * op.to_dense()
+    x, y = draw(op.in_shape, 2), draw(op.out_shape, 2, seed=1)
+    residual = y.flatten(1) - x.flatten(1) @ dense.T
+    gram = dense @ dense.T
+    gains = gain * torch.eye(len(gram), dtype=torch.float64) if isinstance(gain, float) else dense_function(gain, gram)
+    expected = x.flatten(1) + residual @ gains @ dense
+    torch.testing.assert_close((scale * op).correct(gain, x, y).flatten(1), expected, **tolerance(op))
 
 
 def test_norm_and_singular_values(op):
@@ -276,6 +290,11 @@ def test_apply_that_returns_a_wrong_shape():
         (lambda: ld.Convolution(torch.ones(2), (1, 8)), "kernel: expected odd sizes"),
         (lambda: ld.Convolution(torch.ones(3), (1, 8), padding="same"), "padding: expected"),
         (lambda: ld.Composed(), "factors: expected at least one"),
+        (lambda: ld.Sum(), "terms: expected at least one"),
+        (lambda: ld.AveragePool((1, 9), 2), "factor: expected divisors"),
+        (lambda: ld.BlockDiagonal([]), "blocks: expected operators of one shape, got none"),
+        (lambda: ld.BlockDiagonal([ld.Identity((2,)), ld.Identity((3,))]), "blocks: expected operators of one shape"),
+        (lambda: ld.ChannelMix(torch.ones(3), ld.Identity((2,))), "weight: expected a matrix"),
         (lambda: ld.OperatorChain([]), "steps: expected at least one"),
         (lambda: ld.OperatorChain([ld.Identity((2,)), ld.Identity((3,))]), "in_shape"),
     ],
@@ -283,6 +302,55 @@ def test_apply_that_returns_a_wrong_shape():
 def test_bad_arguments(make, message):
     with pytest.raises((ValueError, TypeError), match=message):
         make()
+
+
+def test_a_batch_of_different_operators(op):
+    """Row i by operator i, whatever the class: as `diffuse` does it for random times."""
+    twins = [scale * op for scale in (0.5, -1.0, 2.0)] + [op, op]
+    x = draw(op.in_shape, 5)
+    expected = torch.stack([twin(row) for twin, row in zip(twins, x, strict=True)])
+    torch.testing.assert_close(apply_each(twins, x), expected, **EXACT)
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "matrix", "separable", "dct", "fft"])
+def test_different_operators_of_one_class_are_applied_at_once(kind):
+    make = {
+        "diagonal": lambda i: ld.Diagonal(draw((2, 3, 4), seed=i)),
+        "matrix": lambda i: ld.Matrix(draw((5, 24), seed=i), (2, 3, 4), (5,)),
+        "separable": lambda i: ld.Separable([draw((2, 3), seed=i), draw((5, 4), seed=9 + i)], (2, 3, 4)),
+        "dct": lambda i: ld.SpectralFilter((2, 3, 4), draw((3, 4), seed=i)),
+        "fft": lambda i: ld.Convolution(draw((3, 3), seed=i), (2, 3, 4)).structure,
+    }[kind]
+    members = [make(i) for i in range(4)]
+    x = draw((2, 3, 4), 4, seed=7)
+    expected = torch.stack([member(row) for member, row in zip(members, x, strict=True)])
+    torch.testing.assert_close(type(members[0])._apply_each(members, x), expected, **EXACT)
+
+
+@given(st.data())
+def test_sums_are_the_sums_of_matrices(data):
+    a = data.draw(operators())
+    b = data.draw(operators(in_shape=a.in_shape).filter(lambda b: b.out_shape == a.out_shape))
+    expected = a.to_dense() + 2 * b.to_dense()
+    close = {"rtol": 1e-10, "atol": 1e-10 * (1 + float(expected.abs().max()))}
+    torch.testing.assert_close((a + 2.0 * b).to_dense(), expected, **close)
+    torch.testing.assert_close((b - 0.5 * (b - a)).to_dense(), (a.to_dense() + b.to_dense()) / 2, **close)
+    torch.testing.assert_close((a + b + a).T.to_dense(), (2 * a.to_dense() + b.to_dense()).T, **close)
+
+
+def test_sums_keep_their_structure():
+    shape = (2, 4, 4)
+    one, mask, blur = ld.Identity(shape), ld.Diagonal(draw(shape)), ld.SpectralFilter(shape, draw((4, 4)))
+    assert (0.5 * one - 2.0 * one).scale == -1.5
+    for multiple in (one, 0.5 * one):
+        for structured, kind in ((mask, ld.Diagonal), (blur, ld.SpectralFilter)):
+            assert isinstance(multiple + structured, kind)
+            assert isinstance(structured - multiple, kind)
+    assert isinstance(mask + mask, ld.Diagonal)
+    assert isinstance(blur + 2.0 * ld.Convolution(draw((3, 3)), shape), ld.Sum)  # cosine and Fourier bases
+    assert len((mask + blur + mask).terms) == 3
+    with pytest.raises(ValueError, match=r"a \+ b: expected operators of the same shapes"):
+        mask + ld.Identity((2, 4, 5))
 
 
 # ---------------------------------------------------------------------------------------------- chains

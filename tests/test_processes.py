@@ -300,7 +300,10 @@ def test_infeasible_noise_levels_are_refused_when_the_process_is_built(operator)
     [
         (lambda i: ld.LinearDiffusion([i] * 2, [0, 0.5]), "sigmas: expected 3 values"),
         (lambda i: ld.LinearDiffusion([i] * 2, [0.1, 0.5, 0.6]), "sigmas: expected σ_0 = 0"),
-        (lambda i: ld.LinearDiffusion([i] * 2, [0, 0.5, math.nan]), "sigmas: expected finite"),
+        (
+            lambda i: ld.LinearDiffusion([i] * 2, [0, 0.5, math.nan]),
+            "sigmas: expected a finite number .* at t = 2, got nan",
+        ),
         (lambda i: ld.LinearDiffusion([i] * 2, [0, 0.0, 0.6]), "σ_t > 0 at t = 1"),
         (lambda i: ld.LinearDiffusion([i] * 2, [0, 0.5, 0.6], [1, 0, 1]), "signal_scales: expected"),
         (lambda i: ld.BlurringDiffusion((1, 4), 10, blur_sigma_max=-1), "blur_sigma_max: expected"),

@@ -7,12 +7,13 @@ Operators M, processes built from them, denoisers, losses and samplers. Start wi
 """
 
 from lineardiffusion import testing as testing
+from lineardiffusion.covariance import Covariance as Covariance
+from lineardiffusion.covariance import GramCovariance as GramCovariance
 from lineardiffusion.denoiser import Denoiser as Denoiser
 from lineardiffusion.gaussian import Gaussian as Gaussian
 from lineardiffusion.gaussian import GaussianMarginal as GaussianMarginal
-from lineardiffusion.gaussian import GramCovariance as GramCovariance
 from lineardiffusion.information import diffusion_information as diffusion_information
-from lineardiffusion.lanczos import LanczosInfo as LanczosInfo
+from lineardiffusion.krylov import LanczosInfo as LanczosInfo
 from lineardiffusion.lanczos import lanczos_function as lanczos_function
 from lineardiffusion.lanczos import lanczos_sqrt as lanczos_sqrt
 from lineardiffusion.losses import SNR as SNR
@@ -20,6 +21,9 @@ from lineardiffusion.losses import MinSNR as MinSNR
 from lineardiffusion.losses import TruncatedSNR as TruncatedSNR
 from lineardiffusion.losses import Uniform as Uniform
 from lineardiffusion.losses import denoising_loss as denoising_loss
+from lineardiffusion.operators import AveragePool as AveragePool
+from lineardiffusion.operators import BlockDiagonal as BlockDiagonal
+from lineardiffusion.operators import ChannelMix as ChannelMix
 from lineardiffusion.operators import Composed as Composed
 from lineardiffusion.operators import Convolution as Convolution
 from lineardiffusion.operators import Diagonal as Diagonal
@@ -27,10 +31,12 @@ from lineardiffusion.operators import Identity as Identity
 from lineardiffusion.operators import LinearOperator as LinearOperator
 from lineardiffusion.operators import Matrix as Matrix
 from lineardiffusion.operators import OperatorChain as OperatorChain
+from lineardiffusion.operators import OrthogonalRows as OrthogonalRows
 from lineardiffusion.operators import Resize as Resize
 from lineardiffusion.operators import Scaled as Scaled
 from lineardiffusion.operators import Separable as Separable
 from lineardiffusion.operators import SpectralFilter as SpectralFilter
+from lineardiffusion.operators import Sum as Sum
 from lineardiffusion.posterior import ddim_kernel as ddim_kernel
 from lineardiffusion.posterior import posterior as posterior
 from lineardiffusion.posterior import transition as transition

@@ -14,6 +14,8 @@ Shape = tuple[int, ...]
 
 def as_shape(shape: Sequence[int] | int, name: str = "shape") -> Shape:
     """Normalise an event shape to a tuple of positive ints."""
+    if type(shape) is tuple and shape and all(type(size) is int and size > 0 for size in shape):
+        return shape
     try:
         sizes = (shape,) if isinstance(shape, int) else tuple(shape)
         result = tuple(operator.index(size) for size in sizes)
@@ -36,7 +38,8 @@ def check_event(x: Tensor, event: Shape, name: str) -> None:
 
 def check_finite(x: Tensor, name: str) -> None:
     """Raise if `x` has NaN or infinite entries."""
-    if not bool(torch.isfinite(x).all()):
+    # A sum is finite only if all its terms are: one fast pass, and the slow one where it says no (or overflowed).
+    if not bool(torch.isfinite(x.detach().sum())) and not bool(torch.isfinite(x).all()):
         bad = int((~torch.isfinite(x)).sum())
         raise ValueError(f"{name}: expected finite values, got {bad} NaN or infinite of {x.numel()}")
 
@@ -68,3 +71,8 @@ def draw_noise(like: Tensor, noise: Tensor | None, generator: torch.Generator | 
         return noise.to(like)
     device = like.device if generator is None else generator.device
     return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
+
+
+def column(level: float | Tensor, like: Tensor) -> float | Tensor:
+    """A number for each sample, shaped to multiply a batch of events; one number for all stays as it is."""
+    return level.to(like).reshape(-1, *[1] * (like.ndim - 1)) if isinstance(level, Tensor) else level

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lineardiffusion._checks import as_index, check_event
+from lineardiffusion._checks import as_index, check_event, column
 from lineardiffusion.processes.base import LinearDiffusion
 
 Prediction = Literal["clean", "noise", "velocity"]
@@ -71,6 +71,8 @@ class Denoiser(nn.Module):
                 f"prediction: expected 'clean' for a process that changes shape, got {prediction!r}: "
                 f"it does not determine the detail that a larger x_(t−1) adds"
             )
+        if prediction == "velocity" and not process.is_isotropic:
+            raise ValueError("prediction: expected 'clean' or 'noise' for noise that is not isotropic, got 'velocity'")
         self.network = network
         self.process = process
         self.prediction = prediction
@@ -95,7 +97,7 @@ class Denoiser(nn.Module):
         if isinstance(t, Tensor) and t.ndim:
             if s is not None:
                 raise ValueError("s: expected None where t is a tensor of times")
-            return self._estimate_each(x_t, process.check_times(t), conditioning)
+            return self._estimate_each(x_t, t, conditioning)
         t = as_index(t, 1, process.num_steps, "t")
         s = t - 1 if s is None else as_index(s, 0, process.num_steps, "s")
         if s >= t:
@@ -110,26 +112,22 @@ class Denoiser(nn.Module):
         output = self._run(x_t, index, process.shape(t - 1), conditioning)
         if self.prediction == "clean":
             return self._carry(output, t - 1, s)
-        return self._carry(self._clean_at_t(output, x_t, process.signal_scale(t), process.sigma(t)), t, s)
+        return self._carry(self._clean_at_t(output, x_t, t), t, s)
 
-    def _estimate_each(self, x_t: Tensor, times: Tensor, conditioning: dict[str, Any]) -> Tensor:
+    def _estimate_each(self, x_t: Tensor, t: Tensor, conditioning: dict[str, Any]) -> Tensor:
         """c_{t−1} for a time of its own for each sample."""
-        process = self.process
-        if int(times.min()) < 1:
-            raise ValueError(f"t: expected 1 ≤ t ≤ {process.num_steps}, got {int(times.min())}")
-        pairs = sorted({(process.shape(t), process.shape(t - 1)) for t in times.tolist()})
+        process, times = self.process, self.process.check_times(t)
+        if min(times) < 1:
+            raise ValueError(f"t: expected 1 ≤ t ≤ {process.num_steps}, got {min(times)}")
+        pairs = sorted({(process.shape(u), process.shape(u - 1)) for u in times})
         if len(pairs) > 1:
             raise ValueError(f"t: expected times that share shape(t) and shape(t − 1), got {pairs}")
         check_event(x_t, pairs[0][0], "x_t")
-        output = self._run(x_t, times.to(x_t.device) - 1, pairs[0][1], conditioning)
+        output = self._run(x_t, t.long().to(x_t.device) - 1, pairs[0][1], conditioning)
         if self.prediction == "clean":
             return output
-        levels = [
-            level.to(x_t).reshape(-1, *[1] * (x_t.ndim - 1))
-            for level in (process.signal_scale(times), process.sigma(times))
-        ]
-        clean_t = self._clean_at_t(output, x_t, *levels)
-        return torch.stack([self._carry(c, t, t - 1) for c, t in zip(clean_t, times.tolist(), strict=True)])
+        clean_t = self._clean_at_t(output, x_t, t)
+        return torch.stack([self._carry(c, u, u - 1) for c, u in zip(clean_t, times, strict=True)])
 
     def _run(self, x_t: Tensor, index: Tensor, shape: tuple[int, ...], conditioning: dict[str, Any]) -> Tensor:
         size = {"size": shape[1:]} if self._grows else {}
@@ -140,9 +138,11 @@ class Denoiser(nn.Module):
             raise ValueError(f"network: expected an output of shape {expected}, got {got}")
         return output.to(x_t.dtype)
 
-    def _clean_at_t(self, output: Tensor, x_t: Tensor, a: float | Tensor, sigma: float | Tensor) -> Tensor:
+    def _clean_at_t(self, output: Tensor, x_t: Tensor, t: int | Tensor) -> Tensor:
+        a = column(self.process.signal_scale(t), x_t)
         if self.prediction == "noise":
-            return (x_t - sigma * output) / a
+            return self.process.add_noise(x_t, t, -output) / a
+        sigma = column(self.process.sigma(t), x_t)
         return (a * x_t - sigma * output) / (a**2 + sigma**2)
 
     def _carry(self, clean: Tensor, r: int, s: int) -> Tensor:

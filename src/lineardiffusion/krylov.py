@@ -160,7 +160,8 @@ Length = Callable[[KrylovSpace, Tensor], Tensor]
 
 def euclidean(space: KrylovSpace, coefficients: Tensor) -> Tensor:
     """‖Q_k c‖, where the result is made of the basis itself."""
-    return torch.linalg.vector_norm(coefficients, dim=-1)
+    length: Tensor = torch.linalg.vector_norm(coefficients, dim=-1)
+    return length
 
 
 def converge(

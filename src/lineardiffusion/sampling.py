@@ -140,8 +140,8 @@ class Sampler(ABC):
         start = next(self.denoiser.parameters(), torch.empty(0))
         pairs = list(zip(self.times, self.times[1:], strict=False))
         with torch.no_grad():
-            x = start.new_empty(num_samples, *process.shape(process.num_steps))
-            x = process.sigma(process.num_steps) * draw(x)
+            x = start.new_zeros(num_samples, *process.shape(process.num_steps))
+            x = process.add_noise(x, process.num_steps, draw(x))
         for t, s in _bar(pairs, progress):
             with torch.no_grad():  # not around the yield, which would leave the caller's code without gradients
                 x_s, clean = self._step(x, t, s, draw, conditioning)

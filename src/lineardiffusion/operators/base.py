@@ -140,9 +140,12 @@ class LinearOperator(ABC):
         operator = self if scale == 1 else scale * self
         residual = y - operator(x)
         if callable(gain):
-            ndims = len(self.in_shape), len(self.out_shape)
-            return x + adjoint_lanczos(operator, operator.transpose, gain, residual, *ndims)
+            return x + operator._adjoint_function(gain, residual)
         return x + gain * operator.transpose(residual)
+
+    def _adjoint_function(self, g: SpectralFunction, y: Tensor) -> Tensor:
+        """Mᵀ g(MMᵀ) y"""
+        return adjoint_lanczos(self, self.transpose, g, y, len(self.in_shape), len(self.out_shape))
 
     def norm(self) -> float:
         """The largest singular value; here a Lanczos estimate from below, in general within 1e-4 of it relatively."""
@@ -205,6 +208,27 @@ class LinearOperator(ABC):
                 f"(a: {self}, b: {other})"
             )
         result: LinearOperator = dispatch("product", self, other)
+        return result
+
+    def __add__(self, other: LinearOperator) -> LinearOperator:
+        """The sum M + N, simplified as far as the two structures allow.
+
+        Raises:
+            ValueError: different shapes.
+        """
+        if not isinstance(other, LinearOperator):
+            return NotImplemented
+        if (self.in_shape, self.out_shape) != (other.in_shape, other.out_shape):
+            raise ValueError(f"a + b: expected operators of the same shapes, got {self} and {other}")
+        result: LinearOperator = dispatch("sum", self, other)
+        return result
+
+    def __sub__(self, other: LinearOperator) -> LinearOperator:
+        return self + -1.0 * other if isinstance(other, LinearOperator) else NotImplemented
+
+    def function(self, f: SpectralFunction) -> LinearOperator:
+        """f(MᵀM) as an operator, of the same structure where that is closed under functions."""
+        result: LinearOperator = dispatch("function", self, f=f)
         return result
 
     def __mul__(self, scale: float) -> LinearOperator:

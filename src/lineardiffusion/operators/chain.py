@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from functools import reduce
 from typing import SupportsIndex
 
+from torch import Tensor
+
 from lineardiffusion._checks import Shape, as_index
-from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.operators.base import LinearOperator, apply_each
 from lineardiffusion.operators.scalar import Identity
 
 # Products between states other than the first are kept for the last few (s, t): a sampler visits the same ones again.
@@ -73,6 +75,10 @@ class OperatorChain:
     def cumulative(self, t: SupportsIndex) -> LinearOperator:
         """M_{1:t} for 0 ≤ t ≤ T."""
         return self.between(0, t)
+
+    def apply_cumulative(self, times: Sequence[int], x: Tensor) -> Tensor:
+        """M_{1:t} x for a time of its own for each row of x; all of these products have one shape."""
+        return apply_each([self.cumulative(t) for t in times], x)
 
     def shape(self, t: SupportsIndex) -> Shape:
         """Event shape of state t."""

@@ -83,6 +83,9 @@ class Transposed(LinearOperator):
     def cogram_function(self, f: SpectralFunction, y: Tensor) -> Tensor:
         return self.operator.gram_function(f, y)
 
+    def _adjoint_function(self, g: SpectralFunction, y: Tensor) -> Tensor:
+        return self.transpose(self.cogram_function(g, y))
+
     def norm(self) -> float:
         return self.operator.norm()
 

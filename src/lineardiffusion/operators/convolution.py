@@ -88,6 +88,11 @@ def _transpose(operator: Convolution) -> LinearOperator:
     return operator.structure.T
 
 
+@rule("scale", Convolution)
+def _scale(operator: Convolution, scale: float) -> LinearOperator:
+    return scale * operator.structure
+
+
 @rule("product", Convolution, LinearOperator)
 def _convolution_left(left: Convolution, right: LinearOperator) -> LinearOperator:
     return left.structure @ right
@@ -96,6 +101,11 @@ def _convolution_left(left: Convolution, right: LinearOperator) -> LinearOperato
 @rule("product", LinearOperator, Convolution)
 def _convolution_right(left: LinearOperator, right: Convolution) -> LinearOperator:
     return left @ right.structure
+
+
+@rule("function", Convolution)
+def _function(operator: Convolution, f: SpectralFunction) -> LinearOperator:
+    return operator.structure.function(f)
 
 
 def _structure(kernel: Tensor, shape: Shape, padding: Padding) -> LinearOperator:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lineardiffusion._checks import Shape, check_event, check_finite, compute_dtype
 from lineardiffusion.operators.base import LinearOperator
-from lineardiffusion.operators.factored import FactoredOperator
+from lineardiffusion.operators.factored import FactoredOperator, cast
 from lineardiffusion.operators.rules import rule
 
 
@@ -52,6 +52,13 @@ class Matrix(FactoredOperator):
         check_event(y, self.out_shape, "y")
         work = y.to(compute_dtype(y.dtype))
         return _unflatten(_flatten(work, self.out_shape) @ self.weight.to(work), self.in_shape).to(y.dtype)
+
+    @classmethod
+    def _apply_each(cls, operators: Sequence[Matrix], x: Tensor) -> Tensor:
+        work = x.to(compute_dtype(x.dtype))
+        weights = cast(torch.stack([op.weight for op in operators]), work)
+        flat = _flatten(work, operators[0].in_shape)
+        return _unflatten((weights @ flat[..., None])[..., 0], operators[0].out_shape).to(x.dtype)
 
     def _svd(self) -> tuple[Tensor, Tensor, Tensor]:
         return self._cached("svd", lambda: truncated_svd(self.weight))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import check_finite
+from lineardiffusion._checks import check_finite, compute_dtype
+from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import LinearOperator
-from lineardiffusion.operators.factored import FactoredOperator
+from lineardiffusion.operators.factored import FactoredOperator, cast
 from lineardiffusion.operators.rules import rule
 
 
@@ -35,12 +38,27 @@ class Diagonal(FactoredOperator):
     def spectrum(self) -> Tensor:
         return self.weight
 
+    @classmethod
+    def _apply_each(cls, operators: Sequence[Diagonal], x: Tensor) -> Tensor:
+        work = x.to(compute_dtype(x.dtype))
+        return (cast(torch.stack([op.weight for op in operators]), work) * work).to(x.dtype)
+
 
 @rule("transpose", Diagonal)
 def _transpose(operator: Diagonal) -> LinearOperator:
     return operator
 
 
+@rule("scale", Diagonal)
+def _scale(operator: Diagonal, scale: float) -> LinearOperator:
+    return Diagonal(scale * operator.weight)
+
+
 @rule("product", Diagonal, Diagonal)
 def _product(left: Diagonal, right: Diagonal) -> LinearOperator:
     return Diagonal(left.weight * right.weight)
+
+
+@rule("function", Diagonal)
+def _function(operator: Diagonal, f: SpectralFunction) -> LinearOperator:
+    return Diagonal(f(operator.weight.square()))

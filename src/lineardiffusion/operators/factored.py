@@ -90,8 +90,8 @@ class FactoredOperator(LinearOperator):
     def _correct(self, gain: float | SpectralFunction, x: Tensor, y: Tensor, scale: float) -> Tensor:
         # In coordinates, with s = scale:  x + s S̄ g (y − s S x) = (1 − g s²|S|²) x + g s S̄ y.
         eigenvalues = scale**2 * self._eigenvalues()
-        gains = gain(eigenvalues) if callable(gain) else torch.tensor(gain, dtype=torch.float64)
-        told, seen = scale * gains * self.spectrum().conj(), gains * eigenvalues
+        gains = gain(eigenvalues) if callable(gain) else gain
+        told, seen = self.spectrum().conj() * (scale * gains), eigenvalues * gains
         if self._coordinates() == math.prod(self.in_shape):
             return self._from_right(blend(1 - seen, self._to_right(x), told, self._to_left(y)))
         return x + self._from_right(blend(-seen, self._to_right(x), told, self._to_left(y)))

@@ -13,6 +13,8 @@ from lineardiffusion.operators.base import LinearOperator, apply_each
 from lineardiffusion.operators.factored import FactoredOperator
 from lineardiffusion.operators.rules import rule
 
+_ONE = torch.ones((), dtype=torch.float64)
+
 
 class Identity(FactoredOperator):
     """M = I on events of the given shape.
@@ -27,7 +29,7 @@ class Identity(FactoredOperator):
         super().__init__(in_shape=shape, out_shape=shape)
 
     def spectrum(self) -> Tensor:
-        return torch.ones((), dtype=torch.float64)
+        return _ONE
 
     def apply(self, x: Tensor) -> Tensor:
         check_event(x, self.in_shape, "x")
@@ -69,6 +71,9 @@ class Scaled(LinearOperator):
 
     def _correct(self, gain: float | SpectralFunction, x: Tensor, y: Tensor, scale: float) -> Tensor:
         return self.operator._correct(gain, x, y, scale * self.scale)
+
+    def _adjoint_function(self, g: SpectralFunction, y: Tensor) -> Tensor:
+        return self.scale * self.operator._adjoint_function(lambda values: g(self.scale**2 * values), y)
 
     def norm(self) -> float:
         return abs(self.scale) * self.operator.norm()
@@ -121,3 +126,13 @@ def _identity_left(left: Identity, right: LinearOperator) -> LinearOperator:
 @rule("product", LinearOperator, Identity)
 def _identity_right(left: LinearOperator, right: Identity) -> LinearOperator:
     return left
+
+
+@rule("function", Identity)
+def _function_of_identity(operator: Identity, f: SpectralFunction) -> LinearOperator:
+    return float(f(_ONE)) * operator
+
+
+@rule("function", Scaled)
+def _function(operator: Scaled, f: SpectralFunction) -> LinearOperator:
+    return operator.operator.function(lambda values: f(operator.scale**2 * values))

@@ -68,6 +68,21 @@ class Separable(FactoredOperator):
         check_event(y, self.out_shape, "y")
         return along_axes([factor.T for factor in self.factors], y.to(compute_dtype(y.dtype))).to(y.dtype)
 
+    @classmethod
+    def _apply_each(cls, operators: Sequence[Separable], x: Tensor) -> Tensor:
+        first = operators[0]
+        if all(op is first for op in operators) or any(len(op.factors) != len(first.factors) for op in operators):
+            return super()._apply_each(operators, x)
+        channels = [1] * (len(first.in_shape) - len(first.factors))
+        stacked = [torch.stack([op.factors[axis] for op in operators]) for axis in range(len(first.factors))]
+        work = x.to(compute_dtype(x.dtype))
+        for axis, factors in zip(range(-len(stacked), 0), stacked, strict=True):
+            # One matrix for each row: (B, out, in) beside the channels and the other axes that are moved in front.
+            others = [1] * (len(stacked) - 1)
+            matrices = cast(factors, work).reshape(len(operators), *channels, *others, *factors.shape[1:])
+            work = (matrices @ work.movedim(axis, -1)[..., None])[..., 0].movedim(-1, axis)
+        return work.to(x.dtype)
+
     def _svds(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         return self._cached("svds", lambda: [truncated_svd(factor) for factor in self.factors])
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lineardiffusion._checks import as_shape, check_event, check_finite, compute_dtype
+from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.factored import FactoredOperator
 from lineardiffusion.operators.rules import rule
@@ -70,13 +71,14 @@ class SpectralFilter(FactoredOperator):
 
     def apply(self, x: Tensor) -> Tensor:
         check_event(x, self.in_shape, "x")
-        return self._filter(self.gain, x)
+        return self.filter(self.gain, x)
 
     def transpose(self, y: Tensor) -> Tensor:
         check_event(y, self.in_shape, "y")
-        return self._filter(self.gain.conj(), y)
+        return self.filter(self.gain.conj(), y)
 
-    def _filter(self, gain: Tensor, x: Tensor) -> Tensor:
+    def filter(self, gain: Tensor, x: Tensor) -> Tensor:
+        """V diag(gain) Vᴴ x for another gain, which may have batch dimensions: one for each row of x."""
         work = x.to(compute_dtype(x.dtype))
         dtype = work.dtype.to_complex() if gain.is_complex() else work.dtype
         return self._from_right(gain.to(device=x.device, dtype=dtype) * self._to_right(work)).to(x.dtype)
@@ -108,12 +110,17 @@ class SpectralFilter(FactoredOperator):
         if any(op.basis != first.basis or op.gain.shape != first.gain.shape for op in operators):
             return super()._apply_each(operators, x)
         gains = torch.stack([op.gain for op in operators])
-        return first._filter(gains.reshape(len(operators), *[1] * (x.ndim - gains.ndim), *first.gain.shape), x)
+        return first.filter(gains.reshape(len(operators), *[1] * (x.ndim - gains.ndim), *first.gain.shape), x)
 
 
 @rule("transpose", SpectralFilter)
 def _transpose(operator: SpectralFilter) -> LinearOperator:
     return SpectralFilter(operator.in_shape, operator.gain.conj(), operator.basis)
+
+
+@rule("scale", SpectralFilter)
+def _scale(operator: SpectralFilter, scale: float) -> LinearOperator:
+    return SpectralFilter(operator.in_shape, scale * operator.gain, operator.basis)
 
 
 @rule("product", SpectralFilter, SpectralFilter)
@@ -132,11 +139,14 @@ def _dct(n: int) -> Tensor:
     return matrix
 
 
-def dct_frequencies(shape: Sequence[int]) -> Tensor:
-    r"""Squared frequencies Σ_i (π k_i / n_i)² of the cosine basis over the spatial axes: the spectrum of −Δ."""
+def dct_frequencies(shape: Sequence[int]) -> list[Tensor]:
+    r"""Frequencies π k / n, in radians per pixel, of the cosine basis of each spatial axis: −Δ has the eigenvalues
+    Σ_i (π k_i / n_i)²."""
     event = as_shape(shape)
     sizes = event[len(event) - spatial_axes(event) :]
-    total = torch.zeros((), dtype=torch.float64)
-    for size in sizes:
-        total = total[..., None] + (math.pi * torch.arange(size, dtype=torch.float64) / size).square()
-    return total
+    return [math.pi * torch.arange(size, dtype=torch.float64) / size for size in sizes]
+
+
+@rule("function", SpectralFilter)
+def _function(operator: SpectralFilter, f: SpectralFunction) -> LinearOperator:
+    return SpectralFilter(operator.in_shape, f(operator.gain.abs().square()), operator.basis)

@@ -3,14 +3,16 @@ Diffusion), with x_0 the data: M_{1:0} = I and σ_0 = 0."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import overload
 
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_index, check_event, check_finite, draw_noise
-from lineardiffusion.gaussian import Gaussian, GaussianMarginal, GramCovariance
+from lineardiffusion._checks import Shape, as_index, check_event, check_finite, column, compute_dtype, draw_noise
+from lineardiffusion.covariance import Covariance, NoiseLevel, as_covariance, as_noise_level
+from lineardiffusion.gaussian import Gaussian, GaussianMarginal
 from lineardiffusion.operators.base import LinearOperator, apply_each
 from lineardiffusion.operators.chain import OperatorChain
 from lineardiffusion.posterior import check_feasible, feasible_kernel, transition
@@ -23,12 +25,14 @@ class LinearDiffusion:
 
     Arguments:
         chain: M_1, …, M_T, an OperatorChain or a sequence of operators.
-        sigmas: σ_0 = 0, σ_1, …, σ_T.
+        sigmas: σ_0 = 0, σ_1, …, σ_T. Any of them but the first may be a Covariance Σ_t instead, for noise that is not
+            isotropic: x_t = M_{1:t} x_0 + Σ_t^{1/2} ε; σ_t is then √(tr Σ_t / n).
         signal_scales: a_0 = 1, a_1, …, a_T, such that c_t = M_{1:t} x_0 / a_t is in data range; all 1 by default.
 
     Raises:
         ValueError: lengths that do not fit, or noise levels for which some step has no Gaussian transition: σ_t² must
-            be at least σ_{t−1}² λmax(M_t M_tᵀ). Where every step is feasible, so is every longer transition.
+            be at least σ_{t−1}² λmax(M_t M_tᵀ), or Σ_t ⪰ M_t Σ_{t−1} M_tᵀ. Where every step is feasible, so is every
+            longer transition.
 
     Example:
         >>> import torch, lineardiffusion as ld
@@ -41,20 +45,32 @@ class LinearDiffusion:
     def __init__(
         self,
         chain: OperatorChain | Sequence[LinearOperator],
-        sigmas: Sequence[float] | Tensor,
+        sigmas: Sequence[NoiseLevel] | Tensor,
         signal_scales: Sequence[float] | Tensor | None = None,
     ) -> None:
         self.chain = chain if isinstance(chain, OperatorChain) else OperatorChain(chain)
-        self.sigmas = _levels(sigmas, len(self.chain) + 1, "sigmas")
-        scales = torch.ones(len(self.chain) + 1) if signal_scales is None else signal_scales
-        self.signal_scales = _levels(scales, len(self.chain) + 1, "signal_scales")
-        if self.sigmas[0] != 0:
-            raise ValueError(f"sigmas: expected σ_0 = 0 (state 0 is clean data), got {float(self.sigmas[0])}")
-        if self.signal_scales[0] != 1 or not bool((self.signal_scales > 0).all()):
+        count = len(self.chain) + 1
+        self._shapes = [self.chain.shape(t) for t in range(count)]
+        self._noise = self._noise_levels(sigmas, count)
+        self._sigmas = [
+            math.sqrt(level.mean_variance()) if isinstance(level, Covariance) else level for level in self._noise
+        ]
+        self._scales = [1.0] * count if signal_scales is None else _levels(signal_scales, count, "signal_scales")
+        if self._noise[0] != 0:
+            raise ValueError(f"sigmas: expected σ_0 = 0 (state 0 is clean data), got {self._noise[0]}")
+        if self._scales[0] != 1 or min(self._scales) <= 0:
             raise ValueError("signal_scales: expected a_0 = 1 and all of them > 0")
-        self._shapes = [self.chain.shape(t) for t in range(len(self.chain) + 1)]
-        for t in range(1, len(self.chain) + 1):
-            check_feasible(self.chain.step(t), self.sigma(t - 1), self.sigma(t), at=f" at t = {t}")
+        for t in range(1, count):
+            check_feasible(self.chain.step(t), self._noise[t - 1], self._noise[t], at=f" at t = {t}")
+
+    def _noise_levels(self, sigmas: Sequence[NoiseLevel] | Tensor, count: int) -> list[NoiseLevel]:
+        values: list[NoiseLevel] = list(sigmas.detach().cpu()) if isinstance(sigmas, Tensor) else list(sigmas)
+        if len(values) != count:
+            raise ValueError(f"sigmas: expected {count} values, for t = 0 … {count - 1}, got {len(values)}")
+        return [
+            as_noise_level(level, shape, "sigmas", at=f" at t = {t}")
+            for t, (level, shape) in enumerate(zip(values, self._shapes, strict=True))
+        ]
 
     # ------------------------------------------------------------------ schedule
 
@@ -76,8 +92,8 @@ class LinearDiffusion:
     @overload
     def sigma(self, t: Tensor) -> Tensor: ...
     def sigma(self, t: Time) -> float | Tensor:
-        """Noise level σ_t: a float for an int t, a float64 tensor for a LongTensor."""
-        return self._at(self.sigmas, t)
+        """Noise level σ_t (root mean square over an event): a float for an int t, a float64 tensor for a LongTensor."""
+        return self._at(self._sigmas, t)
 
     @overload
     def signal_scale(self, t: int) -> float: ...
@@ -85,7 +101,7 @@ class LinearDiffusion:
     def signal_scale(self, t: Tensor) -> Tensor: ...
     def signal_scale(self, t: Time) -> float | Tensor:
         """Signal scale a_t: a float for an int t, a float64 tensor for a LongTensor."""
-        return self._at(self.signal_scales, t)
+        return self._at(self._scales, t)
 
     @overload
     def snr(self, t: int) -> float: ...
@@ -93,18 +109,42 @@ class LinearDiffusion:
     def snr(self, t: Tensor) -> Tensor: ...
     def snr(self, t: Time) -> float | Tensor:
         """Signal-to-noise ratio a_t² / σ_t², infinite at t = 0."""
-        return self._at((self.signal_scales / self.sigmas).square(), t)
+        if isinstance(t, Tensor) and t.ndim:
+            return (self.signal_scale(t) / self.sigma(t)).square()
+        sigma = self.sigma(t)
+        return (self.signal_scale(t) / sigma) ** 2 if sigma else math.inf
+
+    @property
+    def is_isotropic(self) -> bool:
+        """Whether Σ_t = σ_t² I for all t."""
+        return not any(isinstance(level, Covariance) for level in self._noise)
+
+    def noise_covariance(self, t: int) -> Covariance:
+        """Σ_t, the covariance of x_t given x_0."""
+        t = as_index(t, 0, self.num_steps, "t")
+        return as_covariance(self._noise[t], self._shapes[t])
+
+    def add_noise(self, mean: Tensor, t: Time, noise: Tensor) -> Tensor:
+        """mean + Σ_t^{1/2} noise, for white noise of the shape of the mean; t as in `diffuse`."""
+        if not (isinstance(t, Tensor) and t.ndim):
+            level = self._noise[as_index(t, 0, self.num_steps, "t")]
+            return mean + level.sqrt(noise) if isinstance(level, Covariance) else torch.add(mean, noise, alpha=level)
+        levels = [self._noise[u] for u in self.check_times(t)]
+        if any(isinstance(level, Covariance) for level in levels):
+            return mean + apply_each([as_covariance(level, tuple(mean.shape[1:])).root() for level in levels], noise)
+        work = mean.to(compute_dtype(mean.dtype))
+        return (work + column(self.sigma(t), work) * noise.to(work.dtype)).to(mean.dtype)
 
     # ------------------------------------------------------------------ distributions
 
     def marginal(self, t: int) -> GaussianMarginal:
         """q(x_t | x_0) = N(M_{1:t} x_0, σ_t² I), Eq. 3."""
-        return GaussianMarginal(self.chain.cumulative(t), self.sigma(t))
+        return GaussianMarginal(self.chain.cumulative(t), self._noise[as_index(t, 0, self.num_steps, "t")])
 
-    def transition(self, t: int, s: int | None = None) -> GramCovariance:
+    def transition(self, t: int, s: int | None = None) -> Covariance:
         """Covariance of q(x_t | x_s), Eq. 4, for any s < t (by default t − 1); its mean is chain.between(s, t)(x_s)."""
         t, s = self._pair(t, s)
-        return transition(self.chain.between(s, t), self.sigma(s), self.sigma(t))
+        return transition(self.chain.between(s, t), self._noise[s], self._noise[t])
 
     def posterior(self, x_t: Tensor, mean_s: Tensor, t: int, s: int | None = None) -> Gaussian:
         """q(x_s | x_t, x_0), Eq. 6, for any s < t; s = t − 1 by default.
@@ -119,7 +159,7 @@ class LinearDiffusion:
     def kernel(self, x_t: Tensor, mean_s: Tensor, t: int, s: int | None, eta: float) -> Gaussian:
         """The DDIM kernel from x_t to x_s (see `ddim_kernel`), at η = 1 the posterior; other arguments as there."""
         t, s = self._pair(t, s)
-        return feasible_kernel(x_t, mean_s, self.chain.between(s, t), self.sigma(s), self.sigma(t), eta)
+        return feasible_kernel(x_t, mean_s, self.chain.between(s, t), self._noise[s], self._noise[t], eta)
 
     def prior(
         self,
@@ -131,7 +171,7 @@ class LinearDiffusion:
     ) -> Tensor:
         """n samples of N(0, σ_T² I), with shape (n, *shape(T)): where sampling starts."""
         empty = torch.empty(n, *self.shape(self.num_steps), dtype=dtype, device=device)
-        return self.sigma(self.num_steps) * draw_noise(empty, None, generator)
+        return self.add_noise(torch.zeros_like(empty), self.num_steps, draw_noise(empty, None, generator))
 
     # ------------------------------------------------------------------ training pairs
 
@@ -146,19 +186,20 @@ class LinearDiffusion:
             noise: ε, with the shape of the result; drawn from `generator` where it is not given.
 
         Raises:
-            ValueError: t outside 0…T, times of different shapes, x0 of a wrong shape or with NaN or infinite values.
+            ValueError: t outside 0…T, times of different shapes, x0 of a wrong shape; on the CPU also NaN or infinite
+                values in x0.
         """
         check_event(x0, self.shape(0), "x0")
-        check_finite(x0, "x0")
+        if x0.device.type == "cpu":  # elsewhere the answer would have to be waited for
+            check_finite(x0, "x0")
         mean = self._mean(x0, t)
-        noise = draw_noise(mean, noise, generator)
-        return mean + _column(self.sigma(t), mean) * noise
+        return self.add_noise(mean, t, draw_noise(mean, noise, generator))
 
     def clean(self, x0: Tensor, t: Time) -> Tensor:
         """c_t = M_{1:t} x_0 / a_t: the degraded image in data range, what denoisers predict. Arguments as `diffuse`."""
         check_event(x0, self.shape(0), "x0")
         mean = self._mean(x0, t)
-        return mean / _column(self.signal_scale(t), mean)
+        return mean / column(self.signal_scale(t), mean)
 
     def sample_timesteps(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
         r"""Times of a training batch that can be stacked, each t with probability 1/T in expectation.
@@ -192,52 +233,45 @@ class LinearDiffusion:
             raise ValueError(f"s: expected s < t = {t}, got {s}")
         return t, s
 
-    def _at(self, levels: Tensor, t: Time) -> float | Tensor:
+    def _at(self, levels: list[float], t: Time) -> float | Tensor:
         if isinstance(t, Tensor) and t.ndim:
-            return levels[self.check_times(t)]
-        return float(levels[as_index(t, 0, self.num_steps, "t")])
+            return torch.tensor([levels[u] for u in self.check_times(t)], dtype=torch.float64)
+        return levels[as_index(t, 0, self.num_steps, "t")]
 
-    def check_times(self, t: Tensor) -> Tensor:
-        """Times as a LongTensor (B,) on the CPU.
+    def check_times(self, t: Tensor) -> list[int]:
+        """Times (B,) as integers.
 
         Raises:
             ValueError: not integers, not one-dimensional, or outside 0…T.
         """
         if t.ndim != 1 or t.is_floating_point() or t.is_complex() or t.numel() == 0:
             raise ValueError(f"t: expected a LongTensor of shape (B,), got {t.dtype} of shape {tuple(t.shape)}")
-        t = t.long().cpu()
-        if int(t.min()) < 0 or int(t.max()) > self.num_steps:
-            raise ValueError(f"t: expected 0 ≤ t ≤ {self.num_steps}, got values in {int(t.min())}…{int(t.max())}")
-        return t
+        times: list[int] = t.tolist()
+        if min(times) < 0 or max(times) > self.num_steps:
+            raise ValueError(f"t: expected 0 ≤ t ≤ {self.num_steps}, got values in {min(times)}…{max(times)}")
+        return times
 
     def _mean(self, x0: Tensor, t: Time) -> Tensor:
         """M_{1:t} x_0"""
         if not (isinstance(t, Tensor) and t.ndim):
             return self.chain.cumulative(as_index(t, 0, self.num_steps, "t"))(x0)
-        times = self.check_times(t).tolist()
+        times = self.check_times(t)
         if x0.ndim != len(self.shape(0)) + 1 or x0.shape[0] != len(times):
             raise ValueError(
                 f"x0: expected shape {(len(times), *self.shape(0))} for {len(times)} times, got {tuple(x0.shape)}"
             )
-        shapes = sorted({self.shape(u) for u in times})
+        shapes = sorted({self._shapes[u] for u in times})
         if len(shapes) > 1:
             raise ValueError(f"t: expected times of one shape, got times of the shapes {shapes}")
-        return apply_each([self.chain.cumulative(u) for u in times], x0)
+        return self.chain.apply_cumulative(times, x0)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.shape(0)} → {self.shape(self.num_steps)}, num_steps={self.num_steps})"
 
 
-def _levels(values: Sequence[float] | Tensor, length: int, name: str) -> Tensor:
+def _levels(values: Sequence[float] | Tensor, length: int, name: str) -> list[float]:
     levels = torch.as_tensor(values, dtype=torch.float64, device="cpu").detach()
     if levels.shape != (length,):
         raise ValueError(f"{name}: expected {length} values, for t = 0 … {length - 1}, got shape {tuple(levels.shape)}")
     check_finite(levels, name)
-    return levels
-
-
-def _column(level: float | Tensor, like: Tensor) -> float | Tensor:
-    """A level for each sample, shaped to multiply a batch of events."""
-    if not isinstance(level, Tensor):
-        return level
-    return level.to(like).reshape(-1, *[1] * (like.ndim - 1))
+    return list(levels.tolist())

@@ -9,7 +9,7 @@ from typing import SupportsIndex
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_index, as_shape
+from lineardiffusion._checks import Shape, as_index, as_shape, compute_dtype
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.chain import OperatorChain
 from lineardiffusion.operators.scalar import Identity
@@ -72,7 +72,8 @@ class _BlurChain(OperatorChain):
 
     def __init__(self, shape: Shape, signal_scales: Tensor, dissipation_times: Tensor, min_scale: float) -> None:
         self._shape, self._min_scale = shape, min_scale
-        self._squared_frequencies = dct_frequencies(shape)
+        self._frequencies = dct_frequencies(shape)
+        self._identity = SpectralFilter(shape, torch.ones([len(axis) for axis in self._frequencies]), basis="dct")
         self._signal_scales, self._dissipation_times = signal_scales, dissipation_times
 
     def __len__(self) -> int:
@@ -93,10 +94,20 @@ class _BlurChain(OperatorChain):
         as_index(t, 0, len(self), "t")
         return self._shape
 
-    def _scaling(self, t: int) -> Tensor:
-        """a_t d_t for every frequency."""
-        heat = torch.exp(-self._squared_frequencies * self._dissipation_times[t])
-        return self._signal_scales[t] * ((1 - self._min_scale) * heat + self._min_scale)
+    def apply_cumulative(self, times: Sequence[int], x: Tensor) -> Tensor:
+        gains = self._scaling(torch.tensor(times), compute_dtype(x.dtype)).to(x.device)
+        channels = len(self._shape) - len(self._frequencies)
+        return self._identity.filter(gains.reshape(len(times), *[1] * channels, *gains.shape[1:]), x)
+
+    def _scaling(self, t: Tensor | int, dtype: torch.dtype = torch.float64) -> Tensor:
+        """a_t d_t for every frequency, with shape (*t.shape, *frequencies)."""
+        dissipation, scale = self._dissipation_times[t], self._signal_scales[t]
+        heat = torch.ones_like(scale).to(dtype)
+        for axis in self._frequencies:  # a product of one factor for each axis
+            decay = torch.exp(-dissipation[..., None] * axis.square()).to(dtype)
+            heat = heat[..., None] * decay.reshape(*scale.shape, *[1] * (heat.ndim - scale.ndim), -1)
+        scale = scale.to(dtype).reshape(*scale.shape, *[1] * len(self._frequencies))
+        return scale * ((1 - self._min_scale) * heat + self._min_scale)
 
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__

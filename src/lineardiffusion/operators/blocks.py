@@ -1,0 +1,189 @@
+r"""Operators made of blocks along the first axis of an event, its channels: one operator for each channel, or the same
+operator for all of them with a mix of channels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from lineardiffusion._checks import check_event, check_finite, compute_dtype
+from lineardiffusion.krylov import SpectralFunction
+from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.operators.factored import cast
+from lineardiffusion.operators.rules import rule
+
+
+class BlockDiagonal(LinearOperator):
+    r"""(M x)_i = A_i x_i for each channel i: a degradation of its own for each of them, functions included.
+
+    Arguments:
+        blocks: A_1, …, A_C, all of the same shapes; the event shapes gain a first axis of size C.
+
+    Raises:
+        ValueError: no block, or blocks of different shapes.
+
+    Example:
+        >>> import torch, lineardiffusion as ld
+        >>> blocks = ld.BlockDiagonal([ld.Identity((2,)), 0.5 * ld.Identity((2,))])
+        >>> blocks(torch.ones(2, 2))
+        tensor([[1.0000, 1.0000],
+                [0.5000, 0.5000]])
+    """
+
+    def __init__(self, blocks: Sequence[LinearOperator]) -> None:
+        self.blocks = tuple(blocks)
+        shapes = {(block.in_shape, block.out_shape) for block in self.blocks}
+        if len(shapes) != 1:
+            raise ValueError(
+                f"blocks: expected operators of one shape, got {', '.join(map(str, self.blocks)) or 'none'}"
+            )
+        count, first = len(self.blocks), self.blocks[0]
+        super().__init__((count, *first.in_shape), (count, *first.out_shape))
+
+    def apply(self, x: Tensor) -> Tensor:
+        check_event(x, self.in_shape, "x")
+        return _per_channel([block.apply for block in self.blocks], x, len(self.in_shape))
+
+    def transpose(self, y: Tensor) -> Tensor:
+        check_event(y, self.out_shape, "y")
+        return _per_channel([block.transpose for block in self.blocks], y, len(self.out_shape))
+
+    def gram_function(self, f: SpectralFunction, x: Tensor) -> Tensor:
+        check_event(x, self.in_shape, "x")
+        return _per_channel([_bound(block.gram_function, f) for block in self.blocks], x, len(self.in_shape))
+
+    def cogram_function(self, f: SpectralFunction, y: Tensor) -> Tensor:
+        check_event(y, self.out_shape, "y")
+        return _per_channel([_bound(block.cogram_function, f) for block in self.blocks], y, len(self.out_shape))
+
+    def _correct(self, gain: float | SpectralFunction, x: Tensor, y: Tensor, scale: float) -> Tensor:
+        axis_x, axis_y = -len(self.in_shape), -len(self.out_shape)
+        channels = zip(self.blocks, x.unbind(axis_x), y.unbind(axis_y), strict=True)
+        return torch.stack([block._correct(gain, x_i, y_i, scale) for block, x_i, y_i in channels], axis_x)
+
+    def norm(self) -> float:
+        return max(block.norm() for block in self.blocks)
+
+    def singular_values(self) -> Tensor:
+        return torch.cat([block.singular_values() for block in self.blocks])
+
+
+class ChannelMix(LinearOperator):
+    r"""M = W ⊗ A: A on each channel, then channels mixed by a matrix W. With W = P diag(s) Qᵀ,
+
+        f(MᵀM) x = (Q ⊗ I) [ f(s_i² AᵀA) x̃_i ]_i ,   x̃ = (Qᵀ ⊗ I) x ,
+
+    exact in the channels and, in A, as exact as A is.
+
+    Arguments:
+        weight: W, with shape (channels out, channels in).
+        operator: A, on events without the axis of channels.
+
+    Raises:
+        ValueError: a weight that is not a finite matrix.
+
+    Example:
+        >>> import torch, lineardiffusion as ld
+        >>> grey = ld.ChannelMix(torch.full((1, 3), 1 / 3), ld.Identity((2, 2)))
+        >>> grey(torch.ones(3, 2, 2)).shape, round(grey.norm(), 4)
+        (torch.Size([1, 2, 2]), 0.5774)
+    """
+
+    def __init__(self, weight: Tensor, operator: LinearOperator) -> None:
+        if weight.ndim != 2:
+            raise ValueError(f"weight: expected a matrix (channels out, channels in), got shape {tuple(weight.shape)}")
+        check_finite(weight, "weight")
+        self.weight = weight.detach().to(device="cpu", dtype=torch.float64)
+        self.operator = operator
+        super().__init__((weight.shape[1], *operator.in_shape), (weight.shape[0], *operator.out_shape))
+
+    def apply(self, x: Tensor) -> Tensor:
+        check_event(x, self.in_shape, "x")
+        work = x.to(compute_dtype(x.dtype))
+        return _mix(self.weight, self.operator(work), len(self.out_shape)).to(x.dtype)
+
+    def transpose(self, y: Tensor) -> Tensor:
+        check_event(y, self.out_shape, "y")
+        work = y.to(compute_dtype(y.dtype))
+        return self.operator.transpose(_mix(self.weight.T, work, len(self.out_shape))).to(y.dtype)
+
+    def gram_function(self, f: SpectralFunction, x: Tensor) -> Tensor:
+        check_event(x, self.in_shape, "x")
+        return self._function(f, x, self._svd()[2], self.operator.gram_function, len(self.in_shape))
+
+    def cogram_function(self, f: SpectralFunction, y: Tensor) -> Tensor:
+        check_event(y, self.out_shape, "y")
+        return self._function(f, y, self._svd()[0].T, self.operator.cogram_function, len(self.out_shape))
+
+    def _function(
+        self,
+        f: SpectralFunction,
+        x: Tensor,
+        rotation: Tensor,
+        function: Callable[[SpectralFunction, Tensor], Tensor],
+        event_ndim: int,
+    ) -> Tensor:
+        work = _mix(rotation, x.to(compute_dtype(x.dtype)), event_ndim)
+        squares = self._svd()[1].square()
+        padded = [*squares.tolist(), *[0.0] * (rotation.shape[0] - len(squares))]
+        scaled = [_bound(function, _scaled(f, square)) for square in padded]
+        return _mix(rotation.T, _per_channel(scaled, work, event_ndim), event_ndim).to(x.dtype)
+
+    def _adjoint_function(self, g: SpectralFunction, y: Tensor) -> Tensor:
+        return self.transpose(self.cogram_function(g, y))
+
+    def norm(self) -> float:
+        return float(self._svd()[1].max()) * self.operator.norm()
+
+    def singular_values(self) -> Tensor:
+        values = torch.outer(self._svd()[1], self.operator.singular_values()).flatten()
+        rank_bound = min(self.weight.shape) * len(self.operator.singular_values())
+        missing = min(math.prod(self.in_shape), math.prod(self.out_shape)) - rank_bound
+        return torch.cat([values, values.new_zeros(missing)])
+
+    def _svd(self) -> tuple[Tensor, Tensor, Tensor]:
+        """P, s, Qᵀ with square P and Q."""
+        return self._cached("svd", lambda: tuple(torch.linalg.svd(self.weight)))
+
+
+@rule("transpose", BlockDiagonal)
+def _transpose_blocks(operator: BlockDiagonal) -> LinearOperator:
+    return BlockDiagonal([block.T for block in operator.blocks])
+
+
+@rule("product", BlockDiagonal, BlockDiagonal)
+def _product_of_blocks(left: BlockDiagonal, right: BlockDiagonal) -> LinearOperator:
+    return BlockDiagonal([a @ b for a, b in zip(left.blocks, right.blocks, strict=True)])
+
+
+@rule("transpose", ChannelMix)
+def _transpose(operator: ChannelMix) -> LinearOperator:
+    return ChannelMix(operator.weight.T, operator.operator.T)
+
+
+@rule("product", ChannelMix, ChannelMix)
+def _product(left: ChannelMix, right: ChannelMix) -> LinearOperator:
+    return ChannelMix(left.weight @ right.weight, left.operator @ right.operator)
+
+
+def _mix(weight: Tensor, x: Tensor, event_ndim: int) -> Tensor:
+    """Channels, the first axis of the event, mixed by a matrix."""
+    channels_last = x.movedim(-event_ndim, -1) @ cast(weight, x).T
+    return channels_last.movedim(-1, -event_ndim)
+
+
+def _per_channel(functions: Sequence[Callable[[Tensor], Tensor]], x: Tensor, event_ndim: int) -> Tensor:
+    channels = zip(functions, x.unbind(-event_ndim), strict=True)
+    results = [function(channel) for function, channel in channels]
+    return torch.stack(results, dim=x.ndim - event_ndim)
+
+
+def _bound(function: Callable[[SpectralFunction, Tensor], Tensor], f: SpectralFunction) -> Callable[[Tensor], Tensor]:
+    return lambda x: function(f, x)
+
+
+def _scaled(f: SpectralFunction, square: float) -> SpectralFunction:
+    return lambda values: f(square * values)

@@ -1,0 +1,106 @@
+"""Operators with orthogonal rows, MMᵀ = c I: pooling, selections of pixels, wavelet low-passes. None is factorised."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lineardiffusion._checks import as_shape, check_event, compute_dtype
+from lineardiffusion.krylov import SpectralFunction
+from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.operators.factored import add_multiple, cast
+
+
+class OrthogonalRows(LinearOperator):
+    r"""M with MMᵀ = c I. A subclass writes `apply`, and every function of the Gram matrices is two products:
+
+        f(MMᵀ) y = f(c) y,     f(MᵀM) x = f(0) x + (f(c) − f(0))/c · MᵀM x .
+
+    Arguments:
+        in_shape, out_shape: event shapes.
+        squared_norm: c > 0, the squared length of each row.
+
+    Raises:
+        ValueError: c is not positive.
+
+    Example:
+        >>> import torch, lineardiffusion as ld
+        >>> class EvenPixels(ld.OrthogonalRows):
+        ...     def apply(self, x):
+        ...         return x[..., ::2]
+        >>> even = EvenPixels((4,), (2,), squared_norm=1.0)
+        >>> even.gram_function(lambda values: 3 - values, torch.ones(4))
+        tensor([2., 3., 2., 3.])
+    """
+
+    def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int], squared_norm: float) -> None:
+        super().__init__(in_shape, out_shape)
+        if not 0 < squared_norm < math.inf:
+            raise ValueError(f"squared_norm: expected a positive number, got {squared_norm}")
+        self.squared_norm = float(squared_norm)
+
+    def gram_function(self, f: SpectralFunction, x: Tensor) -> Tensor:
+        check_event(x, self.in_shape, "x")
+        work = x.to(compute_dtype(x.dtype))
+        at_zero, at_c = f(torch.tensor([0.0, self.squared_norm], dtype=torch.float64))
+        seen = self.transpose(self(work)) * cast((at_c - at_zero) / self.squared_norm, work)
+        return add_multiple(seen, at_zero, work).to(x.dtype)
+
+    def cogram_function(self, f: SpectralFunction, y: Tensor) -> Tensor:
+        check_event(y, self.out_shape, "y")
+        work = y.to(compute_dtype(y.dtype))
+        return (cast(f(torch.tensor(self.squared_norm, dtype=torch.float64)), work) * work).to(y.dtype)
+
+    def _adjoint_function(self, g: SpectralFunction, y: Tensor) -> Tensor:
+        return self.transpose(self.cogram_function(g, y))
+
+    def norm(self) -> float:
+        return math.sqrt(self.squared_norm)
+
+    def singular_values(self) -> Tensor:
+        return torch.full((math.prod(self.out_shape),), self.norm(), dtype=torch.float64)
+
+
+class AveragePool(OrthogonalRows):
+    r"""Means over disjoint blocks of pixels, `ld.Resize(mode="area")` by whole factors: MMᵀ = I / (pixels in a block).
+
+    Arguments:
+        in_shape: event shape, channels first.
+        factor: block size of each of the last len(factor) axes; an int stands for every axis but the first.
+
+    Raises:
+        ValueError: factors that do not divide the sizes.
+
+    Example:
+        >>> import torch, lineardiffusion as ld
+        >>> ld.AveragePool((1, 4), 2)(torch.tensor([[1.0, 3.0, 5.0, 7.0]]))
+        tensor([[2., 6.]])
+    """
+
+    def __init__(self, in_shape: Sequence[int], factor: Sequence[int] | int) -> None:
+        event = as_shape(in_shape, "in_shape")
+        factors = (factor,) * max(1, len(event) - 1) if isinstance(factor, int) else as_shape(factor, "factor")
+        axes = event[len(event) - len(factors) :]
+        if len(factors) > len(event) or any(k < 1 or n % k for n, k in zip(axes, factors, strict=True)):
+            raise ValueError(f"factor: expected divisors of the last sizes of {event}, got {factors}")
+        coarse = tuple(n // k for n, k in zip(axes, factors, strict=True))
+        super().__init__(event, event[: len(event) - len(factors)] + coarse, 1 / math.prod(factors))
+        self.factors = factors
+        # (…, n, …) as (…, n/k, k, …)
+        self._blocks = tuple(size for pair in zip(coarse, factors, strict=True) for size in pair)
+
+    def apply(self, x: Tensor) -> Tensor:
+        check_event(x, self.in_shape, "x")
+        d = len(self.factors)
+        blocks = x.to(compute_dtype(x.dtype)).reshape(*x.shape[: x.ndim - d], *self._blocks)
+        return blocks.mean(dim=tuple(range(-2 * d + 1, 0, 2))).to(x.dtype)
+
+    def transpose(self, y: Tensor) -> Tensor:
+        check_event(y, self.out_shape, "y")
+        d = len(self.factors)
+        batch, coarse = y.shape[: y.ndim - d], y.shape[y.ndim - d :]
+        blocks = (y / math.prod(self.factors)).reshape(*batch, *(size for n in coarse for size in (n, 1)))
+        return blocks.expand(*batch, *self._blocks).reshape(*batch, *self.in_shape[len(self.in_shape) - d :])
