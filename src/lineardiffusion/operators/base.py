@@ -257,7 +257,8 @@ class LinearOperator(ABC):
 
     def _cached(self, key: Any, make: Callable[[], Cached]) -> Cached:
         if key not in self._cache:
-            self._cache[key] = make()
+            with torch.inference_mode(False):  # what is kept may be needed for gradients later
+                self._cache[key] = make()
         return self._cache[key]  # type: ignore[no-any-return]
 
     def __getstate__(self) -> dict[str, Any]:

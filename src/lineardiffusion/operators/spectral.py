@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 from lineardiffusion._checks import as_shape, check_event, check_finite, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import LinearOperator
-from lineardiffusion.operators.factored import FactoredOperator
+from lineardiffusion.operators.factored import FactoredOperator, cast
 from lineardiffusion.operators.rules import rule
 from lineardiffusion.operators.separable import along_axes, spatial_axes
 
@@ -80,20 +79,19 @@ class SpectralFilter(FactoredOperator):
     def filter(self, gain: Tensor, x: Tensor) -> Tensor:
         """V diag(gain) Vᴴ x for another gain, which may have batch dimensions: one for each row of x."""
         work = x.to(compute_dtype(x.dtype))
-        dtype = work.dtype.to_complex() if gain.is_complex() else work.dtype
-        return self._from_right(gain.to(device=x.device, dtype=dtype) * self._to_right(work)).to(x.dtype)
+        return self._from_right(cast(gain, work) * self._to_right(work)).to(x.dtype)
 
     def _to_right(self, x: Tensor) -> Tensor:
         if self.basis == "fft":
             coefficients: Tensor = torch.fft.fftn(x, dim=self.axes, norm="ortho")
             return coefficients
-        return along_axes([_dct(x.shape[axis]) for axis in self.axes], x)
+        return along_axes([_dct(x.shape[axis], x) for axis in self.axes], x)
 
     def _from_right(self, z: Tensor) -> Tensor:
         if self.basis == "fft":
             signal: Tensor = torch.fft.ifftn(z, dim=self.axes, norm="ortho").real
             return signal
-        return along_axes([_dct(z.shape[axis]).T for axis in self.axes], z)
+        return along_axes([_dct(z.shape[axis], z).T for axis in self.axes], z)
 
     def _to_left(self, y: Tensor) -> Tensor:
         return self._to_right(y)
@@ -130,13 +128,19 @@ def _product(left: SpectralFilter, right: SpectralFilter) -> LinearOperator | No
     return SpectralFilter(right.in_shape, left.gain * right.gain, right.basis)
 
 
-@lru_cache(maxsize=64)
-def _dct(n: int) -> Tensor:
-    """The orthonormal type-II cosine transform, (frequency, position)."""
-    frequency, position = torch.arange(n, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64)
-    matrix = math.sqrt(2 / n) * torch.cos(math.pi / n * frequency * (position + 0.5))
-    matrix[0] /= math.sqrt(2)
-    return matrix
+_DCT: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
+
+
+def _dct(n: int, like: Tensor) -> Tensor:
+    """The orthonormal type-II cosine transform, (frequency, position), kept for each size, precision and device."""
+    key = (n, like.dtype, like.device)
+    if key not in _DCT:
+        with torch.inference_mode(False):  # what is kept may be needed for gradients later
+            frequency, position = torch.arange(n, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64)
+            matrix = math.sqrt(2 / n) * torch.cos(math.pi / n * frequency * (position + 0.5))
+            matrix[0] /= math.sqrt(2)
+            _DCT[key] = cast(matrix, like)
+    return _DCT[key]
 
 
 def dct_frequencies(shape: Sequence[int]) -> list[Tensor]:
