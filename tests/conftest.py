@@ -10,6 +10,7 @@ import torch
 from hypothesis import settings
 
 import lineardiffusion as ld
+from lineardiffusion.testing import Opaque
 
 settings.register_profile("default", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("default")
@@ -28,17 +29,6 @@ def shared() -> Path:
     if not (folder / "vectors").is_dir():
         pytest.skip(f"the reference vectors are not here: {folder / 'vectors'} (set LINEARDIFFUSION_SHARED)")
     return folder
-
-
-class Opaque(ld.LinearOperator):
-    """Any operator with its structure hidden: only `apply` is known."""
-
-    def __init__(self, operator: ld.LinearOperator) -> None:
-        super().__init__(operator.in_shape, operator.out_shape)
-        self.operator = operator
-
-    def apply(self, x: torch.Tensor) -> torch.Tensor:
-        return self.operator.apply(x)
 
 
 class EverySecond(ld.OrthogonalRows):

@@ -6,13 +6,15 @@ import math
 
 import pytest
 import torch
-from conftest import ZOO, Opaque
+from conftest import ZOO
 from hypothesis import given
 from hypothesis import strategies as st
-from test_operators import draw, operators, tolerance
+from test_operators import draw, tolerance
 from torch.distributions import MultivariateNormal
 
 import lineardiffusion as ld
+from lineardiffusion.testing import Opaque
+from lineardiffusion.testing.strategies import operators
 
 SIGMA_S = 0.6
 

@@ -14,13 +14,15 @@ import pickle
 import pytest
 import scipy.fft
 import torch
-from conftest import ZOO, Opaque
+from conftest import ZOO
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import lineardiffusion as ld
 from lineardiffusion.operators.base import apply_each
+from lineardiffusion.testing import Opaque
+from lineardiffusion.testing.strategies import operators
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 LANCZOS = {"rtol": 1e-5, "atol": 1e-5}
@@ -132,35 +134,7 @@ def test_integer_images_are_refused(op):
 
 # ---------------------------------------------------------------------------------------------- properties
 
-small = st.integers(1, 5)
 seeds = st.integers(0, 2**16)
-
-
-@st.composite
-def operators(draw_, in_shape=None):
-    """Random operators of every structure on a random (or the given) event shape."""
-    shape = in_shape or tuple(draw_(st.lists(small, min_size=2, max_size=3)))
-    seed = draw_(seeds)
-    spatial = shape[1:]
-    kind = draw_(st.sampled_from(["scalar", "diagonal", "dct", "fft", "resize", "separable", "matrix", "opaque"]))
-    if kind == "scalar":
-        return draw_(st.floats(-2, 2)) * ld.Identity(shape)
-    if kind == "diagonal":
-        return ld.Diagonal(draw(shape, seed=seed))
-    if kind == "dct":
-        return ld.SpectralFilter(shape, draw(spatial, seed=seed))
-    if kind == "fft":
-        gain = torch.fft.fftn(draw(spatial, seed=seed), norm="ortho")
-        return ld.SpectralFilter(shape, gain, basis="fft")
-    sizes = tuple(draw_(small) for _ in spatial)
-    if kind == "resize":
-        return ld.Resize(shape, sizes, draw_(st.sampled_from(["bilinear", "bicubic", "nearest", "area"])))
-    if kind == "separable":
-        return ld.Separable(
-            [draw((m, n), seed=seed + i) for i, (m, n) in enumerate(zip(sizes, spatial, strict=True))], shape
-        )
-    matrix = ld.Matrix(draw((math.prod(sizes), math.prod(shape)), seed=seed), shape, (1, *sizes))
-    return matrix if kind == "matrix" else Opaque(matrix)
 
 
 @given(operators(), seeds)

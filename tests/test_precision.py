@@ -11,12 +11,13 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import ZOO, Opaque
+from conftest import ZOO
 from test_operators import draw
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lineardiffusion as ld
+from lineardiffusion.testing import Opaque
 
 SHAPE = (3, 16, 16)
 FAMILIES = {

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import lineardiffusion as ld
+from lineardiffusion.testing import strategies
 
 
 def test_every_operator_of_the_library_passes(op):
@@ -73,6 +76,59 @@ class WrongNorm(Broken):
         return 1.0
 
 
+class NormTooLarge(Broken):
+    def apply(self, x):
+        return 2 * x
+
+    def norm(self):
+        return 3.0
+
+
+class OneVectorOnly(Broken):
+    def apply(self, x):
+        return x - x[:, :1] if x.ndim == 2 else x
+
+
+class WrongDtype(Broken):
+    def apply(self, x):
+        return torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64) * x
+
+
+class Imprecise(Broken):
+    def apply(self, x):
+        return (2 * x).to(torch.float16).to(x.dtype) if x.dtype == torch.float32 else 2 * x
+
+
+class WrongGram(Broken):
+    def apply(self, x):
+        return 2 * x
+
+    def gram(self, x):
+        return 2 * x
+
+
+class WrongGramFunction(Broken):
+    """Right for powers, wrong elsewhere: f is evaluated at the wrong place as soon as it is not homogeneous."""
+
+    def apply(self, x):
+        return 2 * x
+
+    def gram_function(self, f, x):
+        return f(torch.tensor(2.0, dtype=torch.float64)) * x
+
+
+class WrongSingularValues(Broken):
+    def apply(self, x):
+        return 2 * x
+
+    def singular_values(self):
+        return torch.ones(4, dtype=torch.float64)
+
+
+def test_large_operators_are_checked_without_their_matrix():
+    ld.testing.check_operator(ld.testing.Opaque(ld.Resize((3, 40, 24), (17, 12))))
+
+
 @pytest.mark.parametrize(
     ("operator", "message"),
     [
@@ -85,8 +141,116 @@ class WrongNorm(Broken):
         (WrongTranspose, r"WrongTranspose\.transpose is not the adjoint"),
         (WrongShape, r"WrongShape\.transpose: expected shape"),
         (WrongNorm, r"WrongNorm\.norm: expected at least"),
+        (NormTooLarge, r"NormTooLarge\.norm: expected 2, by the dense matrix, got 3"),
+        (OneVectorOnly, r"OneVectorOnly does not take an x without batch"),
+        (WrongDtype, r"WrongDtype\.apply: expected float32 for a float32 x, got torch\.float64"),
+        (Imprecise, r"Imprecise loses precision: M x in float32 has a relative difference"),
+        (WrongGram, r"WrongGram\.gram is not MᵀM"),
+        (WrongGramFunction, r"WrongGramFunction\.gram_function: f\(λ\) = λ has a relative difference of 0\.5"),
+        (WrongSingularValues, r"WrongSingularValues\.singular_values, against the dense matrix"),
     ],
 )
 def test_what_is_wrong_is_named(operator, message):
     with pytest.raises(ValueError, match=message):
         ld.testing.check_operator(operator())
+
+
+# ---------------------------------------------------------------------------------------------- processes
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        ld.DDPM((3, 8, 8)),
+        ld.BlurringDiffusion((2, 8, 6)),
+        ld.ScaleSpaceDiffusion((1, 16, 12), levels=3),
+        ld.ScaleSpaceDiffusion((1, 16, 16), levels=3, mode="nearest", num_steps=40),
+        ld.LinearDiffusion(
+            [ld.Convolution(torch.tensor([0.25, 0.5, 0.25]), (1, 8), "zeros")] * 3, [0.0, 0.3, 0.4, 0.6]
+        ),
+    ],
+    ids=["ddpm", "blurring", "scale space", "nearest", "convolutions"],
+)
+def test_the_processes_of_the_library_pass(process):
+    ld.testing.check_process(process)
+
+
+@settings(max_examples=15)
+@given(strategies.processes(max_steps=4), st.integers(0, 2**16))
+def test_random_processes_pass(process, seed):
+    ld.testing.check_process(process, samples=200, seed=seed, false_alarm_rate=1e-9)
+
+
+class WrongPosterior(ld.DDPM):
+    """The variance of the transition where that of the posterior belongs: a classical mistake."""
+
+    def kernel(self, x_t, mean_s, t, s, eta):
+        q = super().kernel(x_t, mean_s, t, s, eta)
+        s = t - 1 if s is None else s
+        return type(q)(q.mean, ld.transition(self.chain.between(s, t), self.sigma(s), self.sigma(t)))
+
+
+class WrongMean(ld.ScaleSpaceDiffusion):
+    """Interpolation where the transpose belongs."""
+
+    def kernel(self, x_t, mean_s, t, s, eta):
+        q = super().kernel(x_t, mean_s, t, s, eta)
+        if x_t.shape == mean_s.shape:
+            return q
+        residual = x_t - self.chain.between(t - 1 if s is None else s, t)(mean_s)
+        up = torch.nn.functional.interpolate(residual, mean_s.shape[-2:], mode="bilinear")
+        return type(q)(mean_s + (self.sigma(s) / self.sigma(t)) ** 2 * up, q.covariance)
+
+
+class WrongNoise(ld.ScaleSpaceDiffusion):
+    """Isotropic noise of the right total variance."""
+
+    def kernel(self, x_t, mean_s, t, s, eta):
+        q = super().kernel(x_t, mean_s, t, s, eta)
+        variance = q.covariance.mean_variance()
+        return type(q)(q.mean, ld.GramCovariance(variance**0.5 * ld.Identity(q.covariance.in_shape)))
+
+
+class WrongTransition(ld.DDPM):
+    def transition(self, t, s=None):
+        return ld.GramCovariance(self.sigma(t) * ld.Identity(self.shape(t)))
+
+
+@pytest.mark.parametrize(
+    ("process", "message"),
+    [
+        (WrongPosterior((1, 6, 6), num_steps=10), r"the posterior from t = 2 to s = 1 does not keep the marginal"),
+        (
+            WrongMean((1, 8, 8), levels=2, num_steps=20),
+            r"the posterior from t = 20 to s = 6 does not keep",
+        ),
+        (WrongNoise((1, 8, 8), levels=2, num_steps=20), r"the DDIM kernel .* in a direction is"),
+        (
+            WrongTransition((1, 6, 6), num_steps=10),
+            r"M Σ_s Mᵀ \+ Cov.* differs from Σ_t at s = 1, t = 2 by",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_process_is_named(process, message):
+    with pytest.raises(ValueError, match=message):
+        ld.testing.check_process(process)
+
+
+def test_false_alarms_are_as_rare_as_stated():
+    """At a rate of 5 %, split over all comparisons, 200 runs raise at most 20: a binomial count exceeds this with a
+    probability below 1e-3, and the union bound only makes it rarer."""
+    process = ld.DDPM((1, 2, 2), num_steps=3)
+    alarms = 0
+    for seed in range(200):
+        try:
+            ld.testing.check_process(process, samples=100, seed=seed, false_alarm_rate=0.05)
+        except ValueError:
+            alarms += 1
+    assert alarms <= 20
+
+
+def test_bad_arguments_of_check_process():
+    with pytest.raises(ValueError, match="samples: expected"):
+        ld.testing.check_process(ld.DDPM((1, 2)), samples=10)
+    with pytest.raises(ValueError, match="false_alarm_rate: expected"):
+        ld.testing.check_process(ld.DDPM((1, 2)), false_alarm_rate=0.0)
