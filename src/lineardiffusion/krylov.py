@@ -15,6 +15,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -50,6 +51,7 @@ class KrylovSpace:
     exhausted: Tensor  # (B,) the Krylov space is invariant: nothing is left to add
     basis: Tensor  # (B, k, n)
 
+    @cached_property
     def tridiagonal(self) -> Tensor:
         """T_k as dense matrices, (B, k, k)."""
         result = torch.diag_embed(self.diagonal)
@@ -59,12 +61,12 @@ class KrylovSpace:
 
     def function(self, f: SpectralFunction) -> Tensor:
         """f(T_k) e_1, (B, k)."""
-        values, vectors = torch.linalg.eigh(self.tridiagonal())
+        values, vectors = torch.linalg.eigh(self.tridiagonal)
         return torch.einsum("bjk,bk->bj", vectors, f(values) * vectors[:, 0, :])
 
     def combine(self, coefficients: Tensor) -> Tensor:
         """Q_k c, (B, n)."""
-        return torch.einsum("bk,bkn->bn", coefficients.to(self.basis), self.basis)
+        return torch.bmm(coefficients.to(self.basis)[:, None], self.basis)[:, 0]
 
 
 class _Basis:
@@ -111,7 +113,9 @@ def tridiagonalise(matvec: Matvec, start: Tensor, batch: torch.Size, event: torc
         vectors = basis.vectors()
         length = torch.linalg.vector_norm(w, dim=-1)
         for _ in range(2):
-            w = w - torch.einsum("bk,bkn->bn", torch.einsum("bkn,bn->bk", vectors, w), vectors)
+            # As rows times matrices, for which the batched product has a fast kernel.
+            row = w[:, None]
+            w = torch.baddbmm(row, torch.bmm(row, vectors.mT), vectors, alpha=-1)[:, 0]
             beta = torch.linalg.vector_norm(w, dim=-1)
             if bool((beta > 0.5 * length).all()):
                 break

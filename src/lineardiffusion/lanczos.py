@@ -176,7 +176,7 @@ def largest_eigenvalue(
     _, spaces = krylov_spaces(matvec, v, event_ndim)
     value, still = -math.inf, 0
     for iteration, space in enumerate(spaces, start=1):
-        last, value = value, float(torch.linalg.eigvalsh(space.tridiagonal().detach()).max())
+        last, value = value, float(torch.linalg.eigvalsh(space.tridiagonal.detach()).max())
         still = still + 1 if value - last <= tol * abs(value) else 0
         if still == 2 or bool(space.exhausted.all()) or iteration == max_iterations:
             break
@@ -238,7 +238,7 @@ def _through_rows(
 
     # In units of ‖y‖: |Mᵀ Q c|² = cᵀ T c, and ⟨x, Mᵀ Q c⟩ = ⟨M x, Q c⟩ = c_1.
     def part(space: KrylovSpace, c: Tensor) -> Tensor:
-        return torch.einsum("bj,bjk,bk->b", c, space.tridiagonal(), c).clamp(min=0).sqrt()
+        return torch.einsum("bj,bjk,bk->b", c, space.tridiagonal, c).clamp(min=0).sqrt()
 
     def whole(space: KrylovSpace, c: Tensor) -> Tensor:
         return ((o * scale).square() + 2 * o * c[:, 0] + part(space, c).square()).clamp(min=0).sqrt()

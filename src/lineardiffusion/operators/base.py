@@ -97,6 +97,24 @@ class LinearOperator(ABC):
             (result,) = torch.autograd.grad(out, x, grad_outputs=cotangent, create_graph=differentiable)
         return result
 
+    def _pullback(self, v: Tensor, event: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+        """Mᵀ for many vectors, of the batch shape, device and computing precision of v: the graph of `apply` is built
+        once and serves them all. Where gradients are asked for, or a subclass has a transpose of its own, that."""
+        if type(self).transpose is not LinearOperator.transpose or torch.is_grad_enabled():
+            return self.transpose
+        with torch.inference_mode(False), torch.enable_grad():
+            dtype = compute_dtype(v.dtype)
+            x = torch.zeros(self._batch(v, event) + self.in_shape, dtype=dtype, device=v.device, requires_grad=True)
+            out = self.apply(x)
+
+        def pull(y: Tensor) -> Tensor:
+            with torch.inference_mode(False):
+                cotangent = (y.clone() if y.is_inference() else y).to(out.dtype)
+                (result,) = torch.autograd.grad(out, x, grad_outputs=cotangent, retain_graph=True)
+            return result
+
+        return pull
+
     def gram(self, x: Tensor) -> Tensor:
         """MᵀM x, from (*batch, *in_shape) to the same shape."""
         return self.transpose(self(x))
@@ -112,12 +130,14 @@ class LinearOperator(ABC):
             x: vectors, with shape (*batch, *in_shape).
         """
         check_event(x, self.in_shape, "x")
-        return gram_lanczos(self, self.transpose, f, x, len(self.in_shape), len(self.out_shape))
+        adjoint = self._pullback(x, self.in_shape)
+        return gram_lanczos(self, adjoint, f, x, len(self.in_shape), len(self.out_shape))
 
     def cogram_function(self, f: SpectralFunction, y: Tensor) -> Tensor:
         """f(MMᵀ) y for y of shape (*batch, *out_shape); otherwise as `gram_function`."""
         check_event(y, self.out_shape, "y")
-        return gram_lanczos(self.transpose, self, f, y, len(self.out_shape), len(self.in_shape))
+        adjoint = self._pullback(y, self.out_shape)
+        return gram_lanczos(adjoint, self, f, y, len(self.out_shape), len(self.in_shape))
 
     def correct(self, gain: float | SpectralFunction, x: Tensor, y: Tensor) -> Tensor:
         r"""x + Mᵀ g(MMᵀ) (y − M x): x corrected by what y ≈ M x says of it.
@@ -145,7 +165,8 @@ class LinearOperator(ABC):
 
     def _adjoint_function(self, g: SpectralFunction, y: Tensor) -> Tensor:
         """Mᵀ g(MMᵀ) y"""
-        return adjoint_lanczos(self, self.transpose, g, y, len(self.in_shape), len(self.out_shape))
+        adjoint = self._pullback(y, self.out_shape)
+        return adjoint_lanczos(self, adjoint, g, y, len(self.in_shape), len(self.out_shape))
 
     def norm(self) -> float:
         """The largest singular value; here a Lanczos estimate from below, in general within 1e-4 of it relatively."""
