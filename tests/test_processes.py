@@ -324,3 +324,12 @@ def test_times_of_different_shapes():
     p = FAMILIES["scale space"]
     with pytest.raises(ValueError, match=r"t: expected times of one shape, got .*\(2, 2, 2\), \(2, 8, 6\)"):
         p.diffuse(draw(p.shape(0), 2), torch.tensor([1, STEPS]))
+
+
+@pytest.mark.parametrize("shape", [(8,), (2, 7), (3, 6, 4), (1, 4, 3, 5)])
+def test_blurring_a_batch_of_times_equals_blurring_each(shape):
+    process = ld.BlurringDiffusion(shape, num_steps=50, blur_sigma_max=4.0)
+    x0 = draw(shape, 4)
+    times = [1, 50, 17, 30]
+    rows = torch.stack([process.chain.cumulative(t)(row) for t, row in zip(times, x0, strict=True)])
+    torch.testing.assert_close(process.chain.apply_cumulative(times, x0), rows, rtol=1e-12, atol=1e-12)

@@ -59,6 +59,10 @@ class Covariance(LinearOperator):
     def transpose(self, y: Tensor) -> Tensor:
         return self(y)
 
+    def sample(self, mean: Tensor, noise: Tensor) -> Tensor:
+        """mean + L noise: a draw of N(mean, Σ) from white noise."""
+        return mean + self.sqrt(noise)
+
     def logdet(self) -> float:
         """log det Σ; here from the dense matrix.
 
@@ -144,7 +148,10 @@ class GramCovariance(Covariance):
         Raises:
             ValueError: Σ has a negative eigenvalue, beyond rounding.
         """
-        return self.operator.gram_function(lambda values: self._variances(values).sqrt(), v)
+        return self.operator.gram_function(self._deviations, v)
+
+    def sample(self, mean: Tensor, noise: Tensor) -> Tensor:
+        return self.operator._add_gram_function(mean, self._deviations, noise)
 
     def solve(self, v: Tensor) -> Tensor:
         """Σ⁻¹ v.
@@ -167,7 +174,7 @@ class GramCovariance(Covariance):
         return self._variances(self._gram_eigenvalues())
 
     def root(self) -> LinearOperator:
-        return self.operator.function(lambda values: self._variances(values).sqrt())
+        return self.operator.function(self._deviations)
 
     def inverse_root(self) -> LinearOperator:
         return self.operator.function(lambda values: self._positive(values).rsqrt())
@@ -187,6 +194,9 @@ class GramCovariance(Covariance):
                 raise ValueError(f"covariance: expected eigenvalues ≥ 0, got {lowest:.6g} beside {scale:.6g}")
             variances = variances.clamp(min=0)
         return variances
+
+    def _deviations(self, values: Tensor) -> Tensor:
+        return self._variances(values).sqrt()
 
     def _positive(self, values: Tensor) -> Tensor:
         variances = self._variances(values)

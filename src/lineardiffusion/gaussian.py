@@ -27,7 +27,7 @@ class Gaussian:
 
     def sample(self, noise: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
         """mean + Σ^{1/2} noise, with standard normal noise of the mean's shape where none is given."""
-        return self.mean + self.covariance.sqrt(draw_noise(self.mean, noise, generator))
+        return self.covariance.sample(self.mean, draw_noise(self.mean, noise, generator))
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density at x, with shape (*batch).
@@ -76,7 +76,7 @@ class GaussianMarginal:
         mean = self.mean(x0)
         noise = draw_noise(mean, noise, generator)
         if isinstance(self.sigma, Covariance):
-            return mean + self.sigma.sqrt(noise)
+            return self.sigma.sample(mean, noise)
         return torch.add(mean, noise, alpha=self.sigma)
 
     def log_prob(self, x: Tensor, x0: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ class KrylovSpace:
     def function(self, f: SpectralFunction) -> Tensor:
         """f(T_k) e_1, (B, k)."""
         values, vectors = torch.linalg.eigh(self.tridiagonal)
-        return torch.einsum("bjk,bk->bj", vectors, f(values) * vectors[:, 0, :])
+        return torch.bmm(vectors, (f(values) * vectors[:, 0, :])[..., None])[..., 0]
 
     def combine(self, coefficients: Tensor) -> Tensor:
         """Q_k c, (B, n)."""
@@ -102,12 +102,13 @@ def tridiagonalise(matvec: Matvec, start: Tensor, batch: torch.Size, event: torc
     diagonal: list[Tensor] = []
     off_diagonal: list[Tensor] = []
     scale = torch.zeros(start.shape[0], dtype=torch.float64)
-    exhausted = (start == 0).all(-1).cpu()
+    exhausted = (torch.linalg.vector_norm(start, dim=-1) == 0).cpu()
     while True:
         basis.append(q)
         w = matvec(q.reshape(batch + event)).reshape(-1, n)
-        alpha = (w * q).sum(-1)
-        w = w - alpha[:, None] * q - beta[:, None] * previous
+        alpha = torch.linalg.vecdot(w, q)
+        w = torch.addcmul(w, alpha[:, None], q, value=-1)
+        w = torch.addcmul(w, beta[:, None], previous, value=-1)
         # The recurrence is exact; what rounding left along the basis goes in one more pass, or in two where little but
         # rounding is left ("twice is enough", Giraud et al., 2005).
         vectors = basis.vectors()
@@ -128,7 +129,7 @@ def tridiagonalise(matvec: Matvec, start: Tensor, batch: torch.Size, event: torc
         exhausted = exhausted | (beta.double().cpu() <= 10 * eps * math.sqrt(n) * scale)
         yield KrylovSpace(torch.stack(diagonal, -1), _columns(off_diagonal, entry), exhausted, vectors)
         alive = ~exhausted.to(beta.device)
-        previous, q = q, torch.where(alive[:, None], w / torch.where(alive, beta, 1)[:, None], 0)
+        previous, q = q, w * torch.where(alive, 1 / torch.where(alive, beta, 1), 0)[:, None]
         beta = torch.where(alive, beta, 0)
         off_diagonal.append(beta.double().cpu())
 
@@ -147,7 +148,7 @@ def krylov_spaces(matvec: Matvec, v: Tensor, event_ndim: int) -> tuple[Tensor, I
     dtype = compute_dtype(v.dtype)
     flat = v.to(dtype).reshape(-1, event.numel())
     norms = torch.linalg.vector_norm(flat, dim=-1)
-    unit = flat / torch.where(norms > 0, norms, 1)[:, None]
+    unit = flat * (1 / torch.where(norms > 0, norms, 1))[:, None]
 
     def product(q: Tensor) -> Tensor:
         result = matvec(q)

@@ -238,7 +238,7 @@ def _through_rows(
 
     # In units of ‖y‖: |Mᵀ Q c|² = cᵀ T c, and ⟨x, Mᵀ Q c⟩ = ⟨M x, Q c⟩ = c_1.
     def part(space: KrylovSpace, c: Tensor) -> Tensor:
-        return torch.einsum("bj,bjk,bk->b", c, space.tridiagonal, c).clamp(min=0).sqrt()
+        return (c * torch.bmm(space.tridiagonal, c[..., None])[..., 0]).sum(-1).clamp(min=0).sqrt()
 
     def whole(space: KrylovSpace, c: Tensor) -> Tensor:
         return ((o * scale).square() + 2 * o * c[:, 0] + part(space, c).square()).clamp(min=0).sqrt()

@@ -139,6 +139,10 @@ class LinearOperator(ABC):
         adjoint = self._pullback(y, self.out_shape)
         return gram_lanczos(adjoint, self, f, y, len(self.out_shape), len(self.in_shape))
 
+    def _add_gram_function(self, base: Tensor, f: SpectralFunction, x: Tensor) -> Tensor:
+        """base + f(MᵀM) x: noise around a mean, in as few passes over the events as the structure allows."""
+        return base + self.gram_function(f, x)
+
     def correct(self, gain: float | SpectralFunction, x: Tensor, y: Tensor) -> Tensor:
         r"""x + Mᵀ g(MMᵀ) (y − M x): x corrected by what y ≈ M x says of it.
 
@@ -303,6 +307,8 @@ def by_rows(
     apply: Callable[[Sequence[LinearOperator], Tensor], Tensor],
 ) -> Tensor:
     """Group the rows of x by the key of their operators, apply each group's operators, and put the rows back."""
+    if all(op is operators[0] for op in operators):
+        return operators[0](x)
     groups: dict[object, list[int]] = {}
     for row, op in enumerate(operators):
         groups.setdefault(key(op), []).append(row)

@@ -70,6 +70,9 @@ class Convolution(LinearOperator):
     def gram_function(self, f: SpectralFunction, x: Tensor) -> Tensor:
         return self.structure.gram_function(f, x)
 
+    def _add_gram_function(self, base: Tensor, f: SpectralFunction, x: Tensor) -> Tensor:
+        return self.structure._add_gram_function(base, f, x)
+
     def cogram_function(self, f: SpectralFunction, y: Tensor) -> Tensor:
         return self.structure.cogram_function(f, y)
 

@@ -80,12 +80,21 @@ class FactoredOperator(LinearOperator):
         synthesise: Callable[[Tensor], Tensor],
     ) -> Tensor:
         work = x.to(compute_dtype(x.dtype))
-        images = f(self._eigenvalues())
         if self._coordinates() == math.prod(event):
-            return synthesise(cast(images, work) * analyse(work)).to(x.dtype)
-        at_zero = f(torch.zeros((), dtype=torch.float64))
-        seen = synthesise(cast(images - at_zero, work) * analyse(work))
-        return add_multiple(seen, at_zero, work).to(x.dtype)
+            return synthesise(cast(f(self._eigenvalues()), work) * analyse(work)).to(x.dtype)
+        images = f(self._cached("zero and eigenvalues", self._zero_and_eigenvalues))
+        at_zero, seen = images[0], (images[1:] - images[0]).reshape(self.spectrum().shape)
+        # Thin bases give new tensors, which may be changed in place.
+        return add_multiple_(synthesise(analyse(work).mul_(cast(seen, work))), at_zero, work).to(x.dtype)
+
+    def _zero_and_eigenvalues(self) -> Tensor:
+        return torch.cat([torch.zeros(1, dtype=torch.float64), self._eigenvalues().flatten()])
+
+    def _add_gram_function(self, base: Tensor, f: SpectralFunction, x: Tensor) -> Tensor:
+        if self.spectrum().ndim == 0 and self._coordinates() == math.prod(self.in_shape):  # a multiple of the identity
+            return add_multiple(base, f(self._eigenvalues()), x)
+        work = x.to(compute_dtype(x.dtype))
+        return self.gram_function(f, work).add_(base).to(x.dtype)
 
     def _correct(self, gain: float | SpectralFunction, x: Tensor, y: Tensor, scale: float) -> Tensor:
         # In coordinates, with s = scale:  x + s S̄ g (y − s S x) = (1 − g s²|S|²) x + g s S̄ y.
@@ -129,4 +138,11 @@ def add_multiple(x: Tensor, scale: Tensor, y: Tensor) -> Tensor:
     """x + scale · y for a 0-dim scale, in one pass."""
     if not torch.compiler.is_compiling():
         return torch.add(x, y, alpha=float(scale))
+    return x + cast(scale, y) * y
+
+
+def add_multiple_(x: Tensor, scale: Tensor, y: Tensor) -> Tensor:
+    """`add_multiple` in place of x."""
+    if not torch.compiler.is_compiling():
+        return x.add_(y, alpha=float(scale))
     return x + cast(scale, y) * y

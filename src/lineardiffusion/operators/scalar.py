@@ -66,6 +66,9 @@ class Scaled(LinearOperator):
     def gram_function(self, f: SpectralFunction, x: Tensor) -> Tensor:
         return self.operator.gram_function(lambda values: f(self.scale**2 * values), x)
 
+    def _add_gram_function(self, base: Tensor, f: SpectralFunction, x: Tensor) -> Tensor:
+        return self.operator._add_gram_function(base, lambda values: f(self.scale**2 * values), x)
+
     def cogram_function(self, f: SpectralFunction, y: Tensor) -> Tensor:
         return self.operator.cogram_function(lambda values: f(self.scale**2 * values), y)
 

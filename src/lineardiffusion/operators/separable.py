@@ -73,43 +73,38 @@ class Separable(FactoredOperator):
         first = operators[0]
         if all(op is first for op in operators) or any(len(op.factors) != len(first.factors) for op in operators):
             return super()._apply_each(operators, x)
-        channels = [1] * (len(first.in_shape) - len(first.factors))
         stacked = [torch.stack([op.factors[axis] for op in operators]) for axis in range(len(first.factors))]
-        work = x.to(compute_dtype(x.dtype))
-        for axis, factors in zip(range(-len(stacked), 0), stacked, strict=True):
-            # One matrix for each row: (B, out, in) beside the channels and the other axes that are moved in front.
-            others = [1] * (len(stacked) - 1)
-            matrices = cast(factors, work).reshape(len(operators), *channels, *others, *factors.shape[1:])
-            work = (matrices @ work.movedim(axis, -1)[..., None])[..., 0].movedim(-1, axis)
-        return work.to(x.dtype)
+        return along_axes_each(stacked, x.to(compute_dtype(x.dtype))).to(x.dtype)
 
     def _svds(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         return self._cached("svds", lambda: [truncated_svd(factor) for factor in self.factors])
 
-    def _bases(self, like: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """U_iᵀ and V_iᵀ of every axis, in the precision and on the device of a tensor."""
+    def _basis(self, name: str, like: Tensor) -> list[Tensor]:
+        """U, Uᵀ, V or Vᵀ of every axis, in the precision and on the device of a tensor."""
 
-        def make() -> tuple[list[Tensor], list[Tensor]]:
-            svds = self._svds()
-            return [cast(u.T, like).contiguous() for u, _, _ in svds], [
-                cast(vt, like).contiguous() for _, _, vt in svds
-            ]
+        def make() -> list[Tensor]:
+            parts = {"U": [u for u, _, _ in self._svds()], "Vᵀ": [vt for _, _, vt in self._svds()]}
+            parts |= {"Uᵀ": [u.T for u in parts["U"]], "V": [vt.T for vt in parts["Vᵀ"]]}
+            return [cast(matrix.contiguous(), like) for matrix in parts[name]]
 
-        return self._cached(("bases", like.dtype, like.device), make)
+        return self._cached((name, like.dtype, like.device), make)
 
     def _to_right(self, x: Tensor) -> Tensor:
-        return along_axes(self._bases(x)[1], x)
+        return along_axes(self._basis("Vᵀ", x), x)
 
     def _from_right(self, z: Tensor) -> Tensor:
-        return along_axes([vt.T for vt in self._bases(z)[1]], z)
+        return along_axes(self._basis("V", z), z)
 
     def _to_left(self, y: Tensor) -> Tensor:
-        return along_axes(self._bases(y)[0], y)
+        return along_axes(self._basis("Uᵀ", y), y)
 
     def _from_left(self, z: Tensor) -> Tensor:
-        return along_axes([ut.T for ut in self._bases(z)[0]], z)
+        return along_axes(self._basis("U", z), z)
 
     def _coordinates(self) -> int:
+        return self._cached("coordinates", self._count_coordinates)
+
+    def _count_coordinates(self) -> int:
         channels = self.in_shape[: len(self.in_shape) - len(self.factors)]
         return int(self.spectrum().numel()) * reduce(lambda a, b: a * b, channels, 1)
 
@@ -170,14 +165,30 @@ def _resampling(n: int, m: int, mode: Mode, antialias: bool) -> Tensor:
 
 def along_axes(matrices: Sequence[Tensor], x: Tensor) -> Tensor:
     """Apply one matrix to each of the last axes of x, in the precision and on the device of x."""
-    for axis, matrix in zip(range(-len(matrices), 0), matrices, strict=True):
-        factor = cast(matrix, x)
+    for axis, matrix in zip(range(-1, -len(matrices) - 1, -1), reversed(matrices), strict=True):
+        factor = matrix if matrix.dtype == x.dtype and matrix.device == x.device else cast(matrix, x)
         if axis == -1:
-            x = x @ factor.T
-        elif axis == -2:
-            x = factor @ x
+            x = F.linear(x, factor)
+        elif axis == -2:  # as a batched product, which neither moves nor copies x
+            planes = x.reshape(-1, *x.shape[-2:])
+            product = torch.bmm(factor.expand(planes.shape[0], *factor.shape), planes)
+            x = product.reshape(*x.shape[:-2], *product.shape[-2:])
         else:
-            x = (x.movedim(axis, -1) @ factor.T).movedim(-1, axis)
+            x = F.linear(x.movedim(axis, -1), factor).movedim(-1, axis)
+    return x
+
+
+def along_axes_each(matrices: Sequence[Tensor], x: Tensor) -> Tensor:
+    """`along_axes` with matrices of its own for each row of x: each of shape (B, out, in)."""
+    for axis, stack in zip(range(-len(matrices), 0), matrices, strict=True):
+        factors = cast(stack, x)
+        if x.ndim == 2:
+            x = (factors @ x[..., None])[..., 0]
+        elif axis == -2:
+            x = factors.reshape(len(factors), *[1] * (x.ndim - 3), *factors.shape[1:]) @ x
+        else:
+            turned = factors.mT.reshape(len(factors), *[1] * (x.ndim - 3), *factors.mT.shape[1:])
+            x = (x.movedim(axis, -1) @ turned).movedim(-1, axis)
     return x
 
 

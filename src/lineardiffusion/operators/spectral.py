@@ -85,13 +85,13 @@ class SpectralFilter(FactoredOperator):
         if self.basis == "fft":
             coefficients: Tensor = torch.fft.fftn(x, dim=self.axes, norm="ortho")
             return coefficients
-        return along_axes([_dct(x.shape[axis], x) for axis in self.axes], x)
+        return along_axes([dct_matrix(x.shape[axis], x) for axis in self.axes], x)
 
     def _from_right(self, z: Tensor) -> Tensor:
         if self.basis == "fft":
             signal: Tensor = torch.fft.ifftn(z, dim=self.axes, norm="ortho").real
             return signal
-        return along_axes([_dct(z.shape[axis], z).T for axis in self.axes], z)
+        return along_axes([dct_matrix(z.shape[axis], z).T for axis in self.axes], z)
 
     def _to_left(self, y: Tensor) -> Tensor:
         return self._to_right(y)
@@ -131,7 +131,7 @@ def _product(left: SpectralFilter, right: SpectralFilter) -> LinearOperator | No
 _DCT: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
 
 
-def _dct(n: int, like: Tensor) -> Tensor:
+def dct_matrix(n: int, like: Tensor) -> Tensor:
     """The orthonormal type-II cosine transform, (frequency, position), kept for each size, precision and device."""
     key = (n, like.dtype, like.device)
     if key not in _DCT:

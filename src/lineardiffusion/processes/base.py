@@ -128,12 +128,16 @@ class LinearDiffusion:
         """mean + Σ_t^{1/2} noise, for white noise of the shape of the mean; t as in `diffuse`."""
         if not (isinstance(t, Tensor) and t.ndim):
             level = self._noise[as_index(t, 0, self.num_steps, "t")]
-            return mean + level.sqrt(noise) if isinstance(level, Covariance) else torch.add(mean, noise, alpha=level)
-        levels = [self._noise[u] for u in self.check_times(t)]
+            return level.sample(mean, noise) if isinstance(level, Covariance) else torch.add(mean, noise, alpha=level)
+        return self._add_noise_each(mean, self.check_times(t), noise)
+
+    def _add_noise_each(self, mean: Tensor, times: list[int], noise: Tensor) -> Tensor:
+        levels = [self._noise[u] for u in times]
         if any(isinstance(level, Covariance) for level in levels):
             return mean + apply_each([as_covariance(level, tuple(mean.shape[1:])).root() for level in levels], noise)
         work = mean.to(compute_dtype(mean.dtype))
-        return (work + column(self.sigma(t), work) * noise.to(work.dtype)).to(mean.dtype)
+        sigmas = torch.tensor(levels, dtype=work.dtype).reshape(-1, *[1] * (work.ndim - 1)).to(work.device)
+        return torch.addcmul(work, sigmas, noise.to(work.dtype)).to(mean.dtype)
 
     # ------------------------------------------------------------------ distributions
 
@@ -192,8 +196,12 @@ class LinearDiffusion:
         check_event(x0, self.shape(0), "x0")
         if x0.device.type == "cpu":  # elsewhere the answer would have to be waited for
             check_finite(x0, "x0")
-        mean = self._mean(x0, t)
-        return self.add_noise(mean, t, draw_noise(mean, noise, generator))
+        if not (isinstance(t, Tensor) and t.ndim):
+            mean = self._mean(x0, t)
+            return self.add_noise(mean, t, draw_noise(mean, noise, generator))
+        times = self.check_times(t)
+        mean = self._mean_each(x0, times)
+        return self._add_noise_each(mean, times, draw_noise(mean, noise, generator))
 
     def clean(self, x0: Tensor, t: Time) -> Tensor:
         """c_t = M_{1:t} x_0 / a_t: the degraded image in data range, what denoisers predict. Arguments as `diffuse`."""
@@ -253,12 +261,14 @@ class LinearDiffusion:
 
     def _mean(self, x0: Tensor, t: Time) -> Tensor:
         """M_{1:t} x_0"""
-        if not (isinstance(t, Tensor) and t.ndim):
-            return self.chain.cumulative(as_index(t, 0, self.num_steps, "t"))(x0)
-        times = self.check_times(t)
-        if x0.ndim != len(self.shape(0)) + 1 or x0.shape[0] != len(times):
+        if isinstance(t, Tensor) and t.ndim:
+            return self._mean_each(x0, self.check_times(t))
+        return self.chain.cumulative(as_index(t, 0, self.num_steps, "t"))(x0)
+
+    def _mean_each(self, x0: Tensor, times: list[int]) -> Tensor:
+        if x0.ndim != len(self._shapes[0]) + 1 or x0.shape[0] != len(times):
             raise ValueError(
-                f"x0: expected shape {(len(times), *self.shape(0))} for {len(times)} times, got {tuple(x0.shape)}"
+                f"x0: expected shape {(len(times), *self._shapes[0])} for {len(times)} times, got {tuple(x0.shape)}"
             )
         shapes = sorted({self._shapes[u] for u in times})
         if len(shapes) > 1:
