@@ -1,17 +1,21 @@
-# Two commands on a fresh machine with python3 and make: `make demo` and `make test`.
+# On a fresh machine with python3 and make: `make demo`, `make test`, `make bench`.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: demo test lint clean
+.PHONY: demo test bench lint clean
 
 demo: $(VENV)/.examples
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt
+	$(BIN)/python benchmarks/numerics.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

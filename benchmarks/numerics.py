@@ -171,13 +171,15 @@ def _against_peer(
     """Ours at its default tolerance / the peer with the fewest iterations by which it comes within the target."""
     name = f"opaque noise, ours / {peer.name}"
     case = f"{tuple(v.shape)} → 32, ρλmax = {rho_lambda}"
+    runs: list[tuple[float, Any, Callable[[], Tensor]]] = []
     with torch.no_grad():
         ours = relative_error(covariance.sqrt(v), exact)
-        for setting in peer.settings:
+        for setting in peer.hard if rho_lambda > 0.9 else peer.easy:
             run = peer.make(setting)
-            theirs = relative_error(run(), exact)
-            if theirs <= target:
+            runs.append((relative_error(run(), exact), setting, run))
+            if runs[-1][0] <= target:
                 break
+        theirs, setting, run = runs[-1] if runs[-1][0] <= target else min(runs, key=lambda tried: tried[0])
         figures = ratio(lambda: covariance.sqrt(v), run, rounds=5, chunk=0.2)
     case += f"; errors {ours:.0e} / {theirs:.0e}"
     return row(name, case, 1.0, figures["ratio"], error=ours, peer_error=theirs, peer_setting=setting, **figures)

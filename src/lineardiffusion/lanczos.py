@@ -188,23 +188,27 @@ def gram_lanczos(
 ) -> Tensor:
     r"""f(MᵀM) x from the products y = M x (events of `out_ndim` axes) and x = Mᵀ y (of `in_ndim` axes).
 
-    Where M has fewer rows than columns, the Krylov space is built among the rows, whose vectors are shorter:
+    Where f is finite at zero, only the part of x that M sees is left to the iteration,
 
-        f(MᵀM) x = f(0) x + Mᵀ h(MMᵀ) M x,   h(λ) = (f(λ) − f(0)) / λ .
+        f(MᵀM) x = f(0) x + Mᵀ h(MMᵀ) M x,   h(λ) = (f(λ) − f(0)) / λ ,
 
-    What M does not see is then exact, even where f jumps at zero.
+    with the Krylov space among the rows or the columns of M, whichever are fewer. The rest is exact, also where f jumps
+    at zero, which no polynomial does.
     """
     work = x.to(compute_dtype(x.dtype))
-    y = forward(work)
-    if _size(y, out_ndim) >= _size(x, in_ndim):
+    at_zero = _at_zero(f)
+    if at_zero is None:
         rounded = _rounded(f, work.dtype)
         return lanczos_function(lambda u: adjoint(forward(u)), work, rounded, event_ndim=in_ndim).to(x.dtype)
-    at_zero = f(torch.zeros((), dtype=torch.float64))
 
     def slope(values: Tensor) -> Tensor:
         return torch.where(values > 0, (f(values) - at_zero) / torch.where(values > 0, values, 1), 0)
 
-    seen = _through_rows(forward, adjoint, _rounded(slope, work.dtype), y, out_ndim, beside=(at_zero, work))
+    y, rounded = forward(work), _rounded(slope, work.dtype)
+    if _size(y, out_ndim) <= _size(x, in_ndim):
+        seen = _through_rows(forward, adjoint, rounded, y, out_ndim, beside=(at_zero, work))
+    else:
+        seen = lanczos_function(lambda u: adjoint(forward(u)), adjoint(y), rounded, event_ndim=in_ndim)
     return (at_zero * work + seen).to(x.dtype)
 
 
@@ -245,6 +249,15 @@ def _through_rows(
 
     space, coefficients, _ = converge(spaces, g, _TOLERANCE, _MAX_ITERATIONS, part, whole)
     return adjoint((norms[:, None] * space.combine(coefficients)).reshape(y.shape))
+
+
+def _at_zero(f: SpectralFunction) -> Tensor | None:
+    """f(0), or None where f has no finite value there or refuses, as the inverse of a covariance does."""
+    try:
+        value = f(torch.zeros((), dtype=torch.float64))
+    except ValueError:
+        return None
+    return value if bool(value.isfinite()) else None
 
 
 def _size(x: Tensor, event_ndim: int) -> int:

@@ -52,6 +52,7 @@ class LinearDiffusion:
         count = len(self.chain) + 1
         self._shapes = [self.chain.shape(t) for t in range(count)]
         self._noise = self._noise_levels(sigmas, count)
+        self._isotropic = not any(isinstance(level, Covariance) for level in self._noise)
         self._sigmas = [
             math.sqrt(level.mean_variance()) if isinstance(level, Covariance) else level for level in self._noise
         ]
@@ -117,7 +118,7 @@ class LinearDiffusion:
     @property
     def is_isotropic(self) -> bool:
         """Whether Σ_t = σ_t² I for all t."""
-        return not any(isinstance(level, Covariance) for level in self._noise)
+        return self._isotropic
 
     def noise_covariance(self, t: int) -> Covariance:
         """Σ_t, the covariance of x_t given x_0."""
@@ -133,7 +134,7 @@ class LinearDiffusion:
 
     def _add_noise_each(self, mean: Tensor, times: list[int], noise: Tensor) -> Tensor:
         levels = [self._noise[u] for u in times]
-        if any(isinstance(level, Covariance) for level in levels):
+        if not self._isotropic:
             return mean + apply_each([as_covariance(level, tuple(mean.shape[1:])).root() for level in levels], noise)
         work = mean.to(compute_dtype(mean.dtype))
         sigmas = torch.tensor(levels, dtype=work.dtype).reshape(-1, *[1] * (work.ndim - 1)).to(work.device)
@@ -270,9 +271,9 @@ class LinearDiffusion:
             raise ValueError(
                 f"x0: expected shape {(len(times), *self._shapes[0])} for {len(times)} times, got {tuple(x0.shape)}"
             )
-        shapes = sorted({self._shapes[u] for u in times})
+        shapes = {self._shapes[u] for u in times}
         if len(shapes) > 1:
-            raise ValueError(f"t: expected times of one shape, got times of the shapes {shapes}")
+            raise ValueError(f"t: expected times of one shape, got times of the shapes {sorted(shapes)}")
         return self.chain.apply_cumulative(times, x0)
 
     def __repr__(self) -> str:

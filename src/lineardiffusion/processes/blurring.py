@@ -107,10 +107,10 @@ class _BlurChain(OperatorChain):
                 decay = cast(torch.exp(-dissipation[:, None] * axis.square()), work)
                 transform = dct_matrix(len(axis), work)
                 blurs[len(axis)] = (transform.T * decay[:, None, :]) @ transform
-        blurred = along_axes_each([blurs[len(axis)] for axis in self._frequencies], work)
-        columns = (len(times), *[1] * (x.ndim - 1))
-        blurred *= cast((1 - self._min_scale) * scale, work).reshape(columns)
-        return blurred.addcmul_(cast(self._min_scale * scale, work).reshape(columns), work).to(x.dtype)
+        first, *others = (blurs[len(axis)] for axis in self._frequencies)
+        scaled = cast((1 - self._min_scale) * scale, work)[:, None, None] * first
+        floor = cast(self._min_scale * scale, work).reshape(len(times), *[1] * (x.ndim - 1))
+        return along_axes_each([scaled, *others], work).addcmul_(floor, work).to(x.dtype)
 
     def _scaling(self, t: int) -> Tensor:
         """a_t d_t for every frequency."""
