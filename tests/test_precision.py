@@ -218,3 +218,7 @@ def test_what_inference_mode_computed_serves_gradients_later():
         x = draw(op.in_shape).float().requires_grad_()
         op.gram_function(f, op.transpose(op(x))).sum().backward()
         assert x.grad.isfinite().all()
+        covariance = ld.GramCovariance(op, f)
+        with torch.inference_mode():
+            covariance.sqrt(draw(op.in_shape).float())
+        covariance.sqrt(draw(op.in_shape).float().requires_grad_()).sum().backward()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lineardiffusion._checks import Shape
 from lineardiffusion.krylov import SpectralFunction
-from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.operators.base import GramMap, LinearOperator
 from lineardiffusion.operators.rules import rule
 from lineardiffusion.operators.scalar import Identity
 
@@ -148,10 +148,13 @@ class GramCovariance(Covariance):
         Raises:
             ValueError: Σ has a negative eigenvalue, beyond rounding.
         """
-        return self.operator.gram_function(self._deviations, v)
+        return self._noise_map()(v)
 
     def sample(self, mean: Tensor, noise: Tensor) -> Tensor:
-        return self.operator._add_gram_function(mean, self._deviations, noise)
+        return self._noise_map()(noise, onto=mean)
+
+    def _noise_map(self) -> GramMap:
+        return self._cached("noise", lambda: self.operator.gram_map(self._deviations))
 
     def solve(self, v: Tensor) -> Tensor:
         """Σ⁻¹ v.

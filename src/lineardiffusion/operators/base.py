@@ -26,6 +26,7 @@ from lineardiffusion.lanczos import SpectralFunction, adjoint_lanczos, gram_lanc
 from lineardiffusion.operators.rules import dispatch
 
 Cached = TypeVar("Cached")
+GramMap = Callable[..., Tensor]
 
 # A dense singular value decomposition beyond this many entries (0.5 GiB in float64) is refused.
 _MAX_DENSE_ENTRIES = 2**26
@@ -139,9 +140,14 @@ class LinearOperator(ABC):
         adjoint = self._pullback(y, self.out_shape)
         return gram_lanczos(adjoint, self, f, y, len(self.out_shape), len(self.in_shape))
 
-    def _add_gram_function(self, base: Tensor, f: SpectralFunction, x: Tensor) -> Tensor:
-        """base + f(MᵀM) x: noise around a mean, in as few passes over the events as the structure allows."""
-        return base + self.gram_function(f, x)
+    def gram_map(self, f: SpectralFunction) -> GramMap:
+        """(x, onto) ↦ onto + f(MᵀM) x, onto = 0 by default, for many x: what depends on f alone is computed once."""
+
+        def function(x: Tensor, onto: Tensor | None = None) -> Tensor:
+            result = self.gram_function(f, x)
+            return result if onto is None else onto + result
+
+        return function
 
     def correct(self, gain: float | SpectralFunction, x: Tensor, y: Tensor) -> Tensor:
         r"""x + Mᵀ g(MMᵀ) (y − M x): x corrected by what y ≈ M x says of it.

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from lineardiffusion._checks import Shape, as_shape, check_event, check_finite
 from lineardiffusion.krylov import SpectralFunction
-from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.operators.base import GramMap, LinearOperator
 from lineardiffusion.operators.dense import truncated_svd
 from lineardiffusion.operators.rules import rule
 from lineardiffusion.operators.separable import Separable
@@ -70,8 +70,8 @@ class Convolution(LinearOperator):
     def gram_function(self, f: SpectralFunction, x: Tensor) -> Tensor:
         return self.structure.gram_function(f, x)
 
-    def _add_gram_function(self, base: Tensor, f: SpectralFunction, x: Tensor) -> Tensor:
-        return self.structure._add_gram_function(base, f, x)
+    def gram_map(self, f: SpectralFunction) -> GramMap:
+        return self.structure.gram_map(f)
 
     def cogram_function(self, f: SpectralFunction, y: Tensor) -> Tensor:
         return self.structure.cogram_function(f, y)

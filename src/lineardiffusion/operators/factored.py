@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lineardiffusion._checks import Shape, check_event, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
-from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.operators.base import GramMap, LinearOperator
 
 
 class FactoredOperator(LinearOperator):
@@ -64,37 +64,38 @@ class FactoredOperator(LinearOperator):
         return self._from_right(cast(self.spectrum().conj(), work) * self._to_left(work)).to(y.dtype)
 
     def gram_function(self, f: SpectralFunction, x: Tensor) -> Tensor:
-        check_event(x, self.in_shape, "x")
-        return self._function(f, x, self.in_shape, self._to_right, self._from_right)
+        return self.gram_map(f)(x)
 
     def cogram_function(self, f: SpectralFunction, y: Tensor) -> Tensor:
-        check_event(y, self.out_shape, "y")
-        return self._function(f, y, self.out_shape, self._to_left, self._from_left)
+        return self._map(f, self.out_shape, self._to_left, self._from_left)(y)
 
-    def _function(
+    def gram_map(self, f: SpectralFunction) -> GramMap:
+        return self._map(f, self.in_shape, self._to_right, self._from_right)
+
+    def _map(
         self,
         f: SpectralFunction,
-        x: Tensor,
         event: Shape,
         analyse: Callable[[Tensor], Tensor],
         synthesise: Callable[[Tensor], Tensor],
-    ) -> Tensor:
-        work = x.to(compute_dtype(x.dtype))
+    ) -> GramMap:
         if self._coordinates() == math.prod(event):
-            return synthesise(cast(f(self._eigenvalues()), work) * analyse(work)).to(x.dtype)
+            return diagonal_map(f(self._eigenvalues()), event, analyse, synthesise)
         images = f(self._cached("zero and eigenvalues", self._zero_and_eigenvalues))
         at_zero, seen = images[0], (images[1:] - images[0]).reshape(self.spectrum().shape)
-        # Thin bases give new tensors, which may be changed in place.
-        return add_multiple_(synthesise(analyse(work).mul_(cast(seen, work))), at_zero, work).to(x.dtype)
+        kept: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+
+        def function(x: Tensor, onto: Tensor | None = None) -> Tensor:
+            check_event(x, event, "x")
+            work = x.to(compute_dtype(x.dtype))
+            # Thin bases give new tensors, which may be changed in place.
+            result = add_multiple_(synthesise(analyse(work).mul_(_kept(seen, work, kept))), at_zero, work)
+            return (result if onto is None else result.add_(onto)).to(x.dtype)
+
+        return function
 
     def _zero_and_eigenvalues(self) -> Tensor:
         return torch.cat([torch.zeros(1, dtype=torch.float64), self._eigenvalues().flatten()])
-
-    def _add_gram_function(self, base: Tensor, f: SpectralFunction, x: Tensor) -> Tensor:
-        if self.spectrum().ndim == 0 and self._coordinates() == math.prod(self.in_shape):  # a multiple of the identity
-            return add_multiple(base, f(self._eigenvalues()), x)
-        work = x.to(compute_dtype(x.dtype))
-        return self.gram_function(f, work).add_(base).to(x.dtype)
 
     def _correct(self, gain: float | SpectralFunction, x: Tensor, y: Tensor, scale: float) -> Tensor:
         # In coordinates, with s = scale:  x + s S̄ g (y − s S x) = (1 − g s²|S|²) x + g s S̄ y.
@@ -125,6 +126,32 @@ def cast(values: Tensor, like: Tensor) -> Tensor:
     dtype = like.dtype.to_complex() if values.is_complex() else like.dtype
     # First the precision: there are devices without float64.
     return values.to(dtype) if values.ndim == 0 else values.to(dtype).to(like.device)
+
+
+def diagonal_map(
+    weights: Tensor, event: Shape, analyse: Callable[[Tensor], Tensor], synthesise: Callable[[Tensor], Tensor]
+) -> GramMap:
+    """(x, onto) ↦ onto + V diag(weights) Vᴴ x for a square V: one number for all coordinates, or one for each."""
+    kept: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+
+    def function(x: Tensor, onto: Tensor | None = None) -> Tensor:
+        check_event(x, event, "x")
+        if weights.ndim == 0 and onto is not None:  # V cancels
+            return add_multiple(onto, weights, x)
+        work = x.to(compute_dtype(x.dtype))
+        result = synthesise(_kept(weights, work, kept) * analyse(work))
+        return (result if onto is None else result.add_(onto)).to(x.dtype)
+
+    return function
+
+
+def _kept(values: Tensor, like: Tensor, kept: dict[tuple[torch.dtype, torch.device], Tensor]) -> Tensor:
+    """`cast`, once for each precision and device."""
+    key = like.dtype, like.device
+    if key not in kept:
+        with torch.inference_mode(False):  # what is kept may be needed for gradients later
+            kept[key] = cast(values, like)
+    return kept[key]
 
 
 def blend(p: Tensor, x: Tensor, q: Tensor, y: Tensor) -> Tensor:

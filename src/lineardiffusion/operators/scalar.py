@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lineardiffusion._checks import check_event, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
-from lineardiffusion.operators.base import LinearOperator, apply_each
+from lineardiffusion.operators.base import GramMap, LinearOperator, apply_each
 from lineardiffusion.operators.factored import FactoredOperator
 from lineardiffusion.operators.rules import rule
 
@@ -66,8 +66,8 @@ class Scaled(LinearOperator):
     def gram_function(self, f: SpectralFunction, x: Tensor) -> Tensor:
         return self.operator.gram_function(lambda values: f(self.scale**2 * values), x)
 
-    def _add_gram_function(self, base: Tensor, f: SpectralFunction, x: Tensor) -> Tensor:
-        return self.operator._add_gram_function(base, lambda values: f(self.scale**2 * values), x)
+    def gram_map(self, f: SpectralFunction) -> GramMap:
+        return self.operator.gram_map(lambda values: f(self.scale**2 * values))
 
     def cogram_function(self, f: SpectralFunction, y: Tensor) -> Tensor:
         return self.operator.cogram_function(lambda values: f(self.scale**2 * values), y)

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lineardiffusion._checks import Shape, as_shape, check_event, check_finite, compute_dtype
-from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.krylov import SpectralFunction
+from lineardiffusion.operators.base import GramMap, LinearOperator
 from lineardiffusion.operators.dense import truncated_svd
-from lineardiffusion.operators.factored import FactoredOperator, cast
+from lineardiffusion.operators.factored import FactoredOperator, cast, diagonal_map
 from lineardiffusion.operators.rules import rule
 
 Mode = Literal["bilinear", "bicubic", "nearest", "area"]
@@ -101,6 +102,19 @@ class Separable(FactoredOperator):
     def _from_left(self, z: Tensor) -> Tensor:
         return along_axes(self._basis("U", z), z)
 
+    def gram_map(self, f: SpectralFunction) -> GramMap:
+        diagonal = self._cached("gram diagonal", self._gram_diagonal)
+        if diagonal is None:
+            return super().gram_map(f)
+        return diagonal_map(f(diagonal), self.in_shape, lambda x: x, lambda z: z)
+
+    def _gram_diagonal(self) -> Tensor | None:
+        """The diagonal of MᵀM where it is diagonal, as for a selection of pixels (nearest); otherwise None."""
+        grams = [factor.T @ factor for factor in self.factors]
+        if any(bool((gram - gram.diag().diag()).any()) for gram in grams):
+            return None
+        return reduce(lambda a, b: a[..., None] * b, [gram.diag() for gram in grams])
+
     def _coordinates(self) -> int:
         return self._cached("coordinates", self._count_coordinates)
 
@@ -169,10 +183,8 @@ def along_axes(matrices: Sequence[Tensor], x: Tensor) -> Tensor:
         factor = matrix if matrix.dtype == x.dtype and matrix.device == x.device else cast(matrix, x)
         if axis == -1:
             x = F.linear(x, factor)
-        elif axis == -2:  # as a batched product, which neither moves nor copies x
-            planes = x.reshape(-1, *x.shape[-2:])
-            product = torch.bmm(factor.expand(planes.shape[0], *factor.shape), planes)
-            x = product.reshape(*x.shape[:-2], *product.shape[-2:])
+        elif axis == -2:
+            x = torch.matmul(factor, x)
         else:
             x = F.linear(x.movedim(axis, -1), factor).movedim(-1, axis)
     return x
