@@ -192,15 +192,14 @@ def along_axes(matrices: Sequence[Tensor], x: Tensor) -> Tensor:
 
 def along_axes_each(matrices: Sequence[Tensor], x: Tensor) -> Tensor:
     """`along_axes` with matrices of its own for each row of x: each of shape (B, out, in)."""
-    for axis, stack in zip(range(-len(matrices), 0), matrices, strict=True):
+    for axis, stack in zip(range(-1, -len(matrices) - 1, -1), reversed(matrices), strict=True):
         factors = cast(stack, x)
-        if x.ndim == 2:
-            x = (factors @ x[..., None])[..., 0]
-        elif axis == -2:
+        if axis == -2:
             x = factors.reshape(len(factors), *[1] * (x.ndim - 3), *factors.shape[1:]) @ x
         else:
-            turned = factors.mT.reshape(len(factors), *[1] * (x.ndim - 3), *factors.mT.shape[1:])
-            x = (x.movedim(axis, -1) @ turned).movedim(-1, axis)
+            moved = x.movedim(axis, -1)
+            rows = torch.bmm(moved.reshape(len(factors), -1, moved.shape[-1]), factors.mT)
+            x = rows.reshape(*moved.shape[:-1], rows.shape[-1]).movedim(-1, axis)
     return x
 
 

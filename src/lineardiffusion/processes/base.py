@@ -133,6 +133,8 @@ class LinearDiffusion:
         return self._add_noise_each(mean, self.check_times(t), noise)
 
     def _add_noise_each(self, mean: Tensor, times: list[int], noise: Tensor) -> Tensor:
+        if len(set(times)) == 1:
+            return self.add_noise(mean, times[0], noise)
         levels = [self._noise[u] for u in times]
         if not self._isotropic:
             return mean + apply_each([as_covariance(level, tuple(mean.shape[1:])).root() for level in levels], noise)
