@@ -173,3 +173,16 @@ def test_bad_arguments(arguments, message):
 def test_a_product_that_changes_the_shape():
     with pytest.raises(ValueError, match="matvec: expected a result of shape"):
         ld.lanczos_sqrt(lambda x: x[:, :2], torch.ones(2, 3), event_ndim=1)
+
+
+def test_a_sample_does_not_depend_on_the_others_of_its_batch():
+    """Not even within the tolerance: it stops when it has converged, whatever the others need."""
+    a = symmetric(torch.linspace(1e-3, 3, 60, dtype=torch.float64))
+    easy, hard = noise(1, 60), noise(1, 60)
+    _, vectors = torch.linalg.eigh(a)
+    easy = (easy @ vectors[:, 40:]) @ vectors[:, 40:].T  # only eigenvalues far from zero
+    together, info = ld.lanczos_sqrt(lambda x: x @ a, torch.cat([easy, hard]), event_ndim=1, return_info=True)
+    alone = [ld.lanczos_sqrt(lambda x: x @ a, v, event_ndim=1, return_info=True) for v in (easy, hard)]
+    assert alone[0][1].iterations < alone[1][1].iterations == info.iterations
+    for row, (single, _) in zip(together, alone, strict=True):
+        torch.testing.assert_close(row, single[0], rtol=1e-13, atol=1e-13)

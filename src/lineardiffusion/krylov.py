@@ -186,7 +186,7 @@ def converge(
         raise ValueError(f"tol: expected a positive number, got {tol}")
     if max_iterations < 1:
         raise ValueError(f"max_iterations: expected at least 1, got {max_iterations}")
-    coefficients = torch.zeros(0, 0, dtype=torch.float64)
+    latest = torch.zeros(0, 0, dtype=torch.float64)
     change = torch.tensor(math.inf, dtype=torch.float64)
     due = 1
     for iterations, space in enumerate(spaces, start=1):
@@ -195,15 +195,19 @@ def converge(
             continue
         # Each step at first, later after every eighth of the work done: eigendecompositions cost as much as products.
         due = iterations + max(1, iterations // 8)
-        previous, coefficients = coefficients, space.function(f)
+        previous, latest = latest, space.function(f)
         if iterations == 1:
-            error = torch.where(space.exhausted, 0.0, math.inf)
+            coefficients, error = latest, torch.where(space.exhausted, 0.0, math.inf)
         else:
-            difference = coefficients - F.pad(previous, (0, coefficients.shape[-1] - previous.shape[-1]))
-            length = whole(space, coefficients).clamp(min=torch.finfo(torch.float64).tiny)
+            difference = latest - _widened(previous, latest)
+            length = whole(space, latest).clamp(min=torch.finfo(torch.float64).tiny)
             last, change = change, part(space, difference) / length
             rate = torch.where(last.isfinite(), change / last.clamp(min=1e-300), 0.5).clamp(max=0.95)
-            error = torch.where(space.exhausted, 0.0, change * rate / (1 - rate))
+            estimate = torch.where(space.exhausted, 0.0, change * rate / (1 - rate))
+            # A sample that has converged stays as it is, so that it does not depend on how long the others take.
+            done = error <= tol
+            coefficients = torch.where(done[:, None], _widened(coefficients, latest), latest)
+            error = torch.where(done, error, estimate)
         if last_chance or bool((error <= tol).all()):
             break
     info = LanczosInfo(iterations, error.detach(), converged=bool((error <= tol).all()))
@@ -215,3 +219,8 @@ def converge(
             stacklevel=3,
         )
     return space, coefficients, info
+
+
+def _widened(coefficients: Tensor, like: Tensor) -> Tensor:
+    """Coefficients in a smaller space, (B, j), as coefficients in a larger one, (B, k)."""
+    return F.pad(coefficients, (0, like.shape[-1] - coefficients.shape[-1]))
