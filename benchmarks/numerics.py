@@ -23,7 +23,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_
 
 import torch
 from diffusers import DDPMScheduler
-from peers import peers
+from peers import Peer, peers
 from timing import cores, environment, import_time, ratio
 from torch import Tensor
 
@@ -79,7 +79,7 @@ def noise_of_resizes(threads: int) -> Iterator[Row]:
         for mode in ("bilinear", "bicubic", "nearest", "area"):
             operator = ld.Resize(shape[1:], shape[-1] // 2, mode)
             covariance = posterior_covariance(operator, NEAR_SINGULAR)
-            v = images(*shape[:1], *shape[1:])
+            v = images(*shape)
             error = relative_error(covariance.sqrt(v), exact_root(operator, NEAR_SINGULAR, v))
             figures = ratio(lambda c=covariance, s=shape: c.sqrt(torch.randn(s)), lambda s=shape: torch.randn(s))
             case = f"{shape}, {mode}, {on(threads)}"
@@ -166,7 +166,7 @@ def opaque_noise() -> Iterator[Row]:
 
 
 def _against_peer(
-    peer: Any, covariance: ld.Covariance, v: Tensor, exact: Tensor, rho_lambda: float, target: float
+    peer: Peer, covariance: ld.Covariance, v: Tensor, exact: Tensor, rho_lambda: float, target: float
 ) -> Row:
     """Ours at its default tolerance / the peer with the fewest iterations by which it comes within the target."""
     name = f"opaque noise, ours / {peer.name}"
@@ -198,14 +198,17 @@ PARTS: dict[str, Callable[..., Iterator[Row]]] = {
 }
 
 
+ONE_THREAD = ("import", "opaque")
+
+
 def measure(names: list[str]) -> list[Row]:
     rows: list[Row] = []
     runs = [(name, 1) for name in names]
-    runs += [(name, cores()) for name in names if name not in ("import", "opaque") and cores() > 1]
+    runs += [(name, cores()) for name in names if name not in ONE_THREAD and cores() > 1]
     for name, threads in runs:
         torch.set_num_threads(threads)
         part = PARTS[name]
-        for result in part() if name in ("import", "opaque") else part(threads):
+        for result in part() if name in ONE_THREAD else part(threads):
             rows.append(result)
             print(line(result), flush=True)
     return rows

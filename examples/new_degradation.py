@@ -17,8 +17,6 @@ from pathlib import Path
 import matplotlib
 import matplotlib.pyplot as plt
 import torch
-from einops import rearrange
-from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -28,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import lineardiffusion as ld
 from examples.flexi_unet import FullUNet
+from examples.quickstart import digits, plot_samples
 
 matplotlib.use("Agg")  # files only: no screen is needed
 
@@ -84,17 +83,6 @@ def plot_degraded(process: ld.LinearDiffusion, image: Tensor, generator: torch.G
     plt.close(figure)
 
 
-def plot_samples(samples: Tensor, real: Tensor, path: Path) -> None:
-    figure, axes = plt.subplots(1, 2, figsize=(10, 5.3), layout="constrained")
-    for axis, images, title in zip(axes, (samples, real), ("generated", "real"), strict=True):
-        padded = F.pad(images[:100], (1, 1, 1, 1), value=-1)
-        axis.imshow(rearrange(padded.numpy(), "(r c) 1 h w -> (r h) (c w)", c=10), cmap="gray", vmin=-1, vmax=1)
-        axis.set_title(title)
-        axis.axis("off")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1500, help="training steps (default: %(default)s)")
@@ -112,7 +100,7 @@ def main() -> None:
     process = make_process(dense)
     ld.testing.check_process(process)
 
-    images = torch.tensor(load_digits().images, dtype=torch.float32)[:, None] / 8 - 1
+    images, _ = digits()
     plot_degraded(process, images[0], generator, arguments.output / "degraded.png")
 
     network = FullUNet(8, in_channels=1, out_channels=1, model_channels=32, num_res_blocks=1, channel_mult=(1, 2, 2))

@@ -111,7 +111,7 @@ def plot_samples(samples: Tensor, real: Tensor, path: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(10, 5.3), layout="constrained")
     for axis, images, title in zip(axes, (samples, real), ("generated", "real"), strict=True):
         padded = torch.nn.functional.pad(images[:100], (1, 1, 1, 1), value=-1)
-        axis.imshow(rearrange(padded, "(r c) 1 h w -> (r h) (c w)", c=10), cmap="gray", vmin=-1, vmax=1)
+        axis.imshow(rearrange(padded.numpy(), "(r c) 1 h w -> (r h) (c w)", c=10), cmap="gray", vmin=-1, vmax=1)
         axis.set_title(title)
         axis.axis("off")
     figure.savefig(path, dpi=120)

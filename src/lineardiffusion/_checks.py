@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import SupportsIndex
+from typing import SupportsIndex, overload
 
 import torch
 from torch import Tensor
@@ -75,6 +75,12 @@ def draw_noise(like: Tensor, noise: Tensor | None, generator: torch.Generator | 
     return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
 
 
+@overload
+def column(level: Tensor, like: Tensor) -> Tensor: ...
+@overload
+def column(level: float | Tensor, like: Tensor) -> float | Tensor: ...
 def column(level: float | Tensor, like: Tensor) -> float | Tensor:
     """A number for each sample, shaped to multiply a batch of events; one number for all stays as it is."""
-    return level.to(like).reshape(-1, *[1] * (like.ndim - 1)) if isinstance(level, Tensor) else level
+    if not isinstance(level, Tensor):
+        return level
+    return level.to(like.dtype).to(like.device).reshape(-1, *[1] * (like.ndim - 1))

@@ -177,10 +177,12 @@ class GramCovariance(Covariance):
         return self._variances(self._gram_eigenvalues())
 
     def root(self) -> LinearOperator:
-        return self.operator.function(self._deviations)
+        return self._cached("root", lambda: self.operator.function(self._deviations))
 
     def inverse_root(self) -> LinearOperator:
-        return self.operator.function(lambda values: self._positive(values).rsqrt())
+        return self._cached(
+            "inverse root", lambda: self.operator.function(lambda values: self._positive(values).rsqrt())
+        )
 
     def _gram_eigenvalues(self) -> Tensor:
         squared = self.operator.singular_values().square()

@@ -18,7 +18,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import compute_dtype
+from lineardiffusion._checks import Shape, compute_dtype
 from lineardiffusion.krylov import KrylovSpace, converge, krylov_spaces
 from lineardiffusion.krylov import LanczosInfo as LanczosInfo
 from lineardiffusion.krylov import Matvec as Matvec
@@ -184,9 +184,9 @@ def largest_eigenvalue(
 
 
 def gram_lanczos(
-    forward: Matvec, adjoint: Matvec, f: SpectralFunction, x: Tensor, in_ndim: int, out_ndim: int
+    forward: Matvec, adjoint: Matvec, f: SpectralFunction, x: Tensor, in_shape: Shape, out_shape: Shape
 ) -> Tensor:
-    r"""f(MᵀM) x from the products y = M x (events of `out_ndim` axes) and x = Mᵀ y (of `in_ndim` axes).
+    r"""f(MᵀM) x from the products y = M x (events of `out_shape`) and x = Mᵀ y (of `in_shape`).
 
     Where f is finite at zero, only the part of x that M sees is left to the iteration,
 
@@ -199,29 +199,29 @@ def gram_lanczos(
     at_zero = _at_zero(f)
     if at_zero is None:
         rounded = _rounded(f, work.dtype)
-        return lanczos_function(lambda u: adjoint(forward(u)), work, rounded, event_ndim=in_ndim).to(x.dtype)
+        return lanczos_function(lambda u: adjoint(forward(u)), work, rounded, event_ndim=len(in_shape)).to(x.dtype)
 
     def slope(values: Tensor) -> Tensor:
         return torch.where(values > 0, (f(values) - at_zero) / torch.where(values > 0, values, 1), 0)
 
     y, rounded = forward(work), _rounded(slope, work.dtype)
-    if _size(y, out_ndim) <= _size(x, in_ndim):
-        seen = _through_rows(forward, adjoint, rounded, y, out_ndim, beside=(at_zero, work))
+    if math.prod(out_shape) <= math.prod(in_shape):
+        seen = _through_rows(forward, adjoint, rounded, y, len(out_shape), beside=(at_zero, work))
     else:
-        seen = lanczos_function(lambda u: adjoint(forward(u)), adjoint(y), rounded, event_ndim=in_ndim)
+        seen = lanczos_function(lambda u: adjoint(forward(u)), adjoint(y), rounded, event_ndim=len(in_shape))
     return (at_zero * work + seen).to(x.dtype)
 
 
 def adjoint_lanczos(
-    forward: Matvec, adjoint: Matvec, g: SpectralFunction, y: Tensor, in_ndim: int, out_ndim: int
+    forward: Matvec, adjoint: Matvec, g: SpectralFunction, y: Tensor, in_shape: Shape, out_shape: Shape
 ) -> Tensor:
     r"""Mᵀ g(MMᵀ) y = g(MᵀM) Mᵀ y, with the Krylov space among the rows or the columns of M, whichever are fewer."""
     work = y.to(compute_dtype(y.dtype))
     rounded = _rounded(g, work.dtype)
+    if math.prod(out_shape) < math.prod(in_shape):
+        return _through_rows(forward, adjoint, rounded, work, len(out_shape)).to(y.dtype)
     x = adjoint(work)
-    if _size(y, out_ndim) < _size(x, in_ndim):
-        return _through_rows(forward, adjoint, rounded, work, out_ndim).to(y.dtype)
-    return lanczos_function(lambda u: adjoint(forward(u)), x, rounded, event_ndim=in_ndim).to(y.dtype)
+    return lanczos_function(lambda u: adjoint(forward(u)), x, rounded, event_ndim=len(in_shape)).to(y.dtype)
 
 
 def _through_rows(
@@ -258,10 +258,6 @@ def _at_zero(f: SpectralFunction) -> Tensor | None:
     except ValueError:
         return None
     return value if bool(value.isfinite()) else None
-
-
-def _size(x: Tensor, event_ndim: int) -> int:
-    return math.prod(x.shape[x.ndim - event_ndim :])
 
 
 def _rounded(f: SpectralFunction, dtype: torch.dtype) -> SpectralFunction:

@@ -60,8 +60,9 @@ def transition(operator: LinearOperator, sigma_s: NoiseLevel, sigma_t: NoiseLeve
     if not isinstance(sigma_s, Covariance) and not isinstance(sigma_t, Covariance):
         variances = sigma_s**2, sigma_t**2
         return GramCovariance(operator.T, lambda values: variances[1] - variances[0] * values)
-    white = whitened(operator, sigma_s, sigma_t)
-    return Sandwich(as_covariance(sigma_t, operator.out_shape), GramCovariance(white.T, lambda values: 1 - values))
+    cov_s, cov_t = _covariances(operator, sigma_s, sigma_t)
+    white = whitened(operator, cov_s, cov_t)
+    return Sandwich(cov_t, GramCovariance(white.T, lambda values: 1 - values))
 
 
 def posterior(
@@ -124,8 +125,8 @@ def feasible_kernel(
     if not isinstance(sigma_s, Covariance) and not isinstance(sigma_t, Covariance):
         gain, variance = _isotropic_kernel(sigma_s, sigma_t, eta)
         return Gaussian(operator.correct(gain, mean_s, x_t), GramCovariance(operator, variance))
-    cov_s, cov_t = as_covariance(sigma_s, operator.in_shape), as_covariance(sigma_t, operator.out_shape)
-    white = whitened(operator, sigma_s, sigma_t)
+    cov_s, cov_t = _covariances(operator, sigma_s, sigma_t)
+    white = whitened(operator, cov_s, cov_t)
     gain, variance = _isotropic_kernel(1.0, 1.0, eta)
     residual = cov_t.inverse_root()(x_t - operator(mean_s))
     mean = mean_s + cov_s.root()(white.correct(gain, torch.zeros_like(mean_s), residual))
@@ -149,9 +150,8 @@ def _isotropic_kernel(sigma_s: float, sigma_t: float, eta: float) -> tuple[float
     return gain, variance
 
 
-def whitened(operator: LinearOperator, sigma_s: NoiseLevel, sigma_t: NoiseLevel) -> LinearOperator:
+def whitened(operator: LinearOperator, cov_s: Covariance, cov_t: Covariance) -> LinearOperator:
     """W = L_t⁻¹ M L_s, the operator between states whose noise is white."""
-    cov_s, cov_t = as_covariance(sigma_s, operator.in_shape), as_covariance(sigma_t, operator.out_shape)
     return cov_t.inverse_root() @ operator @ cov_s.root()
 
 
@@ -159,7 +159,7 @@ def check_feasible(operator: LinearOperator, sigma_s: NoiseLevel, sigma_t: Noise
     """Raise unless Σ_t − M Σ_s Mᵀ is positive semi-definite and Σ_t definite; `at` says where, for the message."""
     if isinstance(sigma_s, Covariance) or isinstance(sigma_t, Covariance):
         if sigma_s != 0:
-            ratio = whitened(operator, sigma_s, sigma_t).norm() ** 2
+            ratio = whitened(operator, *_covariances(operator, sigma_s, sigma_t)).norm() ** 2
             if ratio > 1 + FEASIBILITY_ROUNDING:
                 raise ValueError(
                     f"sigma: expected Σ_t ⪰ M Σ_s Mᵀ{at}, got λmax(Σ_t⁻¹ M Σ_s Mᵀ) = {ratio:.6g}; "
@@ -183,3 +183,7 @@ def check_feasible(operator: LinearOperator, sigma_s: NoiseLevel, sigma_t: Noise
 def _noise_levels(operator: LinearOperator, sigma_s: NoiseLevel, sigma_t: NoiseLevel) -> tuple[NoiseLevel, NoiseLevel]:
     level_s = as_noise_level(sigma_s, operator.in_shape, "sigma_s")
     return level_s, as_noise_level(sigma_t, operator.out_shape, "sigma_t")
+
+
+def _covariances(operator: LinearOperator, sigma_s: NoiseLevel, sigma_t: NoiseLevel) -> tuple[Covariance, Covariance]:
+    return as_covariance(sigma_s, operator.in_shape), as_covariance(sigma_t, operator.out_shape)

@@ -93,10 +93,7 @@ class LinearOperator(ABC):
         differentiable = torch.is_grad_enabled() and (y.requires_grad or self.apply(zeros).requires_grad)
         with torch.inference_mode(False), torch.enable_grad():
             x = zeros.clone().requires_grad_()
-            out = self.apply(x)
-            cotangent = (y.clone() if y.is_inference() else y).to(out.dtype)
-            (result,) = torch.autograd.grad(out, x, grad_outputs=cotangent, create_graph=differentiable)
-        return result
+            return _vjp(self.apply(x), x, y, create_graph=differentiable)
 
     def _pullback(self, v: Tensor, event: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
         """Mᵀ for many vectors, of the batch shape, device and computing precision of v: the graph of `apply` is built
@@ -110,9 +107,7 @@ class LinearOperator(ABC):
 
         def pull(y: Tensor) -> Tensor:
             with torch.inference_mode(False):
-                cotangent = (y.clone() if y.is_inference() else y).to(out.dtype)
-                (result,) = torch.autograd.grad(out, x, grad_outputs=cotangent, retain_graph=True)
-            return result
+                return _vjp(out, x, y, retain_graph=True)
 
         return pull
 
@@ -132,13 +127,13 @@ class LinearOperator(ABC):
         """
         check_event(x, self.in_shape, "x")
         adjoint = self._pullback(x, self.in_shape)
-        return gram_lanczos(self, adjoint, f, x, len(self.in_shape), len(self.out_shape))
+        return gram_lanczos(self, adjoint, f, x, self.in_shape, self.out_shape)
 
     def cogram_function(self, f: SpectralFunction, y: Tensor) -> Tensor:
         """f(MMᵀ) y for y of shape (*batch, *out_shape); otherwise as `gram_function`."""
         check_event(y, self.out_shape, "y")
         adjoint = self._pullback(y, self.out_shape)
-        return gram_lanczos(adjoint, self, f, y, len(self.out_shape), len(self.in_shape))
+        return gram_lanczos(adjoint, self, f, y, self.out_shape, self.in_shape)
 
     def gram_map(self, f: SpectralFunction) -> GramMap:
         """(x, onto) ↦ onto + f(MᵀM) x, onto = 0 by default, for many x: what depends on f alone is computed once."""
@@ -176,7 +171,7 @@ class LinearOperator(ABC):
     def _adjoint_function(self, g: SpectralFunction, y: Tensor) -> Tensor:
         """Mᵀ g(MMᵀ) y"""
         adjoint = self._pullback(y, self.out_shape)
-        return adjoint_lanczos(self, adjoint, g, y, len(self.in_shape), len(self.out_shape))
+        return adjoint_lanczos(self, adjoint, g, y, self.in_shape, self.out_shape)
 
     def norm(self) -> float:
         """The largest singular value; here a Lanczos estimate from below, in general within 1e-4 of it relatively."""
@@ -323,6 +318,13 @@ def by_rows(
     result = x.new_empty((x.shape[0], *operators[0].out_shape))
     for rows in groups.values():
         result[rows] = apply([operators[row] for row in rows], x[rows])
+    return result
+
+
+def _vjp(out: Tensor, x: Tensor, y: Tensor, **graph: bool) -> Tensor:
+    """∇_x ⟨y, out⟩, with `create_graph` or `retain_graph` as in `torch.autograd.grad`."""
+    cotangent = (y.clone() if y.is_inference() else y).to(out.dtype)
+    (result,) = torch.autograd.grad(out, x, grad_outputs=cotangent, **graph)
     return result
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -53,11 +54,11 @@ class BlockDiagonal(LinearOperator):
 
     def gram_function(self, f: SpectralFunction, x: Tensor) -> Tensor:
         check_event(x, self.in_shape, "x")
-        return _per_channel([_bound(block.gram_function, f) for block in self.blocks], x, len(self.in_shape))
+        return _per_channel([partial(block.gram_function, f) for block in self.blocks], x, len(self.in_shape))
 
     def cogram_function(self, f: SpectralFunction, y: Tensor) -> Tensor:
         check_event(y, self.out_shape, "y")
-        return _per_channel([_bound(block.cogram_function, f) for block in self.blocks], y, len(self.out_shape))
+        return _per_channel([partial(block.cogram_function, f) for block in self.blocks], y, len(self.out_shape))
 
     def _correct(self, gain: float | SpectralFunction, x: Tensor, y: Tensor, scale: float) -> Tensor:
         axis_x, axis_y = -len(self.in_shape), -len(self.out_shape)
@@ -112,25 +113,18 @@ class ChannelMix(LinearOperator):
 
     def gram_function(self, f: SpectralFunction, x: Tensor) -> Tensor:
         check_event(x, self.in_shape, "x")
-        return self._function(f, x, self._svd()[2], self.operator.gram_function, len(self.in_shape))
+        rotation = self._svd()[2]
+        return _rotated(rotation, self._blocks(len(rotation)).gram_function, f, x, len(self.in_shape))
 
     def cogram_function(self, f: SpectralFunction, y: Tensor) -> Tensor:
         check_event(y, self.out_shape, "y")
-        return self._function(f, y, self._svd()[0].T, self.operator.cogram_function, len(self.out_shape))
+        rotation = self._svd()[0].T
+        return _rotated(rotation, self._blocks(len(rotation)).cogram_function, f, y, len(self.out_shape))
 
-    def _function(
-        self,
-        f: SpectralFunction,
-        x: Tensor,
-        rotation: Tensor,
-        function: Callable[[SpectralFunction, Tensor], Tensor],
-        event_ndim: int,
-    ) -> Tensor:
-        work = _mix(rotation, x.to(compute_dtype(x.dtype)), event_ndim)
-        squares = self._svd()[1].square()
-        padded = [*squares.tolist(), *[0.0] * (rotation.shape[0] - len(squares))]
-        scaled = [_bound(function, _scaled(f, square)) for square in padded]
-        return _mix(rotation.T, _per_channel(scaled, work, event_ndim), event_ndim).to(x.dtype)
+    def _blocks(self, count: int) -> BlockDiagonal:
+        """s_i A for `count` channels, the last of them with s_i = 0 where W has fewer singular values."""
+        scales = [*self._svd()[1].tolist(), *[0.0] * (count - min(self.weight.shape))]
+        return self._cached(("blocks", count), lambda: BlockDiagonal([scale * self.operator for scale in scales]))
 
     def _adjoint_function(self, g: SpectralFunction, y: Tensor) -> Tensor:
         return self.transpose(self.cogram_function(g, y))
@@ -181,9 +175,13 @@ def _per_channel(functions: Sequence[Callable[[Tensor], Tensor]], x: Tensor, eve
     return torch.stack(results, dim=x.ndim - event_ndim)
 
 
-def _bound(function: Callable[[SpectralFunction, Tensor], Tensor], f: SpectralFunction) -> Callable[[Tensor], Tensor]:
-    return lambda x: function(f, x)
-
-
-def _scaled(f: SpectralFunction, square: float) -> SpectralFunction:
-    return lambda values: f(square * values)
+def _rotated(
+    rotation: Tensor,
+    function: Callable[[SpectralFunction, Tensor], Tensor],
+    f: SpectralFunction,
+    x: Tensor,
+    event_ndim: int,
+) -> Tensor:
+    """A function of blocks, between a rotation of the channels and its inverse."""
+    work = _mix(rotation, x.to(compute_dtype(x.dtype)), event_ndim)
+    return _mix(rotation.T, function(f, work), event_ndim).to(x.dtype)

@@ -78,8 +78,6 @@ class OperatorChain:
 
     def apply_cumulative(self, times: Sequence[int], x: Tensor) -> Tensor:
         """M_{1:t} x for a time of its own for each row of x; all of these products have one shape."""
-        if len(set(times)) == 1:
-            return self.cumulative(times[0])(x)
         return apply_each([self.cumulative(t) for t in times], x)
 
     def shape(self, t: SupportsIndex) -> Shape:

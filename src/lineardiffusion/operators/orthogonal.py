@@ -12,6 +12,7 @@ from lineardiffusion._checks import as_shape, check_event, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.factored import add_multiple, cast
+from lineardiffusion.operators.separable import for_each_axis
 
 
 class OrthogonalRows(LinearOperator):
@@ -82,7 +83,7 @@ class AveragePool(OrthogonalRows):
 
     def __init__(self, in_shape: Sequence[int], factor: Sequence[int] | int) -> None:
         event = as_shape(in_shape, "in_shape")
-        factors = (factor,) * max(1, len(event) - 1) if isinstance(factor, int) else as_shape(factor, "factor")
+        factors = for_each_axis(factor, event, "factor")
         axes = event[len(event) - len(factors) :]
         if len(factors) > len(event) or any(k < 1 or n % k for n, k in zip(axes, factors, strict=True)):
             raise ValueError(f"factor: expected divisors of the last sizes of {event}, got {factors}")

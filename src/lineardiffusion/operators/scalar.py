@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import check_event, compute_dtype
+from lineardiffusion._checks import check_event, column, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import GramMap, LinearOperator, apply_each
 from lineardiffusion.operators.factored import FactoredOperator
@@ -86,9 +86,8 @@ class Scaled(LinearOperator):
 
     @classmethod
     def _apply_each(cls, operators: Sequence[Scaled], x: Tensor) -> Tensor:
-        scales = torch.tensor([op.scale for op in operators], dtype=torch.float64).to(x)
         y = apply_each([op.operator for op in operators], x)
-        return scales.reshape(-1, *[1] * (y.ndim - 1)) * y
+        return column(torch.tensor([op.scale for op in operators], dtype=torch.float64), y) * y
 
 
 @rule("transpose", Identity)

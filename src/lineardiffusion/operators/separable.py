@@ -6,6 +6,7 @@ a function of MᵀM costs 2d small matrix products, whatever the number of chann
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache, reduce
 from typing import Literal
@@ -59,7 +60,7 @@ class Separable(FactoredOperator):
 
     def spectrum(self) -> Tensor:
         singular = [s for _, s, _ in self._svds()]
-        return self._cached("spectrum", lambda: reduce(lambda a, b: a[..., None] * b, singular))
+        return self._cached("spectrum", lambda: outer(singular))
 
     def apply(self, x: Tensor) -> Tensor:
         check_event(x, self.in_shape, "x")
@@ -72,7 +73,7 @@ class Separable(FactoredOperator):
     @classmethod
     def _apply_each(cls, operators: Sequence[Separable], x: Tensor) -> Tensor:
         first = operators[0]
-        if all(op is first for op in operators) or any(len(op.factors) != len(first.factors) for op in operators):
+        if any(len(op.factors) != len(first.factors) for op in operators):
             return super()._apply_each(operators, x)
         stacked = [torch.stack([op.factors[axis] for op in operators]) for axis in range(len(first.factors))]
         return along_axes_each(stacked, x.to(compute_dtype(x.dtype))).to(x.dtype)
@@ -113,14 +114,14 @@ class Separable(FactoredOperator):
         grams = [factor.T @ factor for factor in self.factors]
         if any(bool((gram - gram.diag().diag()).any()) for gram in grams):
             return None
-        return reduce(lambda a, b: a[..., None] * b, [gram.diag() for gram in grams])
+        return outer([gram.diag() for gram in grams])
 
     def _coordinates(self) -> int:
         return self._cached("coordinates", self._count_coordinates)
 
     def _count_coordinates(self) -> int:
         channels = self.in_shape[: len(self.in_shape) - len(self.factors)]
-        return int(self.spectrum().numel()) * reduce(lambda a, b: a * b, channels, 1)
+        return int(self.spectrum().numel()) * math.prod(channels)
 
 
 @rule("transpose", Separable)
@@ -158,7 +159,7 @@ class Resize(Separable):
         self, in_shape: Sequence[int], size: Sequence[int] | int, mode: Mode = "bilinear", antialias: bool = True
     ) -> None:
         event = as_shape(in_shape, "in_shape")
-        sizes = (size,) * max(1, len(event) - 1) if isinstance(size, int) else as_shape(size, "size")
+        sizes = for_each_axis(size, event, "size")
         if mode not in ("bilinear", "bicubic", "nearest", "area"):
             raise ValueError(f"mode: expected 'bilinear', 'bicubic', 'nearest' or 'area', got {mode!r}")
         if len(sizes) > len(event) or min(sizes) < 1:
@@ -201,6 +202,16 @@ def along_axes_each(matrices: Sequence[Tensor], x: Tensor) -> Tensor:
             rows = torch.bmm(moved.reshape(len(factors), -1, moved.shape[-1]), factors.mT)
             x = rows.reshape(*moved.shape[:-1], rows.shape[-1]).movedim(-1, axis)
     return x
+
+
+def outer(vectors: Sequence[Tensor]) -> Tensor:
+    """v_1 ⊗ v_2 ⊗ …: an axis for each vector."""
+    return reduce(lambda a, b: a[..., None] * b, vectors)
+
+
+def for_each_axis(value: Sequence[int] | int, event: Shape, name: str) -> Shape:
+    """Numbers for the last axes of an event; an int stands for every spatial axis."""
+    return (value,) * spatial_axes(event) if isinstance(value, int) else as_shape(value, name)
 
 
 def spatial_axes(shape: Shape) -> int:

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import as_shape, check_event, check_finite, compute_dtype
+from lineardiffusion._checks import as_shape, check_finite, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.factored import FactoredOperator, cast
@@ -68,19 +68,6 @@ class SpectralFilter(FactoredOperator):
     def spectrum(self) -> Tensor:
         return self.gain
 
-    def apply(self, x: Tensor) -> Tensor:
-        check_event(x, self.in_shape, "x")
-        return self.filter(self.gain, x)
-
-    def transpose(self, y: Tensor) -> Tensor:
-        check_event(y, self.in_shape, "y")
-        return self.filter(self.gain.conj(), y)
-
-    def filter(self, gain: Tensor, x: Tensor) -> Tensor:
-        """V diag(gain) Vᴴ x for another gain, which may have batch dimensions: one for each row of x."""
-        work = x.to(compute_dtype(x.dtype))
-        return self._from_right(cast(gain, work) * self._to_right(work)).to(x.dtype)
-
     def _to_right(self, x: Tensor) -> Tensor:
         if self.basis == "fft":
             coefficients: Tensor = torch.fft.fftn(x, dim=self.axes, norm="ortho")
@@ -107,8 +94,10 @@ class SpectralFilter(FactoredOperator):
         first = operators[0]
         if any(op.basis != first.basis or op.gain.shape != first.gain.shape for op in operators):
             return super()._apply_each(operators, x)
-        gains = torch.stack([op.gain for op in operators])
-        return first.filter(gains.reshape(len(operators), *[1] * (x.ndim - gains.ndim), *first.gain.shape), x)
+        stacked = torch.stack([op.gain for op in operators])
+        gains = stacked.reshape(len(operators), *[1] * (x.ndim - stacked.ndim), *first.gain.shape)
+        work = x.to(compute_dtype(x.dtype))
+        return first._from_right(cast(gains, work) * first._to_right(work)).to(x.dtype)
 
 
 @rule("transpose", SpectralFilter)

@@ -39,18 +39,12 @@ class Sum(LinearOperator):
     def apply(self, x: Tensor) -> Tensor:
         first, *rest = self.terms
         work = x.to(compute_dtype(x.dtype))
-        result = first(work)
-        for term in rest:
-            result = result + term(work)
-        return result.to(x.dtype)
+        return sum((term(work) for term in rest), first(work)).to(x.dtype)
 
     def transpose(self, y: Tensor) -> Tensor:
         first, *rest = self.terms
         work = y.to(compute_dtype(y.dtype))
-        result = first.transpose(work)
-        for term in rest:
-            result = result + term.transpose(work)
-        return result.to(y.dtype)
+        return sum((term.transpose(work) for term in rest), first.transpose(work)).to(y.dtype)
 
 
 @rule("sum", LinearOperator, LinearOperator)

@@ -52,7 +52,7 @@ class LinearDiffusion:
         count = len(self.chain) + 1
         self._shapes = [self.chain.shape(t) for t in range(count)]
         self._noise = self._noise_levels(sigmas, count)
-        self._isotropic = not any(isinstance(level, Covariance) for level in self._noise)
+        self.is_isotropic = not any(isinstance(level, Covariance) for level in self._noise)  # Σ_t = σ_t² I for all t
         self._sigmas = [
             math.sqrt(level.mean_variance()) if isinstance(level, Covariance) else level for level in self._noise
         ]
@@ -115,11 +115,6 @@ class LinearDiffusion:
         sigma = self.sigma(t)
         return (self.signal_scale(t) / sigma) ** 2 if sigma else math.inf
 
-    @property
-    def is_isotropic(self) -> bool:
-        """Whether Σ_t = σ_t² I for all t."""
-        return self._isotropic
-
     def noise_covariance(self, t: int) -> Covariance:
         """Σ_t, the covariance of x_t given x_0."""
         t = as_index(t, 0, self.num_steps, "t")
@@ -127,19 +122,19 @@ class LinearDiffusion:
 
     def add_noise(self, mean: Tensor, t: Time, noise: Tensor) -> Tensor:
         """mean + Σ_t^{1/2} noise, for white noise of the shape of the mean; t as in `diffuse`."""
-        if not (isinstance(t, Tensor) and t.ndim):
-            level = self._noise[as_index(t, 0, self.num_steps, "t")]
-            return level.sample(mean, noise) if isinstance(level, Covariance) else torch.add(mean, noise, alpha=level)
-        return self._add_noise_each(mean, self.check_times(t), noise)
+        return self._add_noise(mean, self._times(t), noise)
 
-    def _add_noise_each(self, mean: Tensor, times: list[int], noise: Tensor) -> Tensor:
-        if len(set(times)) == 1:
-            return self.add_noise(mean, times[0], noise)
+    def _add_noise(self, mean: Tensor, times: int | list[int], noise: Tensor) -> Tensor:
+        if isinstance(times, list) and len(set(times)) == 1:
+            times = times[0]
+        if isinstance(times, int):
+            level = self._noise[times]
+            return level.sample(mean, noise) if isinstance(level, Covariance) else torch.add(mean, noise, alpha=level)
         levels = [self._noise[u] for u in times]
-        if not self._isotropic:
+        if not self.is_isotropic:
             return mean + apply_each([as_covariance(level, tuple(mean.shape[1:])).root() for level in levels], noise)
         work = mean.to(compute_dtype(mean.dtype))
-        sigmas = torch.tensor(levels, dtype=work.dtype).reshape(-1, *[1] * (work.ndim - 1)).to(work.device)
+        sigmas = column(torch.tensor(levels, dtype=torch.float64), work)
         return torch.addcmul(work, sigmas, noise.to(work.dtype)).to(mean.dtype)
 
     # ------------------------------------------------------------------ distributions
@@ -177,8 +172,8 @@ class LinearDiffusion:
         device: torch.device | str | None = None,
     ) -> Tensor:
         """n samples of N(0, σ_T² I), with shape (n, *shape(T)): where sampling starts."""
-        empty = torch.empty(n, *self.shape(self.num_steps), dtype=dtype, device=device)
-        return self.add_noise(torch.zeros_like(empty), self.num_steps, draw_noise(empty, None, generator))
+        zeros = torch.zeros(n, *self.shape(self.num_steps), dtype=dtype, device=device)
+        return self.add_noise(zeros, self.num_steps, draw_noise(zeros, None, generator))
 
     # ------------------------------------------------------------------ training pairs
 
@@ -199,18 +194,16 @@ class LinearDiffusion:
         check_event(x0, self.shape(0), "x0")
         if x0.device.type == "cpu":  # elsewhere the answer would have to be waited for
             check_finite(x0, "x0")
-        if not (isinstance(t, Tensor) and t.ndim):
-            mean = self._mean(x0, t)
-            return self.add_noise(mean, t, draw_noise(mean, noise, generator))
-        times = self.check_times(t)
-        mean = self._mean_each(x0, times)
-        return self._add_noise_each(mean, times, draw_noise(mean, noise, generator))
+        times = self._times(t)
+        mean = self._mean(x0, times)
+        return self._add_noise(mean, times, draw_noise(mean, noise, generator))
 
     def clean(self, x0: Tensor, t: Time) -> Tensor:
         """c_t = M_{1:t} x_0 / a_t: the degraded image in data range, what denoisers predict. Arguments as `diffuse`."""
         check_event(x0, self.shape(0), "x0")
-        mean = self._mean(x0, t)
-        return mean / column(self.signal_scale(t), mean)
+        times = self._times(t)
+        mean = self._mean(x0, times)
+        return mean / column(_pick(self._scales, times), mean)
 
     def sample_timesteps(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
         r"""Times of a training batch that can be stacked, each t with probability 1/T in expectation.
@@ -245,9 +238,13 @@ class LinearDiffusion:
         return t, s
 
     def _at(self, levels: list[float], t: Time) -> float | Tensor:
+        return _pick(levels, self._times(t))
+
+    def _times(self, t: Time) -> int | list[int]:
+        """One time for all, or one for each sample, checked."""
         if isinstance(t, Tensor) and t.ndim:
-            return torch.tensor([levels[u] for u in self.check_times(t)], dtype=torch.float64)
-        return levels[as_index(t, 0, self.num_steps, "t")]
+            return self.check_times(t)
+        return as_index(t, 0, self.num_steps, "t")
 
     def check_times(self, t: Tensor) -> list[int]:
         """Times (B,) as integers.
@@ -262,13 +259,10 @@ class LinearDiffusion:
             raise ValueError(f"t: expected 0 ≤ t ≤ {self.num_steps}, got values in {min(times)}…{max(times)}")
         return times
 
-    def _mean(self, x0: Tensor, t: Time) -> Tensor:
+    def _mean(self, x0: Tensor, times: int | list[int]) -> Tensor:
         """M_{1:t} x_0"""
-        if isinstance(t, Tensor) and t.ndim:
-            return self._mean_each(x0, self.check_times(t))
-        return self.chain.cumulative(as_index(t, 0, self.num_steps, "t"))(x0)
-
-    def _mean_each(self, x0: Tensor, times: list[int]) -> Tensor:
+        if isinstance(times, int):
+            return self.chain.cumulative(times)(x0)
         if x0.ndim != len(self._shapes[0]) + 1 or x0.shape[0] != len(times):
             raise ValueError(
                 f"x0: expected shape {(len(times), *self._shapes[0])} for {len(times)} times, got {tuple(x0.shape)}"
@@ -280,6 +274,10 @@ class LinearDiffusion:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.shape(0)} → {self.shape(self.num_steps)}, num_steps={self.num_steps})"
+
+
+def _pick(levels: list[float], times: int | list[int]) -> float | Tensor:
+    return levels[times] if isinstance(times, int) else torch.tensor([levels[u] for u in times], dtype=torch.float64)
 
 
 def _levels(values: Sequence[float] | Tensor, length: int, name: str) -> list[float]:

@@ -9,12 +9,12 @@ from typing import SupportsIndex
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_index, as_shape, compute_dtype
+from lineardiffusion._checks import Shape, as_index, as_shape, column, compute_dtype
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.chain import OperatorChain
 from lineardiffusion.operators.factored import cast
 from lineardiffusion.operators.scalar import Identity
-from lineardiffusion.operators.separable import along_axes_each
+from lineardiffusion.operators.separable import along_axes_each, outer
 from lineardiffusion.operators.spectral import SpectralFilter, dct_frequencies, dct_matrix
 from lineardiffusion.processes.base import LinearDiffusion
 from lineardiffusion.schedules import NoiseSchedule, as_alpha_bar, cosine_log_snr_schedule
@@ -109,14 +109,12 @@ class _BlurChain(OperatorChain):
                 blurs[len(axis)] = (transform.T * decay[:, None, :]) @ transform
         first, *others = (blurs[len(axis)] for axis in self._frequencies)
         scaled = cast((1 - self._min_scale) * scale, work)[:, None, None] * first
-        floor = cast(self._min_scale * scale, work).reshape(len(times), *[1] * (x.ndim - 1))
+        floor = column(self._min_scale * scale, work)
         return along_axes_each([scaled, *others], work).addcmul_(floor, work).to(x.dtype)
 
     def _scaling(self, t: int) -> Tensor:
         """a_t d_t for every frequency."""
-        heat = torch.ones((), dtype=torch.float64)
-        for axis in self._frequencies:  # a product of one factor for each axis
-            heat = heat[..., None] * torch.exp(-self._dissipation_times[t] * axis.square())
+        heat = outer([torch.exp(-self._dissipation_times[t] * axis.square()) for axis in self._frequencies])
         return self._signal_scales[t] * ((1 - self._min_scale) * heat + self._min_scale)
 
     def __getstate__(self) -> dict[str, object]:

@@ -12,7 +12,7 @@ from lineardiffusion.operators.base import LinearOperator
 
 # Errors are measured against the sizes of what is compared. float32 weights inside an operator cost 1e-6 or so, and
 # Lanczos' method is asked for 1e-6; a wrong formula costs of the order of one.
-_TOLERANCE = 1e-4
+TOLERANCE = 1e-4
 
 # Functions of the Gram matrices are compared with the dense matrix up to this number of rows and columns.
 _LARGEST_DENSE = 512
@@ -119,7 +119,7 @@ class _Check:
         image = operator(x)
         left, right = float((image * y).sum()), float((x * back).sum())
         size = float(image.norm() * y.norm()) + 1e-300
-        if not abs(left - right) <= _TOLERANCE * size:
+        if not abs(left - right) <= TOLERANCE * size:
             raise ValueError(f"{name}.transpose is not the adjoint: ⟨M x, y⟩ = {left:.6g}, but ⟨x, Mᵀ y⟩ = {right:.6g}")
         _compare(f"{name}.T is not the transpose: M.T y", operator.T(y), back)
         _compare(f"{name}.gram is not MᵀM: MᵀM x", operator.gram(x), operator.transpose(image))
@@ -162,13 +162,17 @@ class _Check:
             gain = max(gain, float((image.flatten(1).norm(dim=1) / lengths).max()))
             x = operator.transpose(image)
             x = x / (x.abs().amax() + 1e-300)
-        if gain > claimed * (1 + _TOLERANCE):
+        if gain > claimed * (1 + TOLERANCE):
             raise ValueError(f"{self.name}.norm: expected at least ‖M x‖/‖x‖ = {gain:.6g}, got {claimed:.6g}")
+
+
+def relative_difference(result: Tensor, expected: Tensor) -> float:
+    return float((result - expected).norm() / (expected.norm() + 1e-300))
 
 
 def _compare(what: str, result: Tensor, expected: Tensor) -> None:
     if result.shape != expected.shape:
         raise ValueError(f"{what} has shape {tuple(result.shape)}, expected {tuple(expected.shape)}")
-    error = float((result - expected).norm() / (expected.norm() + 1e-300))
-    if not error <= _TOLERANCE:
-        raise ValueError(f"{what} has a relative difference of {error:.3g}, expected at most {_TOLERANCE}")
+    error = relative_difference(result, expected)
+    if not error <= TOLERANCE:
+        raise ValueError(f"{what} has a relative difference of {error:.3g}, expected at most {TOLERANCE}")

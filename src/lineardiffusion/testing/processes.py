@@ -10,9 +10,8 @@ from torch import Tensor
 from lineardiffusion._checks import as_index
 from lineardiffusion.posterior import check_feasible
 from lineardiffusion.processes.base import LinearDiffusion
+from lineardiffusion.testing.operators import TOLERANCE, relative_difference
 
-# Products of operators of unknown structure, and of float32 weights, agree to 1e-6 or so.
-_TOLERANCE = 1e-4
 _DIRECTIONS = 8
 
 
@@ -120,6 +119,6 @@ def _normal(generator: torch.Generator, *shape: int) -> Tensor:
 
 
 def _compare(what: str, result: Tensor, expected: Tensor) -> None:
-    error = float((result - expected).norm() / (expected.norm() + 1e-300))
-    if not error <= _TOLERANCE:
-        raise ValueError(f"{what} by {error:.3g} of its size, expected at most {_TOLERANCE}")
+    error = relative_difference(result, expected)
+    if not error <= TOLERANCE:
+        raise ValueError(f"{what} by {error:.3g} of its size, expected at most {TOLERANCE}")
