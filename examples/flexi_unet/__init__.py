@@ -2,3 +2,4 @@
 
 from examples.flexi_unet.model import FlexiUNet as FlexiUNet
 from examples.flexi_unet.model import FullUNet as FullUNet
+from examples.flexi_unet.settings import SETTINGS as SETTINGS

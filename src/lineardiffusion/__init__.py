@@ -7,6 +7,7 @@ Operators M, processes built from them, denoisers, losses and samplers. Start wi
 """
 
 from lineardiffusion import testing as testing
+from lineardiffusion import training as training
 from lineardiffusion.covariance import Covariance as Covariance
 from lineardiffusion.covariance import GramCovariance as GramCovariance
 from lineardiffusion.denoiser import Denoiser as Denoiser

@@ -1,0 +1,288 @@
+"""The configuration of a run: typed, from a YAML file and the command line, and kept with the run.
+
+jsonargparse reads the dataclasses below: their types are checked, their docstrings are the help, and every field can be
+given in a file (`--config run.yaml`) and overridden on the command line (`--process.levels 3`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+import lineardiffusion as ld
+from examples.flexi_unet import SETTINGS, FlexiUNet, FullUNet
+
+T = TypeVar("T")
+
+WEIGHTINGS = {"min-snr": ld.MinSNR(5.0), "snr": ld.SNR(), "truncated-snr": ld.TruncatedSNR(), "uniform": ld.Uniform()}
+
+
+@dataclass
+class DataConfig:
+    """Images to learn from.
+
+    Args:
+        source: a folder of images, a .npz or .npy file, "digits" (scikit-learn's, 8 × 8), or "hf:<name>" of Hugging
+            Face datasets. The labels of a folder are the names of the folders in it.
+        size: pixels, one number for a square or height and width; images are cropped at the centre and resized. A
+            folder needs it; arrays keep their size without it.
+        channels: 3 for colour, 1 for grey.
+        flip: mirror every other image, at random.
+        labels: learn the classes too, so that they can be asked for.
+        max_corrupt: how many unreadable files to skip, with a warning for each, before stopping.
+        split: the split of a Hugging Face dataset.
+    """
+
+    source: str = "digits"
+    size: int | tuple[int, int] | None = None
+    channels: Literal[1, 3] = 3
+    flip: bool = False
+    labels: bool = False
+    max_corrupt: int = 10
+    split: str = "train"
+
+
+@dataclass
+class ProcessConfig:
+    """The diffusion process.
+
+    Args:
+        family: DDPM, Blurring Diffusion or Scale Space Diffusion (ssd).
+        prediction: what the network predicts; ssd knows "clean" alone.
+        levels: resolutions of ssd.
+        decay: the power p of ssd's resolution schedule convex_decay(p).
+        num_steps: T.
+        schedule: the noise schedule of ddpm and ssd (Blurring Diffusion has its own).
+        blur_sigma_max: greatest blur of Blurring Diffusion, in pixels.
+    """
+
+    family: Literal["ddpm", "blurring", "ssd"] = "ssd"
+    prediction: Literal["clean", "noise", "velocity"] = "clean"
+    levels: int = 3
+    decay: float = 0.5
+    num_steps: int = 1000
+    schedule: Literal["linear", "cosine"] = "linear"
+    blur_sigma_max: float = 20.0
+
+
+@dataclass
+class NetworkConfig:
+    """The network.
+
+    Args:
+        kind: Flexi-UNet uses the levels that a resolution needs, the Full UNet all of them.
+        settings: "paper-64", "paper-128" or "paper-256" (the paper's, for these sizes), "small" or "tiny" (for CPUs).
+        overrides: keyword arguments of the network that replace those of the settings, e.g. {"model_channels": 64}.
+    """
+
+    kind: Literal["flexi", "full"] = "flexi"
+    settings: Literal["paper-64", "paper-128", "paper-256", "small", "tiny"] = "small"
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class OptimizationConfig:
+    """How to learn. Like data, process and network, all of it must stay the same when a run is resumed.
+
+    Args:
+        batch_size: images per step, over all processes and accumulated gradients together.
+        learning_rate: of AdamW.
+        weight_decay: of AdamW.
+        warmup: steps in which the learning rate grows linearly to its value.
+        ema_decay: of the average of the weights, from which samples are drawn.
+        clip_norm: greatest norm of the gradient.
+        weighting: weight of the loss at a signal-to-noise ratio.
+        label_dropout: share of the images whose label is hidden, for classifier-free guidance.
+        seed: of everything that is random.
+        precision: "bf16" for autocast.
+    """
+
+    batch_size: int = 64
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.0
+    warmup: int = 500
+    ema_decay: float = 0.9999
+    clip_norm: float = 1.0
+    weighting: Literal["min-snr", "snr", "truncated-snr", "uniform"] = "min-snr"
+    label_dropout: float = 0.1
+    seed: int = 0
+    precision: Literal["no", "bf16"] = "no"
+
+
+@dataclass
+class RunConfig:
+    """How far to go, and what to write. May be changed when a run is resumed.
+
+    Args:
+        folder: where everything goes; a run that is there already is resumed.
+        steps: training steps in all.
+        max_hours: stop with a checkpoint after this time, to be resumed by the same command.
+        save_every: steps between checkpoints.
+        keep: checkpoints to keep.
+        log_every: steps between records in history.jsonl.
+        sample_every: steps between grids of samples; 0 for none.
+        sample_steps: sampling steps for these grids.
+        accumulate: parts into which each process splits its batch, to save memory.
+        workers: processes that read images, for each training process.
+        channels_last: memory format, faster on GPUs.
+        compile: compile the network with torch.compile.
+        tracker: any tracker accelerate supports, such as "tensorboard" or "wandb".
+        progress: show a bar.
+    """
+
+    folder: Path = Path("runs/train")
+    steps: int = 100_000
+    max_hours: float | None = None
+    save_every: int = 1000
+    keep: int = 3
+    log_every: int = 10
+    sample_every: int = 1000
+    sample_steps: int = 50
+    accumulate: int = 1
+    workers: int = 0
+    channels_last: bool = False
+    compile: bool = False
+    tracker: str | None = None
+    progress: bool = True
+
+
+@dataclass
+class Config:
+    """A whole run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    process: ProcessConfig = field(default_factory=ProcessConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        at_least = {
+            "data.max_corrupt": 0, "process.levels": 1, "process.num_steps": 1, "optimization.batch_size": 1,
+            "optimization.warmup": 0, "run.steps": 1, "run.save_every": 1, "run.keep": 1, "run.log_every": 1,
+            "run.sample_every": 0, "run.sample_steps": 1, "run.accumulate": 1, "run.workers": 0,
+        }  # fmt: skip
+        for name, least in at_least.items():
+            if self[name] < least:
+                raise ValueError(f"{name}: expected at least {least}, got {self[name]}")
+        for name in ("optimization.learning_rate", "optimization.clip_norm"):
+            if not self[name] > 0:
+                raise ValueError(f"{name}: expected a positive number, got {self[name]}")
+        if not 0 <= self.optimization.label_dropout <= 1:
+            raise ValueError(f"optimization.label_dropout: expected 0…1, got {self.optimization.label_dropout}")
+        if not 0 <= self.optimization.ema_decay < 1:
+            raise ValueError(f"optimization.ema_decay: expected [0, 1), got {self.optimization.ema_decay}")
+
+    def __getitem__(self, name: str) -> Any:
+        section, _, entry = name.partition(".")
+        return getattr(getattr(self, section), entry)
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """As JSON and YAML hold it."""
+        plain = dataclasses.asdict(self)
+        plain["run"]["folder"] = str(self.run.folder)
+        if isinstance(self.data.size, tuple):
+            plain["data"]["size"] = list(self.data.size)
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, dict[str, Any]]) -> Config:
+        """The configuration that `to_dict` wrote.
+
+        Raises:
+            TypeError: a field that does not exist.
+        """
+        values = {name: dict(entries) for name, entries in plain.items()}
+        if isinstance(values["data"].get("size"), list):
+            values["data"]["size"] = tuple(values["data"]["size"])
+        values["run"]["folder"] = Path(values["run"]["folder"])
+        return cls(
+            DataConfig(**values["data"]),
+            ProcessConfig(**values["process"]),
+            NetworkConfig(**values["network"]),
+            OptimizationConfig(**values["optimization"]),
+            RunConfig(**values["run"]),
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the YAML file that `--config` reads."""
+        path.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
+
+    def check_resumable(self, other: dict[str, dict[str, Any]], where: Path) -> None:
+        """That a checkpoint with another configuration can be gone on from: all but the section "run" is equal.
+
+        Raises:
+            ValueError: naming each field that differs.
+        """
+        own = self.to_dict()
+        sections = [name for name in own if name != "run"]
+        differing = [
+            f"    {section}.{entry}: {other.get(section, {}).get(entry)!r} there, {own[section][entry]!r} here"
+            for section in sections
+            for entry in own[section]
+            if own[section][entry] != other.get(section, {}).get(entry)
+        ]
+        if differing:
+            raise ValueError(
+                f"{where} belongs to a run with another configuration; resume it with that one, or choose another "
+                f"run.folder:\n" + "\n".join(differing)
+            )
+
+
+def build_process(config: ProcessConfig, shape: tuple[int, int, int]) -> ld.LinearDiffusion:
+    """The process of a configuration for images of a shape."""
+    if config.family == "ddpm":
+        return ld.DDPM(shape, config.num_steps, config.schedule)
+    if config.family == "blurring":
+        return ld.BlurringDiffusion(shape, config.num_steps, config.blur_sigma_max)
+    return ld.ScaleSpaceDiffusion(
+        shape, config.levels, config.num_steps, config.schedule, ld.convex_decay(config.decay)
+    )
+
+
+def build_network(config: NetworkConfig, shape: tuple[int, int, int], num_classes: int | None) -> torch.nn.Module:
+    """The network of a configuration for images of a shape; one more class stands for "no label".
+
+    Raises:
+        ValueError: overrides that the network does not take.
+    """
+    arguments = {**SETTINGS[config.settings], **config.overrides}
+    classes = None if num_classes is None else num_classes + 1
+    kind = {"flexi": FlexiUNet, "full": FullUNet}[config.kind]
+    try:
+        return kind(shape[1:], in_channels=shape[0], out_channels=shape[0], num_classes=classes, **arguments)
+    except TypeError as error:
+        raise ValueError(f"network.overrides: {error}") from error
+
+
+class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):  # type: ignore[misc]
+    """Descriptions with their lines as they are."""
+
+
+def parse(kind: type[T], description: str | None, arguments: list[str] | None = None) -> T:
+    """An object of a dataclass from the command line and the YAML files named there; a wrong value ends the program.
+
+    Arguments:
+        kind: the dataclass, whose docstring explains its fields.
+        description: of the program.
+        arguments: of the command line; those of this process by default.
+    """
+    parser = ArgumentParser(
+        description=description, formatter_class=_Help, usage="%(prog)s [--config FILE] [--FIELD VALUE …]"
+    )
+    parser.add_argument("--config", action="config", help="a YAML file with any of the fields below")
+    parser.add_class_arguments(kind)
+    parsed = parser.instantiate_classes(parser.parse_args(arguments))
+    del parsed["config"]
+    try:
+        return kind(**vars(parsed))
+    except ValueError as error:
+        sys.exit(f"{parser.prog}: {error}")
