@@ -27,6 +27,18 @@ def write_png(pixels: np.ndarray, path: Path) -> None:
     os.replace(partial, path)
 
 
+def from_bytes(pixels: np.ndarray) -> Tensor:
+    """The inverse of `to_bytes`."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def read_png(path: Path) -> np.ndarray:
+    """An image (H, W, C)."""
+    with Image.open(path) as image:
+        pixels = np.array(image)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
 def grid(images: Tensor, columns: int | None = None) -> np.ndarray:
     """Images (N, C, H, W) in [−1, 1] side by side, small ones enlarged; (H', W', C) uint8."""
     columns = columns or math.ceil(math.sqrt(len(images)))

@@ -1,0 +1,251 @@
+"""DDPM, Blurring Diffusion and Scale Space Diffusion on 10 000 real digits with the same network and the same time.
+
+    python benchmarks/digits.py --data mnist10k.npz
+
+Each run trains for the same processor time on one core, two runs side by side on two cores; three seeds. Processor
+time, since the wall clock of a shared machine favours whoever runs while it is quiet; on a quiet one the two are the
+same. Then 1000 digits are drawn with 50 steps, and their Fréchet distance to the real ones is taken in the features of
+a small classifier of real digits. Runs that are finished are kept in runs/benchmark-digits and not done again.
+
+Writes results/digits.json, pictures, and the table in docs/training.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import lineardiffusion as ld
+from benchmarks.timing import environment
+from examples.experiment.config import (
+    Config,
+    DataConfig,
+    NetworkConfig,
+    OptimizationConfig,
+    ProcessConfig,
+    RunConfig,
+    build_network,
+    build_process,
+)
+from examples.experiment.data import loader, open_images
+from examples.experiment.features import Judge, frechet_distance, train_judge
+from examples.experiment.pictures import grid, write_png
+from examples.flops import call_gflops, schedule_average
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = ROOT / "runs" / "benchmark-digits"
+RESULTS = ROOT / "benchmarks" / "results" / "digits.json"
+IMAGES = ROOT / "docs" / "images"
+SEEDS = (0, 1, 2)
+SAMPLES, STEPS, CHUNK = 1000, 50, 100
+MODELS = {
+    "DDPM": (ProcessConfig(family="ddpm"), "full"),
+    "Blurring Diffusion": (ProcessConfig(family="blurring", prediction="noise"), "full"),
+    "SSD, 2 levels": (ProcessConfig(family="ssd", levels=2), "flexi"),
+    "SSD, 3 levels": (ProcessConfig(family="ssd", levels=3), "flexi"),
+}
+
+
+def config_of(model: str, seed: int, data: Path, folder: Path) -> Config:
+    """The configuration of a run: everything but the process, and what belongs to it, is the same for all."""
+    process, kind = MODELS[model]
+    return Config(
+        DataConfig(source=str(data), channels=1),
+        process,
+        NetworkConfig(kind=kind, settings="tiny"),
+        OptimizationConfig(batch_size=64, learning_rate=1e-3, warmup=100, ema_decay=0.998, seed=seed),
+        RunConfig(folder=folder, progress=False),
+    )
+
+
+def run(model: str, seed: int, data: Path, minutes: float, folder: Path) -> None:
+    """Train, draw and judge one model; writes result.json into the folder."""
+    from examples.train import Trainer
+
+    torch.set_num_threads(1)
+    trainer = Trainer(config_of(model, seed, data, folder))
+    images, labels = trainer.images.tensor()
+    judge = train_judge(images, labels, len(trainer.images.class_names), RUNS / "cache")
+    batches = loader(trainer.images, 64, trainer.share(), 0, seed)
+    cpu, wall, losses = time.process_time(), time.monotonic(), []
+    while time.process_time() - cpu < 60 * minutes:
+        trainer.optimizer.zero_grad()
+        losses.append(float(trainer.backward(next(batches))))
+        trainer.update()
+    trained = {"cpu_s": time.process_time() - cpu, "wall_s": time.monotonic() - wall}
+    trainer.save()
+
+    denoiser = ld.Denoiser(trainer.network.eval(), trainer.process, trainer.config.process.prediction)
+    result: dict[str, Any] = {
+        "model": model,
+        "seed": seed,
+        "training_steps": trainer.step,
+        "training_cpu_s": round(trained["cpu_s"], 1),
+        "training_wall_s": round(trained["wall_s"], 1),
+        "last_loss": round(statistics.fmean(losses[-100:]), 4),
+        "parameters": sum(parameter.numel() for parameter in trainer.network.parameters()),
+        "judge_accuracy": judge.accuracy,
+    }
+    samplers = {"ddim": ld.DDIMSampler(denoiser, STEPS), "ancestral": ld.AncestralSampler(denoiser, STEPS)}
+    with trainer.average.applied_to(trainer.network):
+        for name, sampler in samplers.items():
+            cpu = time.process_time()
+            drawn = torch.cat(
+                [sampler(CHUNK, seeds=range(i, i + CHUNK), progress=False) for i in range(0, SAMPLES, CHUNK)]
+            )
+            result[f"{name}_cpu_s_per_1000_images"] = round((time.process_time() - cpu) * 1000 / SAMPLES, 1)
+            result |= {f"{name}_{key}": value for key, value in compare(drawn, images, judge).items()}
+            write_png(grid(drawn[:64]), folder / f"{name}.png")
+    (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def compare(drawn: torch.Tensor, images: torch.Tensor, judge: Judge) -> dict[str, float]:
+    """Fréchet distance to the images the judge has learnt from, and the share it labels with confidence ≥ 0.9."""
+    learnt = torch.ones(len(images), dtype=torch.bool)
+    learnt[judge.held_out] = False
+    sure = judge.probabilities(drawn).max(1).values >= 0.9
+    return {
+        "frechet": round(frechet_distance(judge.features(drawn), judge.features(images[learnt])), 3),
+        "confident": round(float(sure.double().mean()), 4),
+    }
+
+
+def gflops(model: str, shape: tuple[int, int, int]) -> dict[str, float]:
+    """Of a network call for one image, on the average over all steps; and of one generated image."""
+    process_config, kind = MODELS[model]
+    process = build_process(process_config, shape)
+    with torch.device("meta"):
+        network = build_network(NetworkConfig(kind=kind, settings="tiny"), shape, None)
+    times = ld.DDIMSampler(ld.Denoiser(network, process, process_config.prediction), STEPS).times[:-1]
+    drawn = sum(call_gflops(network, process.shape(t), process.shape(t - 1)) for t in times)
+    return {
+        "gflops_per_call": round(schedule_average(process, network)[0], 4),
+        "gflops_per_image": round(drawn, 3),
+        "sampling_steps": len(times),
+    }
+
+
+def summary(data: Path, minutes: float, results: list[dict[str, Any]]) -> dict[str, Any]:
+    source = open_images(DataConfig(source=str(data), channels=1))
+    images, labels = source.tensor()
+    judge = train_judge(images, labels, len(source.class_names), RUNS / "cache")
+    return {
+        "environment": environment("einops"),
+        "data": f"{data.name}: {len(source)} images {source.shape}",
+        "budget_cpu_minutes": minutes,
+        "judge_accuracy": judge.accuracy,
+        "held_out_real_digits": compare(images[judge.held_out], images, judge),
+        "models": {model: gflops(model, source.shape) for model in MODELS},
+        "runs": results,
+    }
+
+
+def plot(report: dict[str, Any], path: Path) -> None:
+    """Fréchet distance against GFLOPs for each model, a point for each seed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True, layout="constrained")
+    for axis, sampler, title in zip(axes, ("ddim", "ancestral"), ("DDIM (η = 0)", "ancestral"), strict=True):
+        for index, model in enumerate(MODELS):
+            runs = [run for run in report["runs"] if run["model"] == model]
+            x = report["models"][model]["gflops_per_image"]
+            values = [run[f"{sampler}_frechet"] for run in runs]
+            axis.plot([x] * len(runs), values, "o", color=f"C{index}", alpha=0.5)
+            axis.plot(
+                x, statistics.fmean(values), "_", color=f"C{index}", markersize=24, markeredgewidth=3, label=model
+            )
+        axis.axhline(
+            report["held_out_real_digits"]["frechet"], color="gray", linestyle=":", label="held-out real digits"
+        )
+        axis.set(title=f"{title}, {STEPS} steps", xlabel="GFLOPs per generated image", yscale="log")
+    axes[0].set_ylabel("Fréchet distance (classifier features)")
+    axes[0].legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def table(report: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    lines = [
+        "| model | Fréchet distance, DDIM | ancestral | confident, DDIM | training steps | GFLOPs per call | per image "
+        "| s per 1000 images |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for model, cost in report["models"].items():
+        runs = [run for run in report["runs"] if run["model"] == model]
+
+        def spread(key: str, digits: int, runs: list[dict[str, Any]] = runs) -> str:
+            values = [run[key] for run in runs]
+            return f"{statistics.fmean(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
+
+        lines.append(
+            f"| {model} | {spread('ddim_frechet', 2)} | {spread('ancestral_frechet', 2)} "
+            f"| {spread('ddim_confident', 2)} "
+            f"| {spread('training_steps', 0)} | {cost['gflops_per_call']:.3f} | {cost['gflops_per_image']:.2f} "
+            f"| {spread('ddim_cpu_s_per_1000_images', 0)} |"
+        )
+    real = report["held_out_real_digits"]
+    lines.append(f"| held-out real digits | {real['frechet']:.2f} | | {real['confident']:.2f} | | | | |")
+    return "\n".join(lines)
+
+
+def launch(model: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The result of a run, in a process of its own on one core; the kept one if it is there."""
+    folder = RUNS / f"{model.lower().replace(', ', '-').replace(' ', '-')}-seed-{seed}"
+    if not (folder / "result.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, __file__, "--data", str(arguments.data), "--minutes", str(arguments.minutes)]
+        command += ["--model", model, "--seed", str(seed), "--folder", str(folder)]
+        with open(folder / "log.txt", "w", encoding="utf-8") as log:
+            threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+            subprocess.run(command, env={**os.environ, **threads}, stdout=log, stderr=log, check=True)
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    print(json.dumps(result), flush=True)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="a .npz file with images (N, H, W) and labels")
+    parser.add_argument("--minutes", type=float, default=8.0, help="of processor time per training (%(default)s)")
+    parser.add_argument("--model", choices=MODELS, help="one run alone, with --seed and --folder")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--folder", type=Path)
+    arguments = parser.parse_args()
+    if arguments.model:
+        run(arguments.model, arguments.seed, arguments.data, arguments.minutes, arguments.folder)
+        return
+    jobs = [(model, seed) for seed in SEEDS for model in MODELS]
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda job: launch(*job, arguments), jobs))
+    report = summary(arguments.data, arguments.minutes, results)
+    RESULTS.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    plot(report, IMAGES / "digits_frechet.png")
+    page = ROOT / "docs" / "training.md"
+    before, _, rest = page.read_text(encoding="utf-8").partition("<!-- digits: begin -->\n")
+    _, _, after = rest.partition("<!-- digits: end -->")
+    page.write_text(f"{before}<!-- digits: begin -->\n{table(report)}\n<!-- digits: end -->{after}", encoding="utf-8")
+    for model in MODELS:
+        slug = model.lower().replace(", ", "-").replace(" ", "-")
+        for sampler in ("ddim",):
+            picture = (RUNS / f"{slug}-seed-0" / f"{sampler}.png").read_bytes()
+            (IMAGES / f"digits_{slug}.png").write_bytes(picture)
+
+
+if __name__ == "__main__":
+    main()

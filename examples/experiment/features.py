@@ -1,0 +1,142 @@
+"""Distances between sets of images without any download: in the features of a small classifier trained on the labelled
+data at hand."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from lineardiffusion.training import (
+    CheckpointError,
+    keyed_generator,
+    read_checkpoint,
+    restore_tensors,
+    state_tensors,
+    write_checkpoint,
+)
+
+EPOCHS, BATCH_SIZE, LEARNING_RATE, HELD_OUT = 6, 128, 2e-3, 0.1
+
+
+class Classifier(nn.Module):
+    """Three convolutions and 64 features, for images of any size from 8 × 8 on.
+
+    Arguments:
+        channels: of the images.
+        num_classes: to tell apart.
+    """
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for inner, outer in ((channels, 24), (24, 48), (48, 64)):
+            layers += [nn.Conv2d(inner, outer, 3, padding=1), nn.GroupNorm(8, outer), nn.ReLU(), nn.AvgPool2d(2)]
+        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(256, 64), nn.ReLU())
+        self.head = nn.Linear(64, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+@dataclass
+class Judge:
+    """A trained classifier, its accuracy on held-out images, and which of the images these were.
+
+    Arguments:
+        classifier: in evaluation mode.
+        accuracy: in 0…1.
+        held_out: indices of the images it did not see.
+    """
+
+    classifier: Classifier
+    accuracy: float
+    held_out: Tensor
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """Features (N, 64) of images (N, C, H, W) in [−1, 1], in float64."""
+        return torch.cat([self.classifier.features(part) for part in images.split(256)]).double()
+
+    @torch.no_grad()
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Class probabilities (N, C)."""
+        return torch.cat([self.classifier(part).softmax(1) for part in images.split(256)])
+
+
+def train_judge(images: Tensor, labels: Tensor, num_classes: int, cache: Path, seed: int = 0) -> Judge:
+    """A classifier of these images; a second call finds it in the folder `cache`.
+
+    Arguments:
+        images: (N, C, H, W) in [−1, 1], at least 8 × 8.
+        labels: (N,) in 0 … num_classes − 1.
+        cache: a folder; the file's name says on which data, and how, it was trained.
+        seed: of the split, the weights and the order.
+
+    Raises:
+        ValueError: images that are too small or too few.
+    """
+    if min(images.shape[-2:]) < 8 or len(images) < 20:
+        raise ValueError(f"images: expected at least 20 of at least 8 × 8 pixels, got {tuple(images.shape)}")
+    order = torch.randperm(len(images), generator=keyed_generator(seed, "split"))
+    held_out, learnt = order[: max(1, int(HELD_OUT * len(images)))], order[max(1, int(HELD_OUT * len(images))) :]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        classifier = Classifier(images.shape[1], num_classes)
+    path = cache / f"classifier-{_fingerprint(images, labels, seed)}.safetensors"
+    try:
+        restore_tensors(read_checkpoint(path).tensors, classifier.state_dict(), str(path))
+    except CheckpointError:
+        _fit(classifier, images[learnt], labels[learnt], seed)
+        cache.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(path, state_tensors(classifier.state_dict()), {"seed": seed})
+    judge = Judge(classifier.eval(), 0.0, held_out)
+    judge.accuracy = float((judge.probabilities(images[held_out]).argmax(1) == labels[held_out]).double().mean())
+    return judge
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    r"""‖μ_a − μ_b‖² + tr(C_a + C_b − 2 (C_a^{1/2} C_b C_a^{1/2})^{1/2}) of two sets of features (N, D), the squared
+    Wasserstein-2 distance of the Gaussians of their means and covariances (Heusel et al., 2017).
+
+    Raises:
+        ValueError: fewer than two features, or different widths.
+    """
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise ValueError(f"features: expected (N, D) and (M, D) with N, M ≥ 2, got {tuple(a.shape)}, {tuple(b.shape)}")
+    a, b = a.double(), b.double()
+    cov_a, cov_b = torch.atleast_2d(torch.cov(a.T), torch.cov(b.T))
+    values, vectors = torch.linalg.eigh(cov_a)
+    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
+    return float((a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross)
+
+
+def _fit(classifier: Classifier, images: Tensor, labels: Tensor, seed: int) -> None:
+    steps = EPOCHS * -(-len(images) // BATCH_SIZE)
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
+    for indices in tqdm(_batches(len(images), seed), desc="classifier", total=steps, unit="step"):
+        loss = F.cross_entropy(classifier(images[indices]), labels[indices])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+
+
+def _batches(count: int, seed: int) -> Iterator[Tensor]:
+    for epoch in range(EPOCHS):
+        yield from torch.randperm(count, generator=keyed_generator(seed, "classifier", epoch)).split(BATCH_SIZE)
+
+
+def _fingerprint(images: Tensor, labels: Tensor, seed: int) -> str:
+    sha = hashlib.sha256(repr((tuple(images.shape), EPOCHS, BATCH_SIZE, LEARNING_RATE, HELD_OUT, seed, 1)).encode())
+    sha.update(memoryview(images.contiguous().numpy()))
+    sha.update(memoryview(labels.contiguous().numpy()))
+    return sha.hexdigest()[:16]

@@ -1,0 +1,236 @@
+"""Draw images from a trained model.
+
+    python examples/sample.py --run runs/train --num 64
+    python examples/sample.py --run runs/train --num 50000 --steps 50 --sampler ancestral --output npz
+    accelerate launch --num_processes 8 examples/sample.py --run runs/train --num 50000
+
+Image i depends on the seed and on i alone: it is the same file whatever the batch size and the number of processes. A
+command that was stopped goes on with the images that are missing. Beside the images there are grid.png, strips.png
+(how the first few came about), and samples.json (the settings).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm import tqdm
+
+# So that `python examples/sample.py` finds the other examples, from any folder.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import lineardiffusion as ld
+from examples.experiment.config import parse
+from examples.experiment.pictures import from_bytes, grid, read_png, strip, to_bytes, write_png
+from examples.experiment.runs import Guided, find_checkpoint, load_denoiser
+from lineardiffusion.training import CheckpointError, keyed_generator
+
+Sampler = ld.AncestralSampler | ld.DDIMSampler
+
+
+@dataclass
+class SampleConfig:
+    """Which images to draw, and how.
+
+    Args:
+        run: folder of a run, or a checkpoint in it.
+        num: how many images.
+        folder: where they go; samples/<step>-<settings> in the run's folder by default.
+        output: "png" for a file each, "npz" for one array images (N, H, W, C).
+        sampler: ancestral, or DDIM with `eta`.
+        eta: η of DDIM, from 0 (no noise but what new detail needs) to 1 (ancestral).
+        steps: sampling steps, to which both times of each change of resolution are added; all T by default.
+        seed: of the images.
+        batch_size: images at a time, for each process.
+        label: class of all the images, by name or number; by turns all of them by default.
+        guidance: scale of classifier-free guidance; 1 for none.
+        weights: averaged over the training, or the last.
+        strips: how many images to show from noise to image.
+        progress: show a bar.
+    """
+
+    run: Path
+    num: int = 64
+    folder: Path | None = None
+    output: Literal["png", "npz"] = "png"
+    sampler: Literal["ancestral", "ddim"] = "ddim"
+    eta: float = 0.0
+    steps: int | None = None
+    seed: int = 0
+    batch_size: int = 64
+    label: str | None = None
+    guidance: float = 1.0
+    weights: Literal["ema", "last"] = "ema"
+    strips: int = 4
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        for name, least in (("num", 1), ("batch_size", 1), ("strips", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
+
+
+def sample(config: SampleConfig) -> Path:
+    """Draw the images that are not there yet; returns the folder.
+
+    Raises:
+        ValueError: settings that do not fit the model, or a folder with images of other settings.
+    """
+    accelerator = Accelerator()
+    checkpoint = find_checkpoint(config.run)
+    denoiser, _ = load_denoiser(checkpoint, averaged=config.weights == "ema")
+    labels = choose_labels(config, checkpoint.metadata["class_names"])
+    if labels is not None:
+        denoiser = ld.Denoiser(Guided(denoiser.network, config.guidance), denoiser.process, denoiser.prediction)
+    elif config.guidance != 1:
+        raise ValueError(f"guidance: expected 1 for a model without labels, got {config.guidance}")
+    sampler = make_sampler(config, denoiser.to(accelerator.device))
+
+    run = config.run if config.run.is_dir() else config.run.parent.parent
+    settings = describe(config, checkpoint.metadata["step"])
+    name = f"{checkpoint.metadata['step']:08d}-{config.sampler}-{config.steps or denoiser.process.num_steps}"
+    folder = config.folder or run / "samples" / name
+    with accelerator.main_process_first():
+        claim(folder, settings)
+    packed = (folder / "samples.npz").exists()
+    pending = [index for index in range(config.num) if not (packed or file_of(folder, index).exists())]
+    mine = pending[accelerator.process_index :: accelerator.num_processes]
+    for indices in tqdm(
+        list(chunks(mine, config.batch_size)),
+        desc="sampling",
+        unit="batch",
+        disable=not (config.progress and accelerator.is_main_process),
+    ):
+        images = draw(sampler, indices, config.seed, labels)
+        for index, pixels in zip(indices, to_bytes(images), strict=True):
+            write_png(pixels, file_of(folder, index))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        finish(config, folder, sampler, labels)
+    accelerator.wait_for_everyone()
+    return folder
+
+
+def make_sampler(config: SampleConfig, denoiser: ld.Denoiser) -> Sampler:
+    if config.sampler == "ancestral":
+        return ld.AncestralSampler(denoiser, config.steps)
+    return ld.DDIMSampler(denoiser, config.steps, config.eta)
+
+
+def choose_labels(config: SampleConfig, names: list[str] | None) -> list[int] | None:
+    """The class of each image; None for a model without classes.
+
+    Raises:
+        ValueError: a class the model does not know.
+    """
+    if names is None:
+        if config.label is not None:
+            raise ValueError(f"label: expected none for a model without labels, got {config.label}")
+        return None
+    if config.label is None:
+        return [index % len(names) for index in range(config.num)]
+    if config.label in names:
+        return [names.index(config.label)] * config.num
+    raise ValueError(f"label: expected one of {names}, got {config.label!r}")
+
+
+def draw(sampler: Sampler, indices: list[int], seed: int, labels: list[int] | None) -> Tensor:
+    """The images of some indices."""
+    return sampler(
+        len(indices), seeds=seeds_of(indices, seed), progress=False, **conditioning(sampler, indices, labels)
+    )
+
+
+def conditioning(sampler: Sampler, indices: list[int], labels: list[int] | None) -> dict[str, Tensor]:
+    device = next(sampler.denoiser.parameters()).device
+    return {} if labels is None else {"y": torch.tensor([labels[index] for index in indices], device=device)}
+
+
+def seeds_of(indices: list[int], seed: int) -> list[int]:
+    """Seeds that differ for every image and every seed."""
+    return [keyed_generator(seed, "sample", index).initial_seed() for index in indices]
+
+
+def describe(config: SampleConfig, step: int) -> dict[str, Any]:
+    """What decides the images: commands that agree in it may share a folder. An array also has a fixed number."""
+    names = ["sampler", "eta", "steps", "seed", "label", "guidance", "weights", "output"]
+    names += ["num"] if config.output == "npz" else []
+    return {"step": step, **{name: getattr(config, name) for name in names}}
+
+
+def claim(folder: Path, settings: dict[str, Any]) -> None:
+    """Write the settings into the folder, or check that it has them.
+
+    Raises:
+        ValueError: naming the settings that differ.
+    """
+    path = folder / "samples.json"
+    if path.exists():
+        there = json.loads(path.read_text(encoding="utf-8"))
+        differing = [f"{key}: {there.get(key)!r} there, {value!r} here" for key, value in settings.items()
+                     if there.get(key) != value]  # fmt: skip
+        if differing:
+            raise ValueError(f"folder: {folder} has images of other settings ({'; '.join(differing)})")
+        return
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    partial = path.with_name("samples.json.partial")
+    partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def file_of(folder: Path, index: int) -> Path:
+    return folder / "images" / f"{index:08d}.png"
+
+
+def chunks(indices: list[int], size: int) -> Iterator[list[int]]:
+    for start in range(0, len(indices), size):
+        yield indices[start : start + size]
+
+
+def finish(config: SampleConfig, folder: Path, sampler: Sampler, labels: list[int] | None) -> None:
+    """The pictures of all images, and the array if that is asked for in place of files."""
+    packed = folder / "samples.npz"
+    if config.output == "npz" and not packed.exists():
+        pack([file_of(folder, index) for index in range(config.num)], packed)
+        shutil.rmtree(folder / "images")
+    shown = range(min(config.num, 64))
+    if config.output == "npz":
+        first = np.load(packed)["images"][: len(shown)]
+    else:
+        first = np.stack([read_png(file_of(folder, index)) for index in shown])
+    write_png(grid(from_bytes(first)), folder / "grid.png")
+    strips = []
+    for index in range(min(config.strips, config.num)):
+        known = conditioning(sampler, [index], labels)
+        strips.append(strip(list(sampler.trajectory(1, seeds_of([index], config.seed), progress=False, **known))))
+    if strips:
+        write_png(np.concatenate(strips), folder / "strips.png")
+
+
+def pack(paths: list[Path], target: Path) -> None:
+    """One array images (N, H, W, C) of all files, written whole or not at all."""
+    partial = target.with_name("partial.npz")
+    np.savez_compressed(partial, images=np.stack([read_png(path) for path in paths]))
+    os.replace(partial, target)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    config = parse(SampleConfig, __doc__, arguments)
+    try:
+        print(sample(config))
+    except (ValueError, CheckpointError) as error:
+        sys.exit(f"sample.py: {error}")
+
+
+if __name__ == "__main__":
+    main()
