@@ -52,7 +52,7 @@ SEEDS = (0, 1, 2)
 SAMPLES, STEPS, CHUNK = 1000, 50, 100
 MODELS = {
     "DDPM": (ProcessConfig(family="ddpm"), "full"),
-    "Blurring Diffusion": (ProcessConfig(family="blurring", prediction="noise"), "full"),
+    "Blurring Diffusion": (ProcessConfig(family="blurring"), "full"),
     "SSD, 2 levels": (ProcessConfig(family="ssd", levels=2), "flexi"),
     "SSD, 3 levels": (ProcessConfig(family="ssd", levels=3), "flexi"),
 }

@@ -112,16 +112,16 @@ class Bytes(Dataset[Tensor]):
 
 def inception_metrics(config: EvaluateConfig, samples: Images, real: Images, names: list[str]) -> dict[str, Any]:
     """Those of torch-fidelity, which is not asked before its weights are known to be there: it would download them."""
-    try:
-        from torch_fidelity import calculate_metrics
-    except ImportError as error:
-        raise ValueError("metrics: fid, kid and prc need the package torch-fidelity, which is not installed") from error
     weights = config.inception or Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION
     if not weights.is_file():
         raise ValueError(
             f"inception: expected the weights {INCEPTION} of torch-fidelity at {weights}, where there is no such file; "
             f"they are not downloaded from here"
         )
+    try:
+        from torch_fidelity import calculate_metrics
+    except ImportError as error:
+        raise ValueError("metrics: fid, kid and prc need the package torch-fidelity, which is not installed") from error
     values = calculate_metrics(
         input1=Bytes(samples, config.limit),
         input2=Bytes(real, config.limit),

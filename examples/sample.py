@@ -1,12 +1,12 @@
 """Draw images from a trained model.
 
-    python examples/sample.py --run runs/train --num 64
-    python examples/sample.py --run runs/train --num 50000 --steps 50 --sampler ancestral --output npz
-    accelerate launch --num_processes 8 examples/sample.py --run runs/train --num 50000
+    python examples/sample.py --model runs/train --num 64
+    python examples/sample.py --model runs/train --num 50000 --steps 50 --sampler ancestral --output npz
+    accelerate launch --num_processes 8 examples/sample.py --model runs/train --num 50000
 
-Image i depends on the seed and on i alone: it is the same file whatever the batch size and the number of processes. A
-command that was stopped goes on with the images that are missing. Beside the images there are grid.png, strips.png
-(how the first few came about), and samples.json (the settings).
+Image i depends on the settings and on i alone: it is the same file however many images are drawn, in whatever order and
+on however many processes. A command that was stopped goes on with the images that are missing. Beside the images there
+are grid.png, strips.png (how the first few came about), and samples.json (the settings).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class SampleConfig:
     """Which images to draw, and how.
 
     Args:
-        run: folder of a run, or a checkpoint in it.
+        model: folder of a run, or a checkpoint in it.
         num: how many images.
         folder: where they go; samples/<step>-<settings> in the run's folder by default.
         output: "png" for a file each, "npz" for one array images (N, H, W, C).
@@ -51,7 +51,9 @@ class SampleConfig:
         eta: η of DDIM, from 0 (no noise but what new detail needs) to 1 (ancestral).
         steps: sampling steps, to which both times of each change of resolution are added; all T by default.
         seed: of the images.
-        batch_size: images at a time, for each process.
+        block: images at a time, on each process. The last bits of a matrix product depend on its size, so blocks are
+            always of this size, filled up where fewer images are missing; another size may change pixels by a grey
+            level.
         label: class of all the images, by name or number; by turns all of them by default.
         guidance: scale of classifier-free guidance; 1 for none.
         weights: averaged over the training, or the last.
@@ -59,7 +61,7 @@ class SampleConfig:
         progress: show a bar.
     """
 
-    run: Path
+    model: Path
     num: int = 64
     folder: Path | None = None
     output: Literal["png", "npz"] = "png"
@@ -67,7 +69,7 @@ class SampleConfig:
     eta: float = 0.0
     steps: int | None = None
     seed: int = 0
-    batch_size: int = 64
+    block: int = 32
     label: str | None = None
     guidance: float = 1.0
     weights: Literal["ema", "last"] = "ema"
@@ -75,7 +77,7 @@ class SampleConfig:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        for name, least in (("num", 1), ("batch_size", 1), ("strips", 0)):
+        for name, least in (("num", 1), ("block", 1), ("strips", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
 
@@ -87,7 +89,7 @@ def sample(config: SampleConfig) -> Path:
         ValueError: settings that do not fit the model, or a folder with images of other settings.
     """
     accelerator = Accelerator()
-    checkpoint = find_checkpoint(config.run)
+    checkpoint = find_checkpoint(config.model)
     denoiser, _ = load_denoiser(checkpoint, averaged=config.weights == "ema")
     labels = choose_labels(config, checkpoint.metadata["class_names"])
     if labels is not None:
@@ -96,7 +98,7 @@ def sample(config: SampleConfig) -> Path:
         raise ValueError(f"guidance: expected 1 for a model without labels, got {config.guidance}")
     sampler = make_sampler(config, denoiser.to(accelerator.device))
 
-    run = config.run if config.run.is_dir() else config.run.parent.parent
+    run = config.model if config.model.is_dir() else config.model.parent.parent
     settings = describe(config, checkpoint.metadata["step"])
     name = f"{checkpoint.metadata['step']:08d}-{config.sampler}-{config.steps or denoiser.process.num_steps}"
     folder = config.folder or run / "samples" / name
@@ -106,12 +108,12 @@ def sample(config: SampleConfig) -> Path:
     pending = [index for index in range(config.num) if not (packed or file_of(folder, index).exists())]
     mine = pending[accelerator.process_index :: accelerator.num_processes]
     for indices in tqdm(
-        list(chunks(mine, config.batch_size)),
+        list(chunks(mine, config.block)),
         desc="sampling",
-        unit="batch",
+        unit="block",
         disable=not (config.progress and accelerator.is_main_process),
     ):
-        images = draw(sampler, indices, config.seed, labels)
+        images = draw(config, sampler, indices, labels)
         for index, pixels in zip(indices, to_bytes(images), strict=True):
             write_png(pixels, file_of(folder, index))
     accelerator.wait_for_everyone()
@@ -144,11 +146,11 @@ def choose_labels(config: SampleConfig, names: list[str] | None) -> list[int] | 
     raise ValueError(f"label: expected one of {names}, got {config.label!r}")
 
 
-def draw(sampler: Sampler, indices: list[int], seed: int, labels: list[int] | None) -> Tensor:
-    """The images of some indices."""
-    return sampler(
-        len(indices), seeds=seeds_of(indices, seed), progress=False, **conditioning(sampler, indices, labels)
-    )
+def draw(config: SampleConfig, sampler: Sampler, indices: list[int], labels: list[int] | None) -> Tensor:
+    """The images of up to a block of indices, computed as a whole block: the last one is repeated to fill it."""
+    filled = indices + [indices[-1]] * (config.block - len(indices))
+    known = conditioning(sampler, filled, labels)
+    return sampler(len(filled), seeds_of(filled, config.seed), progress=False, **known)[: len(indices)]
 
 
 def conditioning(sampler: Sampler, indices: list[int], labels: list[int] | None) -> dict[str, Tensor]:
@@ -163,7 +165,7 @@ def seeds_of(indices: list[int], seed: int) -> list[int]:
 
 def describe(config: SampleConfig, step: int) -> dict[str, Any]:
     """What decides the images: commands that agree in it may share a folder. An array also has a fixed number."""
-    names = ["sampler", "eta", "steps", "seed", "label", "guidance", "weights", "output"]
+    names = ["sampler", "eta", "steps", "seed", "label", "guidance", "weights", "block", "output"]
     names += ["num"] if config.output == "npz" else []
     return {"step": step, **{name: getattr(config, name) for name in names}}
 

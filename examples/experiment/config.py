@@ -280,7 +280,7 @@ def parse(kind: type[T], description: str | None, arguments: list[str] | None = 
     )
     parser.add_argument("--config", action="config", help="a YAML file with any of the fields below")
     parser.add_class_arguments(kind)
-    parsed = parser.instantiate_classes(parser.parse_args(arguments))
+    parsed = parser.instantiate(parser.parse_args(arguments))
     del parsed["config"]
     try:
         return kind(**vars(parsed))

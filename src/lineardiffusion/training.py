@@ -7,8 +7,8 @@ function of its keys.
 - `keyed_generator(seed, "noise", step, …)`: the same keys give the same random numbers in any process, in any order. A
   run whose randomness is keyed has no random state that could be lost.
 
-All of it takes models on one device, under DistributedDataParallel (pass the module inside) and sharded by FSDP 2, where
-`state_tensors` and `optimizer_tensors` gather and must be called by every process.
+All of it takes models on one device, under DistributedDataParallel (pass the module inside) and sharded by FSDP 2,
+where `state_tensors` and `optimizer_tensors` gather and must be called by every process.
 
 Needs safetensors for reading and writing files.
 """

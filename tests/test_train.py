@@ -1,0 +1,449 @@
+"""train.py, sample.py and evaluate.py: from images to numbers, on one process and on two, and what goes wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState
+
+import lineardiffusion as ld
+from examples import evaluate, flops, sample, train
+from examples.experiment import config as configuration
+from examples.experiment.config import (
+    Config,
+    DataConfig,
+    NetworkConfig,
+    OptimizationConfig,
+    ProcessConfig,
+    RunConfig,
+    parse,
+)
+from examples.experiment.pictures import read_png
+from examples.experiment.runs import Guided, find_checkpoint, load_denoiser
+from lineardiffusion.training import CheckpointError, Checkpoints, read_checkpoint
+from tests import restarts
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def make(folder: Path, steps: int = 4, **sections: dict[str, object]) -> Config:
+    """A run of a few steps on scikit-learn's digits; sections are replaced field by field."""
+    plain = Config(
+        DataConfig(channels=1),
+        ProcessConfig(),
+        NetworkConfig(settings="tiny"),
+        OptimizationConfig(batch_size=8, warmup=2),
+        RunConfig(folder=folder, steps=steps, save_every=2, log_every=1, sample_every=0, progress=False),
+    )
+    return Config(**{
+        field.name: dataclasses.replace(getattr(plain, field.name), **sections.get(field.name, {}))
+        for field in dataclasses.fields(Config)
+    })  # fmt: skip
+
+
+def losses(folder: Path) -> list[float]:
+    return [loss for _, loss in restarts.losses(folder)]
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    """accelerate keeps the settings of a process's first Accelerator."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory) -> Path:
+    """A run that knows classes."""
+    folder = tmp_path_factory.mktemp("labelled")
+    learning = {"batch_size": 32, "learning_rate": 3e-3, "warmup": 1}
+    return train.train(
+        make(folder, 40, data={"labels": True}, optimization=learning, run={"sample_every": 20, "sample_steps": 2})
+    )
+
+
+# ---------------------------------------------------------------------- configuration
+
+
+def test_the_command_line_overrides_the_file(tmp_path):
+    (tmp_path / "run.yaml").write_text("process: {levels: 2, family: ssd}\ndata: {size: [12, 8]}\n")
+    config = parse(Config, None, ["--config", str(tmp_path / "run.yaml"), "--process.levels", "4"])
+    assert (config.process.levels, config.data.size) == (4, (12, 8))
+    config.save(tmp_path / "resolved.yaml")
+    assert parse(Config, None, ["--config", str(tmp_path / "resolved.yaml")]) == config
+    assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--process.levels", "0"], "process.levels: expected at least 1, got 0"),
+        (["--process.family", "dpm"], "ddpm"),
+        (["--optimization.learning_rate", "-1"], "learning_rate: expected a positive number"),
+        (["--nonsense", "1"], "nonsense"),
+    ],
+)
+def test_a_wrong_value_is_named(arguments, message, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse(Config, None, arguments)
+    assert message in str(caught.value) + capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples" / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_configuration_builds(path):
+    config = parse(Config, None, ["--config", str(path)])
+    shape = (config.data.channels, *((config.data.size or 8,) * 2))
+    process = configuration.build_process(config.process, shape)
+    with torch.device("meta"):
+        network = configuration.build_network(config.network, shape, 10 if config.data.labels else None)
+    assert flops.schedule_average(process, lambda *a, **k: network(*a, **k, **labels(config)))[0] > 0
+
+
+def labels(config: Config) -> dict[str, torch.Tensor]:
+    return {"y": torch.zeros(1, dtype=torch.long, device="meta")} if config.data.labels else {}
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        {"family": "ddpm", "prediction": "noise"},
+        {"family": "ddpm", "prediction": "velocity"},
+        {"family": "ddpm", "prediction": "clean", "schedule": "cosine"},
+        {"family": "blurring"},
+        {"family": "ssd", "levels": 2, "decay": 1.0},
+    ],
+    ids=lambda process: "-".join(map(str, process.values())),
+)
+@pytest.mark.parametrize("kind", ["flexi", "full"])
+def test_every_family_trains_and_samples(tmp_path, process, kind):
+    folder = train.train(make(tmp_path, 2, process=process, network={"kind": kind}))
+    out = sample.sample(sample.SampleConfig(model=folder, num=3, steps=3, sampler="ancestral", progress=False))
+    assert len(list((out / "images").iterdir())) == 3
+    assert all(np.isfinite(losses(folder)))
+
+
+def test_colour_images_that_are_not_square(tmp_path):
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 255, (9, 12, 16, 3), dtype=np.uint8))
+    data = {"source": str(tmp_path / "images.npy"), "channels": 3, "flip": True}
+    folder = train.train(make(tmp_path / "run", 2, data=data, process={"levels": 2}))
+    out = sample.sample(sample.SampleConfig(model=folder, num=1, steps=2, progress=False))
+    assert read_png(out / "images" / "00000000.png").shape == (12, 16, 3)
+
+
+# ---------------------------------------------------------------------- restarts
+
+
+def test_killed_three_times_it_ends_with_the_same_bits():
+    assert len(restarts.compare(kills=3, steps=60, save_every=5, most=0.3)) == 3
+
+
+def test_a_run_that_was_stopped_goes_on(tmp_path):
+    train.train(make(tmp_path / "whole", 6))
+    train.train(make(tmp_path / "parts", 3))
+    train.train(make(tmp_path / "parts", 6, run={"keep": 2, "workers": 1}))
+    whole, parts = (Checkpoints(tmp_path / name / "checkpoints").latest() for name in ("whole", "parts"))
+    assert all(torch.equal(tensor, parts.tensors[name]) for name, tensor in whole.tensors.items())
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+
+
+def test_sigterm_finishes_the_step_and_keeps_it(tmp_path):
+    arguments = restarts.command(tmp_path, run_steps=100_000, run_save_every=100_000)
+    with subprocess.Popen(
+        arguments, env=restarts.ONE_THREAD, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        while process.poll() is None and restarts.steps_done(tmp_path) < 3:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors.decode()
+    step = Checkpoints(tmp_path / "checkpoints").latest().metadata["step"]
+    assert f"stopped at step {step} of 100000" in output.decode()
+    assert step == restarts.steps_done(tmp_path) >= 3
+
+
+def test_the_time_limit_stops_with_a_checkpoint(tmp_path, capsys):
+    train.train(make(tmp_path, 100, run={"max_hours": 0.0}))
+    assert "stopped at step 1 of 100" in capsys.readouterr().out
+    assert Checkpoints(tmp_path / "checkpoints").latest().metadata["step"] == 1
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path):
+    train.train(make(tmp_path, 4))
+    reference = Checkpoints(tmp_path / "checkpoints").latest()
+    damaged = reference.path.read_bytes()
+    reference.path.write_bytes(damaged[:-5])
+    with pytest.warns(UserWarning, match=r"checkpoint refused: .*step-00000004"):
+        train.train(make(tmp_path, 4))
+    assert reference.path.read_bytes() == damaged  # step 3 and 4 were taken again
+
+
+def test_another_configuration_is_refused_by_field(tmp_path):
+    train.train(make(tmp_path, 2))
+    other = make(tmp_path, 4, process={"levels": 2}, optimization={"learning_rate": 1.0})
+    with pytest.raises(ValueError, match=r"(?s)process.levels: 3 there, 2 here.*learning_rate: 0.0001 there, 1.0 here"):
+        train.train(other)
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["process"]["levels"] == 3
+
+
+def test_data_that_have_changed_are_refused(tmp_path):
+    images = np.zeros((9, 8, 8), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    data = {"source": str(tmp_path / "images.npy")}
+    train.train(make(tmp_path / "run", 2, data=data))
+    np.save(tmp_path / "images.npy", images[:8])
+    with pytest.raises(ValueError, match=r"had 9 images when .* and has 8 now"):
+        train.train(make(tmp_path / "run", 4, data=data))
+
+
+def test_a_loss_that_is_not_finite_stops_and_is_kept(tmp_path, monkeypatch):
+    trained = make(tmp_path, 9)
+    network = train.build_network
+
+    def broken(*arguments):
+        result = network(*arguments)
+        calls = []
+
+        def poison(module, inputs, output):
+            calls.append(1)
+            return output * float("nan") if len(calls) == 6 else output
+
+        result.register_forward_hook(poison)
+        return result
+
+    monkeypatch.setattr(train, "build_network", broken)
+    with pytest.raises(FloatingPointError, match=r"the loss is not finite in step 5 .*failed-step-00000005-process-0"):
+        train.train(trained)
+    kept = read_checkpoint(tmp_path / "failed-step-00000005-process-0.safetensors")
+    assert kept.metadata["step"] == 5
+    assert kept.tensors["batch:images"].shape == (8, 1, 8, 8)
+    assert all(tensor.isfinite().all() for tensor in kept.tensors.values())
+    assert [path.name for path in Checkpoints(tmp_path / "checkpoints").paths()] == [
+        "step-00000002.safetensors", "step-00000004.safetensors",
+    ]  # fmt: skip
+
+
+def test_a_full_disk_stops_the_run(tmp_path, monkeypatch, capsys):
+    train.train(make(tmp_path, 2))
+
+    def full(*arguments):
+        raise CheckpointError("checkpoints/step-00000004.safetensors: No space left on device")
+
+    monkeypatch.setattr("lineardiffusion.training.write_checkpoint", full)
+    with pytest.raises(CheckpointError, match="No space left"):
+        train.train(make(tmp_path, 9))
+    monkeypatch.undo()
+    assert Checkpoints(tmp_path / "checkpoints").latest().metadata["step"] == 2
+
+
+# ---------------------------------------------------------------------- many processes
+
+
+def launch(processes: int, script: str, *arguments: str) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    result = subprocess.run(
+        [*command, str(ROOT / "examples" / script), *arguments], env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+def test_two_processes_and_accumulation_learn_the_same(tmp_path):
+    """The same images, times and noise, summed in another order: the losses agree within the rounding of float32 that
+    ten steps of Adam carry on (relative 2⁻²⁴ · √(terms) in a gradient, which Adam turns into as much of a step)."""
+    settings = {"data": {"labels": True}, "optimization": {"batch_size": 8, "warmup": 2}}
+    train.train(make(tmp_path / "one", 10, **settings))
+    train.train(make(tmp_path / "parts", 10, **settings, run={"accumulate": 4}))
+    make(tmp_path / "two", 10, **settings).save(tmp_path / "two.yaml")
+    launch(2, "train.py", "--config", str(tmp_path / "two.yaml"))
+    one = losses(tmp_path / "one")
+    np.testing.assert_allclose(losses(tmp_path / "parts"), one, rtol=1e-4)
+    np.testing.assert_allclose(losses(tmp_path / "two"), one, rtol=1e-4)
+    final = [Checkpoints(tmp_path / name / "checkpoints").latest() for name in ("one", "two")]
+    assert final[0].tensors.keys() == final[1].tensors.keys()
+
+
+def test_a_batch_that_cannot_be_shared(tmp_path):
+    with pytest.raises(ValueError, match=r"batch_size: expected a multiple of 3 \(processes × run.accumulate\), got 8"):
+        train.train(make(tmp_path, 2, run={"accumulate": 3}))
+
+
+def test_bf16_channels_last_and_workers(tmp_path):
+    run = {"channels_last": True, "workers": 2}
+    folder = train.train(make(tmp_path, 4, optimization={"precision": "bf16"}, run=run))
+    assert all(np.isfinite(losses(folder)))
+    assert find_checkpoint(folder).section("model")["out.2.weight"].dtype == torch.float32
+
+
+def test_tensorboard_gets_losses_and_pictures(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = train.train(make(tmp_path, 4, run={"tracker": "tensorboard", "sample_every": 2, "sample_steps": 2}))
+    (events,) = [EventAccumulator(str(p.parent)) for p in folder.glob("lineardiffusion/events*")]
+    events.Reload()
+    assert [round(event.value, 4) for event in events.Scalars("loss")] == [round(loss, 4) for loss in losses(folder)]
+    assert len(events.Images("samples")) == 2
+
+
+# ---------------------------------------------------------------------- samples
+
+
+def images_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((folder / "images").iterdir())}
+
+
+def test_an_image_is_the_same_file_whatever_else_is_drawn_and_where(labelled, tmp_path):
+    def drawn(name: str, **settings: object) -> dict[str, bytes]:
+        options = {"model": labelled, "num": 10, "steps": 4, "guidance": 2.0, "progress": False, **settings}
+        return images_of(sample.sample(sample.SampleConfig(folder=tmp_path / name, **options)))
+
+    reference = drawn("together", num=20)
+    first = {name: reference[name] for name in sorted(reference)[:10]}
+    assert drawn("fewer") == first
+    (tmp_path / "fewer" / "images" / "00000004.png").unlink()
+    (tmp_path / "fewer" / "images" / "00000007.png").unlink()
+    assert drawn("fewer") == first  # two images in a block of their own
+    arguments = [
+        "--model",
+        str(labelled),
+        "--num",
+        "10",
+        "--steps",
+        "4",
+        "--guidance",
+        "2",
+        "--folder",
+        str(tmp_path / "two"),
+    ]
+    launch(2, "sample.py", *arguments)
+    assert images_of(tmp_path / "two") == first
+    assert drawn("others", seed=1) != first
+
+
+def test_sampling_goes_on_where_it_stopped(labelled, tmp_path):
+    settings = sample.SampleConfig(model=labelled, num=6, steps=2, folder=tmp_path, progress=False)
+    reference = images_of(sample.sample(settings))
+    (tmp_path / "images" / "00000003.png").unlink()
+    kept = (tmp_path / "images" / "00000000.png").stat().st_mtime_ns
+    assert images_of(sample.sample(settings)) == reference
+    assert (tmp_path / "images" / "00000000.png").stat().st_mtime_ns == kept
+    assert {path.name for path in tmp_path.iterdir()} == {"images", "grid.png", "strips.png", "samples.json"}
+    with pytest.raises(ValueError, match=r"has images of other settings \(seed: 0 there, 1 here\)"):
+        sample.sample(dataclasses.replace(settings, seed=1))
+
+
+def test_one_array_instead_of_files(labelled, tmp_path):
+    settings = {"model": labelled, "num": 5, "steps": 2, "progress": False}
+    files = images_of(sample.sample(sample.SampleConfig(folder=tmp_path / "png", **settings)))
+    packed = sample.sample(sample.SampleConfig(folder=tmp_path / "npz", output="npz", **settings))
+    array = np.load(packed / "samples.npz")["images"]
+    assert not (packed / "images").exists()
+    for index in range(5):
+        np.testing.assert_array_equal(array[index], read_png(tmp_path / "png" / "images" / f"{index:08d}.png"))
+    assert len(files) == 5
+    before = (packed / "samples.npz").stat().st_mtime_ns
+    sample.sample(sample.SampleConfig(folder=tmp_path / "npz", output="npz", **settings))
+    assert (packed / "samples.npz").stat().st_mtime_ns == before
+
+
+def test_labels_and_guidance(labelled, tmp_path):
+    def drawn(name: str, **settings: object) -> dict[str, bytes]:
+        options = {"model": labelled, "num": 2, "steps": 2, "progress": False, **settings}
+        return images_of(sample.sample(sample.SampleConfig(folder=tmp_path / name, **options)))
+
+    assert drawn("three", label="3") != drawn("seven", label="7")
+    with pytest.raises(ValueError, match=r"label: expected one of \['0', .*\], got 'cat'"):
+        drawn("cat", label="cat")
+
+
+def test_guidance_is_the_formula():
+    def network(x, t, y):
+        return x * (1 + y[:, None])
+
+    network.num_classes = 11
+    x, y = torch.ones(2, 1), torch.tensor([3, 5])
+    for scale in (0.0, 1.0, 2.5):
+        none, conditional = torch.full((2, 1), 11.0), torch.tensor([[4.0], [6.0]])
+        found = Guided(network, scale)(x, torch.zeros(2), y=y)
+        torch.testing.assert_close(found, none + scale * (conditional - none))
+
+
+def test_a_model_without_labels_refuses_them(tmp_path):
+    folder = train.train(make(tmp_path, 1))
+    for wrong, message in ({"label": "3"}, "label: expected none"), ({"guidance": 2.0}, "guidance: expected 1"):
+        with pytest.raises(ValueError, match=message):
+            sample.sample(sample.SampleConfig(model=folder, **wrong))
+    with pytest.raises(ValueError, match="run: expected the folder of a run"):
+        sample.sample(sample.SampleConfig(model=tmp_path / "nothing"))
+
+
+def test_the_average_is_what_is_sampled(labelled):
+    checkpoint = find_checkpoint(labelled)
+    averaged, last = load_denoiser(checkpoint)[0], load_denoiser(checkpoint, averaged=False)[0]
+    assert torch.equal(averaged.network.out[2].weight, checkpoint.section("ema")["out.2.weight"])
+    assert torch.equal(last.network.out[2].weight, checkpoint.section("model")["out.2.weight"])
+
+
+def test_pictures_appear_while_it_trains(labelled):
+    picture = read_png(labelled / "samples" / "step-00000040.png")
+    assert picture.shape == (4 * 10 * 8, 4 * 10 * 8, 1)
+    assert picture.std() > 0
+
+
+# ---------------------------------------------------------------------- FLOPs
+
+TABLE_2 = {
+    (64, 1): 60.05, (64, 2): 50.61, (64, 3): 44.27, (64, 4): 38.48, (128, 1): 132.30, (128, 3): 87.38, (128, 5): 66.72,
+    (256, 1): 497.03, (256, 3): 317.36, (256, 4): 272.98, (256, 5): 237.70, (256, 6): 209.69,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("size", "levels"), TABLE_2)
+def test_flops_are_those_of_the_paper(size, levels, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["flops.py", "--size", str(size), "--levels", str(levels)])
+    flops.main()
+    report = json.loads(capsys.readouterr().out)
+    assert report["gflops"] == pytest.approx(TABLE_2[size, levels], rel=0.015)
+    assert sum(pair["steps"] for pair in report["pairs"]) == 1000
+
+
+# ---------------------------------------------------------------------- metrics
+
+
+def test_evaluation_of_samples_and_of_real_images(labelled, tmp_path):
+    out = sample.sample(sample.SampleConfig(model=labelled, num=12, steps=2, folder=tmp_path / "s", progress=False))
+    settings = {"data": DataConfig(channels=1), "cache": tmp_path / "cache"}
+    found = evaluate.evaluate(evaluate.EvaluateConfig(out, **settings))
+    assert found["samples"] == 12
+    assert found["classifier_accuracy"] > 0.8
+    assert found["frechet"] > 10 * found["frechet_of_held_out"]
+    (cached,) = (tmp_path / "cache").iterdir()
+    written = cached.stat().st_mtime_ns
+    assert evaluate.evaluate(evaluate.EvaluateConfig(out, **settings)) == found
+    assert cached.stat().st_mtime_ns == written
+
+
+def test_evaluation_without_the_weights_downloads_nothing(labelled, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    out = sample.sample(sample.SampleConfig(model=labelled, num=2, steps=2, folder=tmp_path / "s", progress=False))
+    with pytest.raises(ValueError, match=r"inception: expected the weights .* they are not downloaded"):
+        evaluate.evaluate(evaluate.EvaluateConfig(out, DataConfig(channels=1), metrics=["fid"]))
+
+
+def test_ld_is_what_trains(labelled):
+    """The folder's model is a plain Denoiser: the library's samplers take it."""
+    denoiser, config = load_denoiser(find_checkpoint(labelled))
+    assert isinstance(denoiser.process, ld.ScaleSpaceDiffusion)
+    assert config.data.labels
+    x = ld.DDIMSampler(denoiser, steps=2)(2, seeds=[0, 1], progress=False, y=torch.tensor([1, 2]))
+    assert x.shape == (2, 1, 8, 8)

@@ -1,0 +1,261 @@
+"""Averages, checkpoints and keyed randomness."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+
+import pytest
+import torch
+
+import lineardiffusion as ld
+from lineardiffusion import training
+from lineardiffusion.training import CheckpointError, Checkpoints, read_checkpoint, write_checkpoint
+
+
+@pytest.fixture
+def model() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.SiLU(), torch.nn.Linear(4, 2))
+
+
+@pytest.fixture
+def folder(tmp_path) -> Checkpoints:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (1, 2):
+        checkpoints.save(step, {"model:w": torch.full((5, 7), float(step))}, {"step": step})
+    return checkpoints
+
+
+def step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
+    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(seed))
+    optimizer.zero_grad()
+    model(x).square().mean().backward()
+    optimizer.step()
+
+
+# ---------------------------------------------------------------------- keys
+
+
+def test_keys_decide_and_their_order_and_type_count():
+    def draw(*keys: int | str) -> float:
+        return float(torch.rand((), generator=training.keyed_generator(*keys), dtype=torch.float64))
+
+    assert draw(0, "t", 5) == draw(0, "t", 5)
+    assert len({draw(*keys) for keys in [(0, 5), (5, 0), ("0", 5), (0, "5"), (0,), (5,), (0, 5, 0)]}) == 7
+
+
+def test_keyed_noise_is_white():
+    """Means and products of neighbouring keys: 4096 draws each, five standard errors."""
+    draws = torch.stack([torch.randn(2, generator=training.keyed_generator(0, k)) for k in range(4097)]).double()
+    bound = 5 / 4096**0.5
+    assert draws.mean(0).abs().max() < bound
+    assert (draws.square().mean(0) - 1).abs().max() < bound * 2**0.5
+    assert (draws[1:] * draws[:-1]).mean(0).abs().max() < bound
+
+
+# ---------------------------------------------------------------------- average
+
+
+def test_average_is_the_recursion_of_its_docstring(model):
+    average = ld.training.ExponentialMovingAverage(model, decay=0.5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    expected = [p.detach().double() for p in model.parameters()]
+    for n in range(1, 12):
+        step(model, optimizer, n)
+        average.update(model)
+        beta = min(0.5, (1 + n) / (10 + n))
+        current = [p.detach().double() for p in model.parameters()]
+        expected = [beta * e + (1 - beta) * p for e, p in zip(expected, current, strict=True)]
+    for value, e in zip(average.parameters.values(), expected, strict=True):
+        torch.testing.assert_close(value.double(), e, rtol=12 * 4 * 2**-24, atol=12 * 4 * 2**-24)
+
+
+def test_applied_average_goes_away_again_even_after_an_error(model):
+    average = ld.training.ExponentialMovingAverage(model)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for value in average.parameters.values():
+        value.zero_()
+    with contextlib.suppress(KeyboardInterrupt), average.applied_to(model):
+        assert all(not p.any() for p in model.parameters())
+        raise KeyboardInterrupt
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_bad_decay(model):
+    with pytest.raises(ValueError, match=r"decay: expected a number in \[0, 1\), got 1"):
+        ld.training.ExponentialMovingAverage(model, decay=1)
+
+
+# ---------------------------------------------------------------------- optimizer
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop])
+def test_a_restored_optimizer_takes_the_same_steps(model, kind, tmp_path):
+    import copy
+
+    optimizer = kind(model.parameters(), lr=1e-2)
+    model[2].requires_grad_(False)  # never gets a gradient, so never a state
+    for seed in range(3):
+        step(model, optimizer, seed)
+    write_checkpoint(tmp_path / "c.safetensors", training.optimizer_tensors(optimizer, model), {})
+    other = copy.deepcopy(model)
+    fresh = kind(other.parameters(), lr=1e-2)
+    step(other, fresh, 99)  # a state that must not stay
+    with torch.no_grad():
+        for p, q in zip(other.parameters(), model.parameters(), strict=True):
+            p.copy_(q)
+    training.restore_optimizer(read_checkpoint(tmp_path / "c.safetensors").tensors, fresh, other)
+    for seed in range(3, 6):
+        step(model, optimizer, seed)
+        step(other, fresh, seed)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_bad_names_and_shapes_are_named(model):
+    tensors = training.state_tensors(model.state_dict())
+    others = {"other" if name == "0.weight" else name: value for name, value in tensors.items()}
+    with pytest.raises(ValueError, match=r"weights: .* missing \['0.weight'\], unknown \['other'\]"):
+        training.restore_tensors(others, model.state_dict(), "weights")
+    with pytest.raises(ValueError, match=r"weights: 0.weight has shape \(1,\), not \(4, 3\)"):
+        training.restore_tensors({**tensors, "0.weight": torch.zeros(1)}, model.state_dict(), "weights")
+    with pytest.raises(ValueError, match=r"no parameter '9\.weight'"):
+        training.restore_optimizer({"9.weight/exp_avg": torch.zeros(1)}, torch.optim.AdamW(model.parameters()), model)
+
+
+# ---------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.int64, torch.bool, torch.uint8])
+def test_tensors_and_metadata_come_back(tmp_path, dtype):
+    values = {"a": torch.randn(3, 4) * 9, "scalar": torch.tensor(3), "none": torch.zeros(0, 2)}
+    tensors = {name: value.to(dtype) for name, value in values.items()}
+    write_checkpoint(tmp_path / "c.safetensors", tensors, {"step": 3, "names": ["ä", None]})
+    found = read_checkpoint(tmp_path / "c.safetensors")
+    assert found.metadata == {"step": 3, "names": ["ä", None]}
+    assert all(torch.equal(found.tensors[name], tensor) for name, tensor in tensors.items())
+
+
+def test_only_the_last_are_kept_and_nothing_else_is_left(folder):
+    (folder.folder / "step-00000003.safetensors.partial").write_bytes(b"of a process that was killed")
+    folder.save(3, {"model:w": torch.zeros(1)}, {})
+    assert sorted(path.name for path in folder.folder.iterdir()) == [
+        "step-00000002.safetensors", "step-00000003.safetensors",
+    ]  # fmt: skip
+
+
+def test_every_flipped_byte_is_noticed(folder):
+    """Every byte of the file, one after the other: header, metadata, checksum, weights."""
+    path = folder.paths()[-1]
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x01
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="step-00000002"):
+            read_checkpoint(path)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 7, 100, -1])
+def test_a_truncated_file_is_refused_and_the_one_before_is_used(folder, keep):
+    path = folder.paths()[-1]
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.warns(UserWarning, match="checkpoint refused: .*step-00000002.safetensors"):
+        found = folder.latest()
+    assert found.metadata["step"] == 1
+    assert found.section("model")["w"].eq(1).all()
+    folder.save(2, {"model:w": torch.full((1,), 9.0)}, {"step": 2})  # going on from there
+    assert folder.latest().metadata["step"] == 2
+
+
+def test_a_refused_file_never_pushes_out_a_good_one(folder):
+    path = folder.folder / "step-00000009.safetensors"
+    path.write_bytes(b"damaged")
+    folder.keep = 1
+    folder.save(3, {"model:w": torch.zeros(1)}, {"step": 3})
+    with pytest.warns(UserWarning, match="refused"):
+        assert folder.latest().metadata["step"] == 3
+
+
+def test_none_whole_is_an_error_and_none_at_all_is_not(folder, tmp_path):
+    for path in folder.paths():
+        path.write_bytes(b"")
+    with (
+        pytest.warns(UserWarning, match="refused"),
+        pytest.raises(CheckpointError, match=r"(?s)step-00000002.*step-00000001"),
+    ):
+        folder.latest()
+    assert Checkpoints(tmp_path / "nothing").latest() is None
+
+
+def test_a_safetensors_file_of_someone_else_is_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"w": torch.zeros(2)}, tmp_path / "step-00000001.safetensors")
+    with pytest.raises(CheckpointError, match="not a checkpoint of this library"):
+        read_checkpoint(tmp_path / "step-00000001.safetensors")
+
+
+def test_a_pickle_is_never_opened(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "trapped"),))
+
+    path = tmp_path / "step-00000001.safetensors"
+    torch.save({"w": Trap()}, path)
+    with pytest.raises(CheckpointError, match="step-00000001"):
+        read_checkpoint(path)
+    assert not (tmp_path / "trapped").exists()
+
+
+def test_a_full_disk_leaves_what_was_there(folder, monkeypatch):
+    before = {path.name: path.read_bytes() for path in folder.folder.iterdir()}
+
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(training, "_sync", full)
+    for number in (2, 3):  # over a file, and beside it
+        with pytest.raises(CheckpointError, match="No space left on device"):
+            folder.save(number, {"model:w": torch.zeros(3)}, {"step": number})
+        assert {path.name: path.read_bytes() for path in folder.folder.iterdir()} == before
+
+
+def test_a_disk_that_is_really_full(tmp_path):
+    """On a file system of 1 MiB, where one can be mounted."""
+    import subprocess
+
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(tmp_path)], capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs privileges")
+    try:
+        checkpoints = Checkpoints(tmp_path)
+        checkpoints.save(1, {"w": torch.zeros(100_000)}, {"step": 1})
+        with pytest.raises(CheckpointError, match=r"step-00000002.*could not be written"):
+            checkpoints.save(2, {"w": torch.zeros(200_000)}, {"step": 2})
+        assert [path.name for path in tmp_path.iterdir()] == ["step-00000001.safetensors"]
+        assert checkpoints.latest().metadata == {"step": 1}
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="not a folder that can be written to"):
+        Checkpoints(tmp_path / "file").save(1, {"w": torch.zeros(1)}, {})
+
+
+def test_bad_arguments(tmp_path):
+    with pytest.raises(ValueError, match="keep: expected"):
+        Checkpoints(tmp_path, keep=0)
+    with pytest.raises(ValueError, match="step: expected"):
+        Checkpoints(tmp_path).save(-1, {}, {})
+
+
+def test_the_format_is_plain_safetensors(folder):
+    from safetensors import safe_open
+
+    with safe_open(folder.paths()[0], "pt") as file:
+        assert json.loads(file.metadata()["metadata"]) == {"step": 1}
+        assert list(file.keys()) == ["model:w"]
