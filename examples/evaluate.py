@@ -5,7 +5,7 @@
 
 "frechet" is the Fréchet distance in the features of a small classifier that is trained on the labelled real images at
 hand and kept for the next time; nothing is downloaded. "fid", "kid" and "prc" (precision and recall) are those of
-torch-fidelity, in the features of the Inception network, whose weights must be on this machine: at --inception, or
+torch-fidelity, all in the features of the Inception network, whose weights must be on this machine: at --inception, or
 where torch-fidelity keeps them. Prints one JSON object.
 """
 
@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from examples.experiment.config import DataConfig, parse
 from examples.experiment.data import Images, open_images
 from examples.experiment.features import frechet_distance, train_judge
+from examples.experiment.runs import load_reference_weights
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 
@@ -118,6 +119,7 @@ def inception_metrics(config: EvaluateConfig, samples: Images, real: Images, nam
             f"inception: expected the weights {INCEPTION} of torch-fidelity at {weights}, where there is no such file; "
             f"they are not downloaded from here"
         )
+    load_reference_weights(weights)  # torch-fidelity would unpickle anything: only tensors pass here
     try:
         from torch_fidelity import calculate_metrics
     except ImportError as error:
@@ -125,6 +127,7 @@ def inception_metrics(config: EvaluateConfig, samples: Images, real: Images, nam
     values = calculate_metrics(
         input1=Bytes(samples, config.limit),
         input2=Bytes(real, config.limit),
+        feature_extractor="inception-v3-compat",
         feature_extractor_weights_path=str(weights),
         cuda=torch.cuda.is_available(),
         fid="fid" in names,

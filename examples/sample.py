@@ -1,8 +1,8 @@
 """Draw images from a trained model.
 
-    python examples/sample.py --model runs/train --num 64
-    python examples/sample.py --model runs/train --num 50000 --steps 50 --sampler ancestral --output npz
-    accelerate launch --num_processes 8 examples/sample.py --model runs/train --num 50000
+    python examples/sample.py --model runs/train --count 64
+    python examples/sample.py --model runs/train --count 50000 --steps 50 --sampler ancestral --output npz
+    accelerate launch --num_processes 8 examples/sample.py --model runs/train --count 50000
 
 Image i depends on the settings and on i alone: it is the same file however many images are drawn, in whatever order and
 on however many processes. A command that was stopped goes on with the images that are missing. Beside the images there
@@ -44,7 +44,7 @@ class SampleConfig:
 
     Args:
         model: folder of a run, or a checkpoint in it.
-        num: how many images.
+        count: how many images.
         folder: where they go; samples/<step>-<settings> in the run's folder by default.
         output: "png" for a file each, "npz" for one array images (N, H, W, C).
         sampler: ancestral, or DDIM with `eta`.
@@ -62,7 +62,7 @@ class SampleConfig:
     """
 
     model: Path
-    num: int = 64
+    count: int = 64
     folder: Path | None = None
     output: Literal["png", "npz"] = "png"
     sampler: Literal["ancestral", "ddim"] = "ddim"
@@ -77,7 +77,7 @@ class SampleConfig:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        for name, least in (("num", 1), ("block", 1), ("strips", 0)):
+        for name, least in (("count", 1), ("block", 1), ("strips", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
 
@@ -105,7 +105,7 @@ def sample(config: SampleConfig) -> Path:
     with accelerator.main_process_first():
         claim(folder, settings)
     packed = (folder / "samples.npz").exists()
-    pending = [index for index in range(config.num) if not (packed or file_of(folder, index).exists())]
+    pending = [index for index in range(config.count) if not (packed or file_of(folder, index).exists())]
     mine = pending[accelerator.process_index :: accelerator.num_processes]
     for indices in tqdm(
         list(chunks(mine, config.block)),
@@ -140,9 +140,9 @@ def choose_labels(config: SampleConfig, names: list[str] | None) -> list[int] | 
             raise ValueError(f"label: expected none for a model without labels, got {config.label}")
         return None
     if config.label is None:
-        return [index % len(names) for index in range(config.num)]
+        return [index % len(names) for index in range(config.count)]
     if config.label in names:
-        return [names.index(config.label)] * config.num
+        return [names.index(config.label)] * config.count
     raise ValueError(f"label: expected one of {names}, got {config.label!r}")
 
 
@@ -166,7 +166,7 @@ def seeds_of(indices: list[int], seed: int) -> list[int]:
 def describe(config: SampleConfig, step: int) -> dict[str, Any]:
     """What decides the images: commands that agree in it may share a folder. An array also has a fixed number."""
     names = ["sampler", "eta", "steps", "seed", "label", "guidance", "weights", "block", "output"]
-    names += ["num"] if config.output == "npz" else []
+    names += ["count"] if config.output == "npz" else []
     return {"step": step, **{name: getattr(config, name) for name in names}}
 
 
@@ -203,16 +203,16 @@ def finish(config: SampleConfig, folder: Path, sampler: Sampler, labels: list[in
     """The pictures of all images, and the array if that is asked for in place of files."""
     packed = folder / "samples.npz"
     if config.output == "npz" and not packed.exists():
-        pack([file_of(folder, index) for index in range(config.num)], packed)
+        pack([file_of(folder, index) for index in range(config.count)], packed)
         shutil.rmtree(folder / "images")
-    shown = range(min(config.num, 64))
+    shown = range(min(config.count, 64))
     if config.output == "npz":
         first = np.load(packed)["images"][: len(shown)]
     else:
         first = np.stack([read_png(file_of(folder, index)) for index in shown])
     write_png(grid(from_bytes(first)), folder / "grid.png")
     strips = []
-    for index in range(min(config.strips, config.num)):
+    for index in range(min(config.strips, config.count)):
         known = conditioning(sampler, [index], labels)
         strips.append(strip(list(sampler.trajectory(1, seeds_of([index], config.seed), progress=False, **known))))
     if strips:

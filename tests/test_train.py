@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -127,7 +126,7 @@ def labels(config: Config) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("kind", ["flexi", "full"])
 def test_every_family_trains_and_samples(tmp_path, process, kind):
     folder = train.train(make(tmp_path, 2, process=process, network={"kind": kind}))
-    out = sample.sample(sample.SampleConfig(model=folder, num=3, steps=3, sampler="ancestral", progress=False))
+    out = sample.sample(sample.SampleConfig(model=folder, count=3, steps=3, sampler="ancestral", progress=False))
     assert len(list((out / "images").iterdir())) == 3
     assert all(np.isfinite(losses(folder)))
 
@@ -136,7 +135,7 @@ def test_colour_images_that_are_not_square(tmp_path):
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 255, (9, 12, 16, 3), dtype=np.uint8))
     data = {"source": str(tmp_path / "images.npy"), "channels": 3, "flip": True}
     folder = train.train(make(tmp_path / "run", 2, data=data, process={"levels": 2}))
-    out = sample.sample(sample.SampleConfig(model=folder, num=1, steps=2, progress=False))
+    out = sample.sample(sample.SampleConfig(model=folder, count=1, steps=2, progress=False))
     assert read_png(out / "images" / "00000000.png").shape == (12, 16, 3)
 
 
@@ -248,13 +247,17 @@ def test_a_full_disk_stops_the_run(tmp_path, monkeypatch, capsys):
 # ---------------------------------------------------------------------- many processes
 
 
-def launch(processes: int, script: str, *arguments: str) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+def launch(processes: int, script: str, *arguments: str) -> str:
+    """By torchrun, with gloo: `accelerate launch --cpu` starts one process unless there is MPI."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     result = subprocess.run(
-        [*command, str(ROOT / "examples" / script), *arguments], env=environment, capture_output=True, text=True
+        [*command, str(ROOT / "examples" / script), *arguments],
+        env={**restarts.ONE_THREAD, "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
 
 
 def test_two_processes_and_accumulation_learn_the_same(tmp_path):
@@ -264,7 +267,7 @@ def test_two_processes_and_accumulation_learn_the_same(tmp_path):
     train.train(make(tmp_path / "one", 10, **settings))
     train.train(make(tmp_path / "parts", 10, **settings, run={"accumulate": 4}))
     make(tmp_path / "two", 10, **settings).save(tmp_path / "two.yaml")
-    launch(2, "train.py", "--config", str(tmp_path / "two.yaml"))
+    assert "2 processes" in launch(2, "train.py", "--config", str(tmp_path / "two.yaml"))
     one = losses(tmp_path / "one")
     np.testing.assert_allclose(losses(tmp_path / "parts"), one, rtol=1e-4)
     np.testing.assert_allclose(losses(tmp_path / "two"), one, rtol=1e-4)
@@ -304,10 +307,10 @@ def images_of(folder: Path) -> dict[str, bytes]:
 
 def test_an_image_is_the_same_file_whatever_else_is_drawn_and_where(labelled, tmp_path):
     def drawn(name: str, **settings: object) -> dict[str, bytes]:
-        options = {"model": labelled, "num": 10, "steps": 4, "guidance": 2.0, "progress": False, **settings}
+        options = {"model": labelled, "count": 10, "steps": 4, "guidance": 2.0, "progress": False, **settings}
         return images_of(sample.sample(sample.SampleConfig(folder=tmp_path / name, **options)))
 
-    reference = drawn("together", num=20)
+    reference = drawn("together", count=20)
     first = {name: reference[name] for name in sorted(reference)[:10]}
     assert drawn("fewer") == first
     (tmp_path / "fewer" / "images" / "00000004.png").unlink()
@@ -316,7 +319,7 @@ def test_an_image_is_the_same_file_whatever_else_is_drawn_and_where(labelled, tm
     arguments = [
         "--model",
         str(labelled),
-        "--num",
+        "--count",
         "10",
         "--steps",
         "4",
@@ -331,7 +334,7 @@ def test_an_image_is_the_same_file_whatever_else_is_drawn_and_where(labelled, tm
 
 
 def test_sampling_goes_on_where_it_stopped(labelled, tmp_path):
-    settings = sample.SampleConfig(model=labelled, num=6, steps=2, folder=tmp_path, progress=False)
+    settings = sample.SampleConfig(model=labelled, count=6, steps=2, folder=tmp_path, progress=False)
     reference = images_of(sample.sample(settings))
     (tmp_path / "images" / "00000003.png").unlink()
     kept = (tmp_path / "images" / "00000000.png").stat().st_mtime_ns
@@ -343,7 +346,7 @@ def test_sampling_goes_on_where_it_stopped(labelled, tmp_path):
 
 
 def test_one_array_instead_of_files(labelled, tmp_path):
-    settings = {"model": labelled, "num": 5, "steps": 2, "progress": False}
+    settings = {"model": labelled, "count": 5, "steps": 2, "progress": False}
     files = images_of(sample.sample(sample.SampleConfig(folder=tmp_path / "png", **settings)))
     packed = sample.sample(sample.SampleConfig(folder=tmp_path / "npz", output="npz", **settings))
     array = np.load(packed / "samples.npz")["images"]
@@ -358,7 +361,7 @@ def test_one_array_instead_of_files(labelled, tmp_path):
 
 def test_labels_and_guidance(labelled, tmp_path):
     def drawn(name: str, **settings: object) -> dict[str, bytes]:
-        options = {"model": labelled, "num": 2, "steps": 2, "progress": False, **settings}
+        options = {"model": labelled, "count": 2, "steps": 2, "progress": False, **settings}
         return images_of(sample.sample(sample.SampleConfig(folder=tmp_path / name, **options)))
 
     assert drawn("three", label="3") != drawn("seven", label="7")
@@ -421,7 +424,7 @@ def test_flops_are_those_of_the_paper(size, levels, capsys, monkeypatch):
 
 
 def test_evaluation_of_samples_and_of_real_images(labelled, tmp_path):
-    out = sample.sample(sample.SampleConfig(model=labelled, num=12, steps=2, folder=tmp_path / "s", progress=False))
+    out = sample.sample(sample.SampleConfig(model=labelled, count=12, steps=2, folder=tmp_path / "s", progress=False))
     settings = {"data": DataConfig(channels=1), "cache": tmp_path / "cache"}
     found = evaluate.evaluate(evaluate.EvaluateConfig(out, **settings))
     assert found["samples"] == 12
@@ -435,7 +438,7 @@ def test_evaluation_of_samples_and_of_real_images(labelled, tmp_path):
 
 def test_evaluation_without_the_weights_downloads_nothing(labelled, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    out = sample.sample(sample.SampleConfig(model=labelled, num=2, steps=2, folder=tmp_path / "s", progress=False))
+    out = sample.sample(sample.SampleConfig(model=labelled, count=2, steps=2, folder=tmp_path / "s", progress=False))
     with pytest.raises(ValueError, match=r"inception: expected the weights .* they are not downloaded"):
         evaluate.evaluate(evaluate.EvaluateConfig(out, DataConfig(channels=1), metrics=["fid"]))
 

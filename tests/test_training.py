@@ -6,6 +6,9 @@ import contextlib
 import errno
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -225,8 +228,6 @@ def test_a_full_disk_leaves_what_was_there(folder, monkeypatch):
 
 def test_a_disk_that_is_really_full(tmp_path):
     """On a file system of 1 MiB, where one can be mounted."""
-    import subprocess
-
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(tmp_path)], capture_output=True).returncode:
         pytest.skip("mounting a small file system needs privileges")
     try:
@@ -259,3 +260,11 @@ def test_the_format_is_plain_safetensors(folder):
     with safe_open(folder.paths()[0], "pt") as file:
         assert json.loads(file.metadata()["metadata"]) == {"step": 1}
         assert list(file.keys()) == ["model:w"]
+
+
+def test_a_model_in_shards_is_saved_whole_and_comes_back(tmp_path):
+    """FSDP 2 on two gloo processes; the assertions are in sharded.py."""
+    script = Path(__file__).with_name("sharded.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    result = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
