@@ -33,6 +33,7 @@ import lineardiffusion as ld
 from examples.experiment.config import WEIGHTINGS, Config, build_network, build_process, parse
 from examples.experiment.data import Batch, FaultLimit, Images, loader, open_images
 from examples.experiment.pictures import grid, write_png
+from examples.experiment.runs import load_reference_weights
 from lineardiffusion.training import (
     Checkpoints,
     ExponentialMovingAverage,
@@ -73,6 +74,9 @@ class Trainer:
         self.process = build_process(config.process, self.images.shape)
         torch.manual_seed(options.seed)
         network = build_network(config.network, self.images.shape, self.num_classes)
+        if config.network.weights:
+            weights = load_reference_weights(config.network.weights)
+            restore_tensors(weights, network.state_dict(), f"network.weights: {config.network.weights}")
         if run.channels_last:
             network = network.to(memory_format=torch.channels_last)
         if run.compile:
@@ -286,7 +290,7 @@ def train(config: Config) -> Path:
             late = run.max_hours is not None and time.monotonic() - started > 3600 * run.max_hours
             if agreed(accelerator, interruption.came or late):
                 break
-    if saved != trainer.step:
+    if saved != trainer.step or trainer.step == 0:
         trainer.save()
     accelerator.end_training()
     if trainer.step < run.steps and accelerator.is_main_process:

@@ -139,6 +139,27 @@ def test_colour_images_that_are_not_square(tmp_path):
     assert read_png(out / "images" / "00000000.png").shape == (12, 16, 3)
 
 
+def test_weights_of_the_original_implementation(tmp_path):
+    """A .pt file with a state dict: what is sampled is what it holds; anything else in it is refused, not run."""
+    torch.manual_seed(7)
+    network = configuration.build_network(NetworkConfig(settings="tiny"), (1, 8, 8), None)
+    torch.save(network.state_dict(), tmp_path / "original.pt")
+    weights = {"weights": tmp_path / "original.pt"}
+    denoiser, config = load_denoiser(find_checkpoint(train.train(make(tmp_path / "run", 0, network=weights))))
+    assert config.network.weights == tmp_path / "original.pt"
+    expected, found = network.state_dict(), denoiser.network.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+    class Trap:
+        def __reduce__(self):
+            return (Path.mkdir, (tmp_path / "trapped",))
+
+    torch.save({"w": Trap()}, tmp_path / "original.pt")
+    with pytest.raises(ValueError, match=r"weights: .*original\.pt is not a state dict"):
+        train.train(make(tmp_path / "other", 0, network=weights))
+    assert not (tmp_path / "trapped").exists()
+
+
 # ---------------------------------------------------------------------- restarts
 
 

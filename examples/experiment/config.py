@@ -81,11 +81,13 @@ class NetworkConfig:
         kind: Flexi-UNet uses the levels that a resolution needs, the Full UNet all of them.
         settings: "paper-64", "paper-128" or "paper-256" (the paper's, for these sizes), "small" or "tiny" (for CPUs).
         overrides: keyword arguments of the network that replace those of the settings, e.g. {"model_channels": 64}.
+        weights: a state dict of the original implementation (.pt) to start from.
     """
 
     kind: Literal["flexi", "full"] = "flexi"
     settings: Literal["paper-64", "paper-128", "paper-256", "small", "tiny"] = "small"
     overrides: dict[str, Any] = field(default_factory=dict)
+    weights: Path | None = None
 
 
 @dataclass
@@ -123,7 +125,7 @@ class RunConfig:
 
     Args:
         folder: where everything goes; a run that is there already is resumed.
-        steps: training steps in all.
+        steps: training steps in all; 0 keeps the weights a run starts with, to sample from them.
         max_hours: stop with a checkpoint after this time, to be resumed by the same command.
         save_every: steps between checkpoints.
         keep: checkpoints to keep.
@@ -167,7 +169,7 @@ class Config:
     def __post_init__(self) -> None:
         at_least = {
             "data.max_corrupt": 0, "process.levels": 1, "process.num_steps": 1, "optimization.batch_size": 1,
-            "optimization.warmup": 0, "run.steps": 1, "run.save_every": 1, "run.keep": 1, "run.log_every": 1,
+            "optimization.warmup": 0, "run.steps": 0, "run.save_every": 1, "run.keep": 1, "run.log_every": 1,
             "run.sample_every": 0, "run.sample_steps": 1, "run.accumulate": 1, "run.workers": 0,
         }  # fmt: skip
         for name, least in at_least.items():
@@ -189,6 +191,7 @@ class Config:
         """As JSON and YAML hold it."""
         plain = dataclasses.asdict(self)
         plain["run"]["folder"] = str(self.run.folder)
+        plain["network"]["weights"] = None if self.network.weights is None else str(self.network.weights)
         if isinstance(self.data.size, tuple):
             plain["data"]["size"] = list(self.data.size)
         return plain
@@ -204,6 +207,8 @@ class Config:
         if isinstance(values["data"].get("size"), list):
             values["data"]["size"] = tuple(values["data"]["size"])
         values["run"]["folder"] = Path(values["run"]["folder"])
+        weights = values["network"].get("weights")
+        values["network"]["weights"] = None if weights is None else Path(weights)
         return cls(
             DataConfig(**values["data"]),
             ProcessConfig(**values["process"]),

@@ -323,18 +323,21 @@ def _from_folder(root: Path, config: DataConfig, seed: int) -> Images:
 
 
 def _from_file(path: Path, config: DataConfig, seed: int) -> Images:
+    labels = None
     try:
         content: Any = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
-        if path.suffix == ".npy":
-            return _from_array(content, None, config, seed)
-        with content:
-            names = content.files
-            key = names[0] if len(names) == 1 else "images"
-            if key not in names:
-                raise ValueError(f"data.source: {path}: expected an array named images, got {names}")
-            return _from_array(content[key], content["labels"] if "labels" in names else None, config, seed)
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
+        if path.suffix == ".npz":
+            with content as arrays:
+                names = arrays.files
+                images = arrays[names[0] if len(names) == 1 else "images"]
+                labels = arrays["labels"] if "labels" in names else None
+        else:
+            images = content
+    except KeyError as error:
+        raise ValueError(f"data.source: {path}: expected an array named images, got {names}") from error
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"data.source: {path} cannot be read ({error})") from error
+    return _from_array(images, labels, config, seed)
 
 
 def _from_array(images: np.ndarray, labels: np.ndarray | None, config: DataConfig, seed: int) -> Images:
