@@ -143,7 +143,9 @@ def choose_labels(config: SampleConfig, names: list[str] | None) -> list[int] | 
         return [index % len(names) for index in range(config.count)]
     if config.label in names:
         return [names.index(config.label)] * config.count
-    raise ValueError(f"label: expected one of {names}, got {config.label!r}")
+    if config.label.isdecimal() and int(config.label) < len(names):
+        return [int(config.label)] * config.count
+    raise ValueError(f"label: expected one of {names} or the number of one, got {config.label!r}")
 
 
 def draw(config: SampleConfig, sampler: Sampler, indices: list[int], labels: list[int] | None) -> Tensor:

@@ -79,8 +79,9 @@ class Trainer:
             restore_tensors(weights, network.state_dict(), f"network.weights: {config.network.weights}")
         if run.channels_last:
             network = network.to(memory_format=torch.channels_last)
-        if run.compile:
-            network.compile()
+        if run.compile:  # once for each pair of resolutions, of which there may be more than dynamo's limit
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2 * config.process.levels)
+            network.compile(dynamic=False)
         optimizer = torch.optim.AdamW(network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
         prepared, self.optimizer = self.accelerator.prepare(network, optimizer)
         self.network = self.accelerator.unwrap_model(prepared)
@@ -187,6 +188,7 @@ class Trainer:
         """A step of the optimizer and of the average; returns the norm of the gradient before it was clipped."""
         options = self.config.optimization
         norm = self.accelerator.clip_grad_norm_(self.network.parameters(), options.clip_norm)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # under FSDP, each process has a part
         if not torch.isfinite(norm):
             return norm
         for group in self.optimizer.param_groups:
@@ -221,7 +223,8 @@ class Trainer:
         labels = {}
         if self.num_classes is not None:
             labels["y"] = torch.arange(count, device=self.accelerator.device) % self.num_classes
-        with self.average.applied_to(self.network):
+        eager = torch.compiler.set_stance("force_eager") if self.config.run.compile else contextlib.nullcontext()
+        with self.average.applied_to(self.network), eager:
             self.network.eval()
             try:
                 return sampler(count, seeds=range(count), progress=False, **labels)

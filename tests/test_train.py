@@ -386,7 +386,7 @@ def test_labels_and_guidance(labelled, tmp_path):
         return images_of(sample.sample(sample.SampleConfig(folder=tmp_path / name, **options)))
 
     assert drawn("three", label="3") != drawn("seven", label="7")
-    with pytest.raises(ValueError, match=r"label: expected one of \['0', .*\], got 'cat'"):
+    with pytest.raises(ValueError, match=r"label: expected one of \['0', .*\] or the number of one, got 'cat'"):
         drawn("cat", label="cat")
 
 

@@ -135,7 +135,7 @@ class RunConfig:
         accumulate: parts into which each process splits its batch, to save memory.
         workers: processes that read images, for each training process.
         channels_last: memory format, faster on GPUs.
-        compile: compile the network with torch.compile.
+        compile: compile the network with torch.compile, for each pair of resolutions when it first comes up.
         tracker: any tracker accelerate supports, such as "tensorboard" or "wandb".
         progress: show a bar.
     """
