@@ -137,6 +137,6 @@ def _batches(count: int, seed: int) -> Iterator[Tensor]:
 
 def _fingerprint(images: Tensor, labels: Tensor, seed: int) -> str:
     sha = hashlib.sha256(repr((tuple(images.shape), EPOCHS, BATCH_SIZE, LEARNING_RATE, HELD_OUT, seed, 1)).encode())
-    sha.update(memoryview(images.contiguous().numpy()))
-    sha.update(memoryview(labels.contiguous().numpy()))
+    sha.update(images.contiguous().numpy().data)
+    sha.update(labels.contiguous().numpy().data)
     return sha.hexdigest()[:16]
