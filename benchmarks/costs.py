@@ -1,9 +1,10 @@
 """What levels save in time, beside what they save in operations: training steps and network calls on the CPU.
 
-    python benchmarks/costs.py [--quick]
+    python benchmarks/costs.py [--part training|sampling]
 
 Time of one training step (forward, backward, AdamW) of Scale Space Diffusion with Flexi-UNet over that of DDPM with the
-plain U-Net, and of one generated image with Flexi-UNet over one with the Full UNet, at the paper's settings. Every pair
+plain U-Net, and of one generated image with Flexi-UNet over one with the Full UNet, at the paper's settings; the latter
+also for a network so narrow that its time is that of calling layers and not of computing them. Every pair
 of resolutions (r(t), r(t − 1)) is timed in turns with the step it is compared with, in one process, and weighted by the
 number of steps that make it. Networks' random weights do not change the time.
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
 import statistics
 import sys
@@ -38,6 +40,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "costs.json"
 BOUND = 1.1
 TRAINING = {64: (2, 3, 4), 128: (3, 5), 256: (3, 4, 6)}
 SAMPLING = {64: (2, 4), 256: (2, 4)}
+NARROW = 8  # channels in place of 128
 PAPER = {(64, 2): 15.38 / 16.19, (64, 4): 13.43 / 16.28, (256, 2): 38.99 / 43.07, (256, 4): 31.08 / 34.74}  # Table 4
 BATCH = {64: 4, 128: 2, 256: 1}
 Pair = tuple[tuple[int, ...], tuple[int, ...]]
@@ -83,9 +86,9 @@ def seconds(function: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-def build(kind: type[torch.nn.Module], size: int, device: str = "cpu") -> torch.nn.Module:
+def build(kind: type[torch.nn.Module], size: int, device: str = "cpu", model_channels: int = 128) -> torch.nn.Module:
     with torch.device(device):
-        return kind(size, **SETTINGS[f"paper-{size}"])
+        return kind(size, **{**SETTINGS[f"paper-{size}"], "model_channels": model_channels})
 
 
 def training(size: int, rounds: int) -> list[dict[str, Any]]:
@@ -120,23 +123,28 @@ def training(size: int, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def sampling(size: int, rounds: int) -> list[dict[str, Any]]:
+def sampling(size: int, model_channels: int, rounds: int) -> list[dict[str, Any]]:
     """Network time of one generated image (all 1000 steps, one image at a time): Flexi-UNet over Full UNet."""
-    flexi, full = build(FlexiUNet, size).eval(), build(FullUNet, size).eval()
+    kinds = {"flexi": FlexiUNet, "full": FullUNet}
+    networks = {name: build(kind, size, "cpu", model_channels).eval() for name, kind in kinds.items()}
+    shadows = {name: build(kind, size, "meta", model_channels) for name, kind in kinds.items()}
     processes = {levels: ld.ScaleSpaceDiffusion((3, size, size), levels) for levels in SAMPLING[size]}
     pairs = sorted({pair for process in processes.values() for pair in pairs_of(process)})
     calls = {(name, pair): (lambda net=net, pair=pair: call(net, pair))
-             for pair in pairs for name, net in (("flexi", flexi), ("full", full))}  # fmt: skip
-    relative = in_turns(lambda: call(full, ((3, size, size), (3, size, size))), calls, rounds)
+             for pair in pairs for name, net in networks.items()}  # fmt: skip
+    relative = in_turns(lambda: call(networks["full"], ((3, size, size), (3, size, size))), calls, rounds)
     rows = []
     for levels, process in processes.items():
         counts = pairs_of(process)
-        total = {name: sum(counts[pair] * relative[name, pair] for pair in counts) for name in ("flexi", "full")}
+        total = {name: sum(counts[pair] * relative[name, pair] for pair in counts) for name in networks}
+        operations = {name: schedule_average(process, shadow)[0] for name, shadow in shadows.items()}
         rows.append(
             {
                 "size": size,
                 "levels": levels,
+                "model_channels": model_channels,
                 "flexi_over_full": round(total["flexi"] / total["full"], 4),
+                "flops_flexi_over_full": round(operations["flexi"] / operations["full"], 4),
                 "paper_on_a4000": round(PAPER[size, levels], 4),
                 "flexi_over_ddpm": round(total["flexi"] / process.num_steps, 4),
             }
@@ -157,13 +165,14 @@ def table(report: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        "| generated image, network alone | Flexi-UNet / Full UNet | the paper, on an A4000 |",
-        "|---|---|---|",
+        "| generated image, Flexi-UNet / Full UNet | time | operations | the paper's time, on an A4000 |",
+        "|---|---|---|---|",
     ]
     for row in report["sampling"]:
         lines.append(
-            f"| {row['size']} pixels, {row['levels']} levels | {row['flexi_over_full']:.2f} "
-            f"| {row['paper_on_a4000']:.2f} |"
+            f"| {row['size']} pixels, {row['levels']} levels, {row['model_channels']} channels "
+            f"| {row['flexi_over_full']:.2f} | {row['flops_flexi_over_full']:.2f} "
+            f"| {format(row['paper_on_a4000'], '.2f') if row['model_channels'] == 128 else ''} |"
         )
     return "\n".join(lines)
 
@@ -191,6 +200,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
     axes[1].plot(sizes, [a * b for a, b in zip(ddpm, most, strict=True)], "o-", label="SSD, most levels")
     axes[1].set(xlabel="resolution", ylabel="s per image and training step", xscale="log", yscale="log")
     axes[1].set_xticks(sizes, [str(size) for size in sizes])
+    axes[1].set_yticks([0.1, 0.3, 1, 3, 10], ["0.1", "0.3", "1", "3", "10"])
     axes[1].minorticks_off()
     axes[1].legend()
     figure.savefig(path, dpi=120)
@@ -206,31 +216,35 @@ def ddpm_seconds(size: int) -> float:
     return min(seconds(lambda: training_step(network, optimizer, pair, BATCH[size])) for _ in range(2)) / BATCH[size]
 
 
+def shown(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Print them, and give back the memory their networks took."""
+    for row in rows:
+        print(json.dumps(row), flush=True)
+    gc.collect()
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="64 pixels alone; prints, writes nothing")
-    arguments = parser.parse_args()
-    sizes = [64] if arguments.quick else list(TRAINING)
-    report: dict[str, Any] = {"environment": environment(), "threads": torch.get_num_threads(), "bound": BOUND}
-    report |= {"training": [], "sampling": [], "seconds_per_image_ddpm": {}}
-    for size in sizes:
-        rounds = 5 if size == 64 else 3
-        for kind, measure in (("training", training), ("sampling", sampling)):
-            if kind == "sampling" and size not in SAMPLING:
-                continue
-            rows = measure(size, rounds)
-            report[kind] += rows
-            for row in rows:
-                print(json.dumps(row), flush=True)
-            gc.collect()
-        report["seconds_per_image_ddpm"][str(size)] = round(ddpm_seconds(size), 3)
-    if not arguments.quick:
-        RESULTS.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        plot(report, ROOT / "docs" / "images" / "training_time.png")
-        page = ROOT / "docs" / "benchmarks.md"
-        before, _, rest = page.read_text(encoding="utf-8").partition("<!-- costs: begin -->\n")
-        _, _, after = rest.partition("<!-- costs: end -->")
-        page.write_text(f"{before}<!-- costs: begin -->\n{table(report)}\n<!-- costs: end -->{after}", encoding="utf-8")
+    parser.add_argument("--part", choices=("training", "sampling"), help="one alone; the other's results are kept")
+    part = parser.parse_args().part
+    report: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if part else {}
+    report |= {"environment": environment(), "threads": torch.get_num_threads(), "bound": BOUND}
+    if part != "sampling":
+        report |= {"training": [], "seconds_per_image_ddpm": {}}
+        for size in TRAINING:
+            report["training"] += shown(training(size, rounds=5 if size == 64 else 3))
+            report["seconds_per_image_ddpm"][str(size)] = round(ddpm_seconds(size), 3)
+    if part != "training":
+        report["sampling"] = []
+        for size, model_channels in itertools.product(SAMPLING, (128, NARROW)):
+            report["sampling"] += shown(sampling(size, model_channels, rounds=3 if model_channels == 128 else 9))
+    RESULTS.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    plot(report, ROOT / "docs" / "images" / "training_time.png")
+    page = ROOT / "docs" / "benchmarks.md"
+    before, _, rest = page.read_text(encoding="utf-8").partition("<!-- costs: begin -->\n")
+    _, _, after = rest.partition("<!-- costs: end -->")
+    page.write_text(f"{before}<!-- costs: begin -->\n{table(report)}\n<!-- costs: end -->{after}", encoding="utf-8")
     if not all(row["met"] for row in report["training"]):
         sys.exit("a bound was missed")
 

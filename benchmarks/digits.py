@@ -173,6 +173,8 @@ def plot(report: dict[str, Any], path: Path) -> None:
             report["held_out_real_digits"]["frechet"], color="gray", linestyle=":", label="held-out real digits"
         )
         axis.set(title=f"{title}, {STEPS} steps", xlabel="GFLOPs per generated image", yscale="log")
+        axis.set_yticks([0.3, 0.6, 1, 2, 4, 8], ["0.3", "0.6", "1", "2", "4", "8"])
+        axis.minorticks_off()
     axes[0].set_ylabel("Fréchet distance (classifier features)")
     axes[0].legend(fontsize=8)
     figure.savefig(path, dpi=120)
