@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import restarts
 import torch
 import yaml
 from accelerate.state import AcceleratorState
@@ -31,7 +32,6 @@ from examples.experiment.config import (
 from examples.experiment.pictures import read_png
 from examples.experiment.runs import Guided, find_checkpoint, load_denoiser
 from lineardiffusion.training import CheckpointError, Checkpoints, read_checkpoint
-from tests import restarts
 
 ROOT = Path(__file__).resolve().parents[1]
 
