@@ -141,6 +141,12 @@ def test_tensors_and_metadata_come_back(tmp_path, dtype):
     assert all(torch.equal(found.tensors[name], tensor) for name, tensor in tensors.items())
 
 
+def test_what_was_read_does_not_change_with_the_file(folder):
+    found = folder.latest()
+    found.path.write_bytes(bytes(found.path.stat().st_size))
+    assert found.section("model")["w"].eq(2).all()
+
+
 def test_only_the_last_are_kept_and_nothing_else_is_left(folder):
     (folder.folder / "step-00000003.safetensors.partial").write_bytes(b"of a process that was killed")
     folder.save(3, {"model:w": torch.zeros(1)}, {})

@@ -240,7 +240,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Copies: what safetensors returns is the file itself, mapped, and would change with it.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         text, digest = header["metadata"], header["sha256"]
         metadata = json.loads(text)
     except (OSError, SafetensorError, ValueError) as error:
