@@ -407,7 +407,7 @@ def test_a_model_without_labels_refuses_them(tmp_path):
     for wrong, message in ({"label": "3"}, "label: expected none"), ({"guidance": 2.0}, "guidance: expected 1"):
         with pytest.raises(ValueError, match=message):
             sample.sample(sample.SampleConfig(model=folder, **wrong))
-    with pytest.raises(ValueError, match="run: expected the folder of a run"):
+    with pytest.raises(ValueError, match="model: expected the folder of a run"):
         sample.sample(sample.SampleConfig(model=tmp_path / "nothing"))
 
 

@@ -46,7 +46,7 @@ def find_checkpoint(path: Path) -> Checkpoint:
         return read_checkpoint(path)
     checkpoint = Checkpoints(path / "checkpoints").latest()
     if checkpoint is None:
-        raise ValueError(f"run: expected the folder of a run or a checkpoint, got {path}, where there is none")
+        raise ValueError(f"model: expected the folder of a run or a checkpoint, got {path}, where there is none")
     return checkpoint
 
 
