@@ -5,7 +5,7 @@
 Each run trains for the same processor time on one core, two runs side by side on two cores; three seeds. Processor
 time, since the wall clock of a shared machine favours whoever runs while it is quiet; on a quiet one the two are the
 same. Then 1000 digits are drawn with 50 steps, and their Fréchet distance to the real ones is taken in the features of
-a small classifier of real digits. Runs that are finished are kept in runs/benchmark-digits and not done again.
+a small classifier of real digits. What is finished is kept in runs/benchmark-digits and not done again.
 
 Writes results/digits.json, pictures, and the table in docs/training.md.
 """
@@ -42,7 +42,9 @@ from examples.experiment.config import (
 from examples.experiment.data import loader, open_images
 from examples.experiment.features import Judge, frechet_distance, train_judge
 from examples.experiment.pictures import grid, write_png
+from examples.experiment.runs import find_checkpoint, load_denoiser
 from examples.flops import call_gflops, schedule_average
+from examples.train import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "benchmark-digits"
@@ -70,44 +72,45 @@ def config_of(model: str, seed: int, data: Path, folder: Path) -> Config:
     )
 
 
-def run(model: str, seed: int, data: Path, minutes: float, folder: Path) -> None:
-    """Train, draw and judge one model; writes result.json into the folder."""
-    from examples.train import Trainer
-
-    torch.set_num_threads(1)
-    trainer = Trainer(config_of(model, seed, data, folder))
-    images, labels = trainer.images.tensor()
-    judge = train_judge(images, labels, len(trainer.images.class_names), RUNS / "cache")
-    batches = loader(trainer.images, 64, trainer.share(), 0, seed)
+def fit(config: Config, minutes: float) -> None:
+    """Train for some processor time; writes a checkpoint and training.json into the run's folder."""
+    trainer = Trainer(config)
+    batches = loader(trainer.images, 64, trainer.share(), 0, config.optimization.seed)
     cpu, wall, losses = time.process_time(), time.monotonic(), []
     while time.process_time() - cpu < 60 * minutes:
         trainer.optimizer.zero_grad()
         losses.append(float(trainer.backward(next(batches))))
         trainer.update()
-    trained = {"cpu_s": time.process_time() - cpu, "wall_s": time.monotonic() - wall}
-    trainer.save()
-
-    denoiser = ld.Denoiser(trainer.network.eval(), trainer.process, trainer.config.process.prediction)
-    result: dict[str, Any] = {
-        "model": model,
-        "seed": seed,
+    training = {
         "training_steps": trainer.step,
-        "training_cpu_s": round(trained["cpu_s"], 1),
-        "training_wall_s": round(trained["wall_s"], 1),
+        "training_cpu_s": round(time.process_time() - cpu, 1),
+        "training_wall_s": round(time.monotonic() - wall, 1),
         "last_loss": round(statistics.fmean(losses[-100:]), 4),
         "parameters": sum(parameter.numel() for parameter in trainer.network.parameters()),
-        "judge_accuracy": judge.accuracy,
     }
+    trainer.save()
+    (config.run.folder / "training.json").write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
+
+
+def run(model: str, seed: int, data: Path, minutes: float, folder: Path) -> None:
+    """Train, draw and judge one model; writes result.json into the folder."""
+    torch.set_num_threads(1)
+    config = config_of(model, seed, data, folder)
+    if not (folder / "training.json").exists():
+        fit(config, minutes)
+    source = open_images(config.data)
+    images, labels = source.tensor()
+    judge = train_judge(images, labels, len(source.class_names), RUNS / "cache")
+    denoiser, _ = load_denoiser(find_checkpoint(folder))
+    result: dict[str, Any] = {"model": model, "seed": seed, "judge_accuracy": judge.accuracy}
+    result |= json.loads((folder / "training.json").read_text(encoding="utf-8"))
     samplers = {"ddim": ld.DDIMSampler(denoiser, STEPS), "ancestral": ld.AncestralSampler(denoiser, STEPS)}
-    with trainer.average.applied_to(trainer.network):
-        for name, sampler in samplers.items():
-            cpu = time.process_time()
-            drawn = torch.cat(
-                [sampler(CHUNK, seeds=range(i, i + CHUNK), progress=False) for i in range(0, SAMPLES, CHUNK)]
-            )
-            result[f"{name}_cpu_s_per_1000_images"] = round((time.process_time() - cpu) * 1000 / SAMPLES, 1)
-            result |= {f"{name}_{key}": value for key, value in compare(drawn, images, judge).items()}
-            write_png(grid(drawn[:64]), folder / f"{name}.png")
+    for name, sampler in samplers.items():
+        cpu = time.process_time()
+        drawn = torch.cat([sampler(CHUNK, seeds=range(i, i + CHUNK), progress=False) for i in range(0, SAMPLES, CHUNK)])
+        result[f"{name}_cpu_s_per_1000_images"] = round((time.process_time() - cpu) * 1000 / SAMPLES, 1)
+        result |= {f"{name}_{key}": value for key, value in compare(drawn, images, judge).items()}
+        write_png(grid(drawn[:64]), folder / f"{name}.png")
     (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 

@@ -153,7 +153,8 @@ def test_ddim_steps_of_every_special_case_equal_those_of_diffusers(make, eta):
     p = make((3, 8, 8), ld.linear_schedule(1000))
     x_t = draw((3, 8, 8), 2).float()
     output = draw((3, 8, 8), 2, seed=1).float()
-    sampler = ld.DDIMSampler(ld.Denoiser(lambda x, t_index: output, p, "noise"), steps=50, eta=eta, clip=None)
+    denoiser = ld.Denoiser(lambda x, t_index: output, p, "noise")
+    sampler = ld.DDIMSampler(denoiser, steps=range(20, 1001, 20), eta=eta, clip=None)
     assert [t - 1 for t in sampler.times[:-1]] == reference.timesteps.tolist()
     for t, s in ((1000, 980), (500, 480), (40, 20)):
         noise = torch.randn(x_t.shape, generator=torch.Generator().manual_seed(t))
@@ -243,9 +244,14 @@ def test_kept_times(steps):
         assert {t, t - 1} <= set(times)
     if steps is None:
         assert len(times) == STEPS + 1
+    elif steps == 1:
+        assert times[0] == STEPS
     elif isinstance(steps, int):
         assert len(times) <= steps + 1 + 2 * len(p.shape_changes())
-        assert len(kept_times(FAMILIES["DDPM"], steps)) == steps + 1
+        uniform = kept_times(FAMILIES["DDPM"], steps)
+        assert len(uniform) == steps + 1
+        assert uniform[-2:] == [1, 0]
+        assert max(a - b for a, b in itertools.pairwise(uniform[:-1])) <= (STEPS - 1) / (steps - 1) + 1
     else:
         assert set(steps) <= set(times)
 

@@ -6,8 +6,10 @@ Operators M, processes built from them, denoisers, losses and samplers. Start wi
 `denoising_loss` and `AncestralSampler`; subclass `LinearOperator` for a degradation of your own.
 """
 
+from lineardiffusion import lab as lab
 from lineardiffusion import testing as testing
 from lineardiffusion import training as training
+from lineardiffusion.calibration import calibrate as calibrate
 from lineardiffusion.covariance import Covariance as Covariance
 from lineardiffusion.covariance import GramCovariance as GramCovariance
 from lineardiffusion.denoiser import Denoiser as Denoiser
@@ -45,6 +47,7 @@ from lineardiffusion.processes import DDPM as DDPM
 from lineardiffusion.processes import BlurringDiffusion as BlurringDiffusion
 from lineardiffusion.processes import LinearDiffusion as LinearDiffusion
 from lineardiffusion.processes import ScaleSpaceDiffusion as ScaleSpaceDiffusion
+from lineardiffusion.residual import Residual as Residual
 from lineardiffusion.sampling import AncestralSampler as AncestralSampler
 from lineardiffusion.sampling import DDIMSampler as DDIMSampler
 from lineardiffusion.schedules import convex_decay as convex_decay
@@ -54,6 +57,7 @@ from lineardiffusion.schedules import equal_levels as equal_levels
 from lineardiffusion.schedules import information_matched as information_matched
 from lineardiffusion.schedules import linear_schedule as linear_schedule
 from lineardiffusion.schedules import sigmoid_like as sigmoid_like
+from lineardiffusion.schedules import snr_matched as snr_matched
 from lineardiffusion.schedules import tanh_like as tanh_like
 
 __version__ = "0.1.0"

@@ -123,17 +123,17 @@ def feasible_kernel(
     check_event(x_t, operator.out_shape, "x_t")
     check_event(mean_s, operator.in_shape, "mean_s")
     if not isinstance(sigma_s, Covariance) and not isinstance(sigma_t, Covariance):
-        gain, variance = _isotropic_kernel(sigma_s, sigma_t, eta)
+        gain, variance = isotropic_kernel(sigma_s, sigma_t, eta)
         return Gaussian(operator.correct(gain, mean_s, x_t), GramCovariance(operator, variance))
     cov_s, cov_t = _covariances(operator, sigma_s, sigma_t)
     white = whitened(operator, cov_s, cov_t)
-    gain, variance = _isotropic_kernel(1.0, 1.0, eta)
+    gain, variance = isotropic_kernel(1.0, 1.0, eta)
     residual = cov_t.inverse_root()(x_t - operator(mean_s))
     mean = mean_s + cov_s.root()(white.correct(gain, torch.zeros_like(mean_s), residual))
     return Gaussian(mean, Sandwich(cov_s, GramCovariance(white, variance)))
 
 
-def _isotropic_kernel(sigma_s: float, sigma_t: float, eta: float) -> tuple[float | SpectralFunction, SpectralFunction]:
+def isotropic_kernel(sigma_s: float, sigma_t: float, eta: float) -> tuple[float | SpectralFunction, SpectralFunction]:
     """g and C as functions of λ."""
     rho = sigma_s**2 / sigma_t**2
     if eta == 1:

@@ -11,6 +11,7 @@ References:
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from abc import ABC, abstractmethod
 from collections import deque
@@ -24,6 +25,7 @@ from lineardiffusion._checks import as_index, draw_noise
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.gaussian import Gaussian
 from lineardiffusion.processes.base import LinearDiffusion
+from lineardiffusion.residual import Residual
 
 Noise = Callable[[Tensor], Tensor]  # standard normal noise of the shape, dtype and device of a tensor
 
@@ -33,12 +35,14 @@ class Sampler(ABC):
 
     Arguments:
         denoiser: estimates c_s from x_t.
-        steps: how many steps to take, spread uniformly over 1…T, or the times to keep; None keeps all. T, and for every
-            change of shape both of its times, are always among them.
+        steps: how many steps to take, from times spread uniformly from T to 1 (both included) and on to 0, or the times
+            to keep; None keeps all. T, and for every change of shape both of its times, are always among them.
         clip: range to which the estimates c_s are clamped, or None.
+        residual: spectra d of c_s − ĉ_s, as `ld.calibrate` measures them for these steps: where there is one, c_s is
+            drawn from N(ĉ_s, V diag(d) Vᵀ) and not taken for known (covariance-corrected sampling).
 
     Raises:
-        ValueError: steps out of range, or an empty clip range.
+        ValueError: steps out of range, an empty clip range, or a residual of other steps.
     """
 
     def __init__(
@@ -46,12 +50,17 @@ class Sampler(ABC):
         denoiser: Denoiser,
         steps: int | Sequence[int] | None = None,
         clip: tuple[float, float] | None = (-1.0, 1.0),
+        residual: Residual | None = None,
     ) -> None:
         if clip is not None and not clip[0] < clip[1]:
             raise ValueError(f"clip: expected (low, high) with low < high, or None, got {clip}")
         self.denoiser = denoiser
         self.clip = clip
         self.times = kept_times(denoiser.process, steps)
+        self.residual = Residual({}) if residual is None else residual
+        others = self.residual.spectra.keys() - set(itertools.pairwise(self.times))
+        if others:
+            raise ValueError(f"residual: expected spectra of steps of this sampler, got some of {sorted(others)[:3]}")
 
     @abstractmethod
     def _kernel(self, x_t: Tensor, mean_s: Tensor, t: int, s: int) -> Gaussian:
@@ -78,15 +87,23 @@ class Sampler(ABC):
         Returns:
             x_s, with shape (B, *shape(s)).
         """
-        return self._step(x_t, int(t), int(s), lambda like: draw_noise(like, noise, generator), conditioning)[0]
+        draw, spread = (
+            (lambda like: draw_noise(like, noise, generator)),
+            (lambda like: draw_noise(like, None, generator)),
+        )
+        return self._step(x_t, int(t), int(s), draw, spread, conditioning)[0]
 
-    def _step(self, x_t: Tensor, t: int, s: int, draw: Noise, conditioning: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def _step(
+        self, x_t: Tensor, t: int, s: int, draw: Noise, spread: Noise, conditioning: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        """x_s and ĉ_s, with the noise of the kernel from `draw` and that of the residual from `spread`."""
         clean = self.denoiser(x_t, t, s, **conditioning)
         if self.clip is not None:
             clean = clean.clamp(*self.clip)
         if s == 0:
             return clean, clean
-        kernel = self._kernel(x_t, self.denoiser.process.signal_scale(s) * clean, t, s)
+        c_s = clean + self.residual.sample(t, s, spread(clean)) if (t, s) in self.residual else clean
+        kernel = self._kernel(x_t, self.denoiser.process.signal_scale(s) * c_s, t, s)
         return kernel.sample(draw(kernel.mean)), clean
 
     def __call__(
@@ -144,7 +161,7 @@ class Sampler(ABC):
             x = process.add_noise(x, process.num_steps, draw(x))
         for t, s in _bar(pairs, progress):
             with torch.no_grad():  # not around the yield, which would leave the caller's code without gradients
-                x_s, clean = self._step(x, t, s, draw, conditioning)
+                x_s, clean = self._step(x, t, s, draw, draw, conditioning)
             yield t, x, clean
             x = x_s
         yield 0, x, x
@@ -172,7 +189,7 @@ class DDIMSampler(Sampler):
     resolution grows, the noise of the new directions; η = 1 is ancestral sampling.
 
     Arguments:
-        denoiser, steps, clip: as `Sampler`.
+        denoiser, steps, clip, residual: as `Sampler`.
         eta: η in [0, 1].
 
     Raises:
@@ -185,8 +202,9 @@ class DDIMSampler(Sampler):
         steps: int | Sequence[int] | None = None,
         eta: float = 0.0,
         clip: tuple[float, float] | None = (-1.0, 1.0),
+        residual: Residual | None = None,
     ) -> None:
-        super().__init__(denoiser, steps, clip)
+        super().__init__(denoiser, steps, clip, residual)
         if not 0 <= eta <= 1:
             raise ValueError(f"eta: expected a number in [0, 1], got {eta}")
         self.eta = eta
@@ -200,7 +218,8 @@ def kept_times(process: LinearDiffusion, steps: int | Sequence[int] | None) -> l
 
     Arguments:
         process: whose T and changes of shape are kept in any case.
-        steps: a number of uniform steps, the times to keep, or None for all.
+        steps: the times to keep, None for all, or a number of times spread uniformly from T to 1; from each of them a
+            step leads to the next, from the last to 0.
 
     Raises:
         ValueError: a number or a time outside 1…T.
@@ -212,7 +231,7 @@ def kept_times(process: LinearDiffusion, steps: int | Sequence[int] | None) -> l
         kept = {as_index(t, 1, last, "steps") for t in steps}
     else:
         count = as_index(steps, 1, last, "steps")
-        kept = {(2 * k * last + count) // (2 * count) for k in range(count + 1)}  # k T / count, rounded
+        kept = {1 + (2 * k * (last - 1) + count - 1) // (2 * count - 2) for k in range(count)} if count > 1 else {last}
     changes = process.shape_changes()
     return sorted(kept | {0, last} | set(changes) | {t - 1 for t in changes}, reverse=True)
 

@@ -131,6 +131,45 @@ def convex_decay(power: float) -> ResolutionSchedule:
     return _discretised(lambda time: 1 - (1 - time) ** power)
 
 
+def snr_matched(spectrum: Tensor, threshold: float = 0.1) -> ResolutionSchedule:
+    r"""A resolution is left as soon as nothing is to be seen of what it adds: level l at the first t at which the
+    signal-to-noise ratio ᾱ_t λ/(1 − ᾱ_t) of every frequency beyond level l is below the threshold.
+
+    Level l of an axis of n pixels holds its first ⌈n/2^l⌉ frequencies.
+
+    Arguments:
+        spectrum: variances λ of the data in the cosine basis, with shape (…, *spatial), such as the gain of
+            `ld.lab.estimate` or `ld.lab.power_law`; axes before the last two (one, for a single axis) are channels.
+        threshold: greatest signal-to-noise ratio that may be dropped.
+
+    Raises:
+        ValueError: a negative variance, or a threshold that is not positive.
+
+    Example:
+        >>> import lineardiffusion as ld
+        >>> spectrum = ld.lab.power_law((1, 64)).gain
+        >>> ld.ScaleSpaceDiffusion((1, 64), 4, resolution_schedule=ld.snr_matched(spectrum)).shape_changes()
+        [89, 167, 278]
+    """
+    if not threshold > 0:
+        raise ValueError(f"threshold: expected a positive number, got {threshold}")
+    if spectrum.ndim == 0 or not bool((spectrum >= 0).all() and spectrum.isfinite().all()):
+        raise ValueError(f"spectrum: expected variances ≥ 0 of at least one axis, got shape {tuple(spectrum.shape)}")
+    values = spectrum.detach().cpu().double()
+    values = values.flatten(0, -3).amax(0) if values.ndim > 2 else values
+
+    def levels_of(levels: int, alpha_bar: Tensor) -> Tensor:
+        ratio = alpha_bar[1:] / (1 - alpha_bar[1:])
+        reached = torch.zeros(len(ratio), dtype=torch.long)
+        for level in range(1, levels):
+            dropped = values.clone()
+            dropped[tuple(slice(-(-n // 2**level)) for n in values.shape)] = 0
+            reached += (ratio * dropped.max() < threshold).long()
+        return reached
+
+    return levels_of
+
+
 def tanh_like(power: float) -> ResolutionSchedule:
     """Fast at both ends and slow between, with most steps at the middle resolutions (Sec. 8.3.3).
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Literal
 
+import torch
 from torch import Tensor
 
 from lineardiffusion._checks import Shape, as_index, as_shape
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.chain import OperatorChain
+from lineardiffusion.operators.orthogonal import AveragePool
 from lineardiffusion.operators.scalar import Identity
 from lineardiffusion.operators.separable import Mode, Resize, spatial_axes
 from lineardiffusion.processes.base import LinearDiffusion
@@ -22,7 +25,9 @@ class ScaleSpaceDiffusion(LinearDiffusion):
         M_t = √α_t I                      where r(t) = r(t − 1),
         M_t = √α_t Resize(r(t − 1) → r(t))   otherwise.
 
-    Level l of an axis of n pixels has ⌈n / 2^l⌉.
+    Level l of an axis of n pixels has ⌈n / 2^l⌉. With mode "haar" the levels are orthonormal: R_t sums 2^d neighbours
+    and divides by 2^{d/2}, which keeps white noise white, so that the coarse state is a projection of the fine one and
+    loses nothing of what it shows; a_t then carries the factor 2^{d/2} of each level.
 
     References:
         | Scale Space Diffusion (Mukhopadhyay et al., 2026), Sec. 4.1, https://arxiv.org/abs/2603.08709
@@ -34,10 +39,11 @@ class ScaleSpaceDiffusion(LinearDiffusion):
         schedule: "linear", "cosine", a function of T, or ᾱ_0, …, ᾱ_T themselves.
         resolution_schedule: a function (levels, ᾱ) ↦ level of each x_1, …, x_T, such as `convex_decay(0.5)`, or a
             sequence of these levels.
-        mode: how `Resize` resamples; with antialiasing where the mode has it.
+        mode: how `Resize` resamples, with antialiasing where the mode has it; or "haar", for even sizes.
 
     Raises:
-        ValueError: levels beyond what the shape holds, or a resolution schedule that is not monotone.
+        ValueError: levels beyond what the shape holds, odd sizes for "haar", or a resolution schedule that is not
+            monotone.
 
     Example:
         >>> import lineardiffusion as ld
@@ -53,7 +59,7 @@ class ScaleSpaceDiffusion(LinearDiffusion):
         num_steps: int = 1000,
         schedule: str | NoiseSchedule | Tensor = "linear",
         resolution_schedule: ResolutionSchedule | Sequence[int] | None = None,
-        mode: Mode = "bilinear",
+        mode: Mode | Literal["haar"] = "bilinear",
     ) -> None:
         event = as_shape(shape)
         alpha_bar = as_alpha_bar(schedule, num_steps)
@@ -61,9 +67,8 @@ class ScaleSpaceDiffusion(LinearDiffusion):
         level_of = _levels(convex_decay(0.5) if resolution_schedule is None else resolution_schedule, sizes, alpha_bar)
 
         identities = [Identity(size) for size in sizes]
-        halvings: list[LinearOperator] = [
-            Resize(fine, coarse[-spatial_axes(event) :], mode) for fine, coarse in itertools.pairwise(sizes)
-        ]
+        halvings = [_halving(fine, coarse, mode) for fine, coarse in itertools.pairwise(sizes)]
+        gain = 2 ** (spatial_axes(event) / 2) if mode == "haar" else 1.0  # of a constant image, for each level
         steps: list[LinearOperator] = []
         previous = 0
         for level, alpha in zip(level_of, (alpha_bar[1:] / alpha_bar[:-1]).tolist(), strict=True):
@@ -72,7 +77,18 @@ class ScaleSpaceDiffusion(LinearDiffusion):
                 resize = resize @ halving
             steps.append(alpha**0.5 * resize)
             previous = level
-        super().__init__(OperatorChain(steps), sigmas=(1 - alpha_bar).sqrt(), signal_scales=alpha_bar.sqrt())
+        gains = gain ** torch.tensor([0, *level_of], dtype=torch.float64)
+        super().__init__(OperatorChain(steps), sigmas=(1 - alpha_bar).sqrt(), signal_scales=gains * alpha_bar.sqrt())
+
+
+def _halving(fine: Shape, coarse: Shape, mode: Mode | Literal["haar"]) -> LinearOperator:
+    """From one level to the next."""
+    axes = spatial_axes(fine)
+    if mode != "haar":
+        return Resize(fine, coarse[-axes:], mode)
+    if any(n % 2 for n in fine[-axes:]):
+        raise ValueError(f"mode: expected even sizes for 'haar', got {fine}")
+    return 2 ** (axes / 2) * AveragePool(fine, [2] * axes)
 
 
 def _pyramid(shape: Shape, levels: int) -> list[Shape]:

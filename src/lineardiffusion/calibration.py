@@ -1,0 +1,97 @@
+r"""What a denoiser cannot know, measured and put back: covariance-corrected sampling.
+
+A sampler takes the estimate ĉ_s of the clean image for known. Given x_t it is not: c_s is ĉ_s and a residual, which is
+largest where the resolution grows, in all the detail that x_t has never seen. Drawing
+
+    c_s ~ N( ĉ_s, V diag(d) Vᵀ )
+
+in the place of ĉ_s, with V the cosine basis and a spectrum d for each channel, adds to the covariance of x_s
+
+    E = a_s² (I − K M) V diag(d) Vᵀ (I − K M)ᵀ,
+
+K the gain of the kernel and M = M_{s→t}: what a sampler leaves out (`ld.lab.evaluate`), as far as the residual is
+Gaussian and stationary. The spectra are measured on held-out images.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lineardiffusion._checks import check_event
+from lineardiffusion.denoiser import Denoiser
+from lineardiffusion.operators.separable import along_axes, spatial_axes
+from lineardiffusion.operators.spectral import dct_matrix
+from lineardiffusion.residual import Residual
+from lineardiffusion.sampling import kept_times
+
+
+@torch.no_grad()
+def calibrate(
+    denoiser: Denoiser,
+    images: Tensor,
+    steps: int | Sequence[int] | None = None,
+    *,
+    shape_changes_only: bool = True,
+    clip: tuple[float, float] | None = (-1.0, 1.0),
+    generator: torch.Generator | None = None,
+    batch_size: int = 64,
+    **conditioning: Any,
+) -> Residual:
+    """Measure the spectra of a denoiser's residuals on held-out images, in one pass.
+
+    Arguments:
+        denoiser: trained on other images.
+        images: with shape (N, *shape(0)); a spectrum is known to a relative error of √(2/N).
+        steps: of the sampler that is to be corrected.
+        shape_changes_only: measure the steps that change the shape, whatever the number of steps; or all kept ones.
+        clip: as that of the sampler.
+        generator: of the noise.
+        batch_size: images at a time.
+        conditioning: passed on to the network; tensors have a row for each image.
+
+    Raises:
+        ValueError: images of a wrong shape, or no step to measure.
+
+    Example:
+        >>> import torch, lineardiffusion as ld
+        >>> p = ld.ScaleSpaceDiffusion((1, 8, 8), levels=2, num_steps=100)
+        >>> d = ld.Denoiser(lambda x, t_index, size: x.new_zeros(len(x), 1, *size), p)
+        >>> residual = ld.calibrate(d, torch.rand(16, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+        >>> {pair: tuple(spectrum.shape) for pair, spectrum in residual.spectra.items()}
+        {(76, 75): (1, 8, 8)}
+        >>> sampler = ld.AncestralSampler(d, steps=10, residual=residual)
+    """
+    process = denoiser.process
+    check_event(images, process.shape(0), "images")
+    if images.ndim != len(process.shape(0)) + 1 or len(images) == 0:
+        raise ValueError(
+            f"images: expected shape (N, {', '.join(map(str, process.shape(0)))}), got {tuple(images.shape)}"
+        )
+    pairs = [
+        (t, s)
+        for t, s in itertools.pairwise(kept_times(process, steps))
+        if s > 0 and not (shape_changes_only and process.shape(t) == process.shape(s))
+    ]
+    if not pairs:
+        raise ValueError("steps: expected at least one step to measure; the process changes no shape")
+    sums = {pair: torch.zeros(process.shape(pair[1]), dtype=torch.float64) for pair in pairs}
+    for start in range(0, len(images), batch_size):
+        part = slice(start, start + batch_size)
+        known = {name: value[part] if isinstance(value, Tensor) else value for name, value in conditioning.items()}
+        for t, s in pairs:
+            estimate = denoiser(process.diffuse(images[part], t, generator=generator), t, s, **known)
+            if clip is not None:
+                estimate = estimate.clamp(*clip)
+            residual = (process.clean(images[part], s) - estimate).cpu().double()
+            sums[t, s] += _cosines(residual).square().sum(0)
+    return Residual({pair: total / len(images) for pair, total in sums.items()})
+
+
+def _cosines(events: Tensor) -> Tensor:
+    axes = range(-spatial_axes(tuple(events.shape[1:])), 0)
+    return along_axes([dct_matrix(events.shape[axis], events) for axis in axes], events)

@@ -1,0 +1,82 @@
+"""The resolution schedule with the least error that a budget allows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lineardiffusion._checks import Shape, as_index
+from lineardiffusion.lab.evaluate import Report, evaluate
+from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.processes.base import LinearDiffusion
+from lineardiffusion.sampling import kept_times
+
+
+def optimise_schedule(
+    process_of: Callable[[list[int]], LinearDiffusion],
+    levels: int,
+    num_steps: int,
+    covariance: Tensor | LinearOperator,
+    of_call: Callable[[Shape, Shape], float],
+    budget: float,
+    grid: int = 12,
+    **options: Any,
+) -> tuple[list[int], Report]:
+    """The times at which to change the resolution, for the smallest W2 distance within a budget.
+
+    Every choice of `levels` − 1 increasing times from a uniform grid is looked at, those within the budget are
+    evaluated: at most binomial(grid, levels − 1) evaluations.
+
+    Arguments:
+        process_of: from the levels of x_1, …, x_T to the process, such as
+            `lambda schedule: ld.ScaleSpaceDiffusion(shape, levels, resolution_schedule=schedule)`.
+        levels: number of resolutions, at least 2.
+        num_steps: T.
+        covariance: C of the data.
+        of_call: cost of a network call from x_t of a shape to the shape of x_{t−1}.
+        budget: greatest cost of a sample.
+        grid: how many times to choose from.
+        options: of `evaluate`: sampler, steps, correction, …
+
+    Returns:
+        The best levels, a resolution schedule for `ld.ScaleSpaceDiffusion`, and what it comes to.
+
+    Raises:
+        ValueError: no schedule of the grid is within the budget; the error names the smallest cost.
+
+    Example:
+        >>> import lineardiffusion as ld
+        >>> def process_of(schedule):
+        ...     return ld.ScaleSpaceDiffusion((1, 16), 2, num_steps=50, resolution_schedule=schedule)
+        >>> schedule, report = ld.lab.optimise_schedule(
+        ...     process_of, 2, 50, ld.lab.power_law((1, 16)), lambda here, there: there[-1] / 16, budget=40, steps=50
+        ... )
+        >>> report.cost(lambda here, there: there[-1] / 16, process_of(schedule)) <= 40
+        True
+    """
+    levels = as_index(levels, 2, 64, "levels")
+    times = (
+        torch.linspace(2, num_steps, as_index(grid, levels - 1, num_steps - 1, "grid")).round().int().unique().tolist()
+    )
+    best: tuple[float, list[int], Report] | None = None
+    cheapest = float("inf")
+    for changes in itertools.combinations(times, levels - 1):
+        schedule = [sum(t >= change for change in changes) for t in range(1, num_steps + 1)]
+        process = process_of(schedule)
+        visited = kept_times(process, options.get("steps"))
+        cost = sum(of_call(process.shape(t), process.shape(t - 1)) for t in visited[:-1])
+        cheapest = min(cheapest, cost)
+        if cost > budget:
+            continue
+        report = evaluate(process, covariance, **options)
+        if best is None or report.w2 < best[0]:
+            best = (report.w2, schedule, report)
+    if best is None:
+        raise ValueError(
+            f"budget: expected at least {cheapest:.6g}, the cost of the cheapest schedule, got {budget:.6g}"
+        )
+    return best[1], best[2]
