@@ -150,7 +150,9 @@ class Trainer:
         """Gradients of the mean loss of a batch; returns that loss, averaged over all processes."""
         options, parts = self.config.optimization, self.config.run.accumulate
         # One draw for the whole batch: every process works at the same resolution.
-        times = self.process.sample_timesteps(options.batch_size, keyed_generator(options.seed, "t", self.step))
+        times = self.process.sample_timesteps(
+            options.batch_size, keyed_generator(options.seed, "t", self.step), options.shape_change_fraction
+        )
         times = times[self.share()]
         torch.manual_seed(
             keyed_generator(options.seed, "network", self.step, self.accelerator.process_index).initial_seed()
@@ -180,9 +182,12 @@ class Trainer:
             hidden = coins < options.label_dropout
             labels["y"] = torch.where(hidden, self.num_classes, batch.labels[chosen]).to(device, non_blocking=True)
         weighting = WEIGHTINGS[options.weighting]
-        return ld.denoising_loss(
+        losses = ld.denoising_loss(
             self.denoiser, images, times[chosen], noise.to(device, non_blocking=True), weighting, **labels
         )
+        if options.shape_change_fraction is None or not options.shape_change_weights:
+            return losses
+        return losses * self.process.timestep_weights(times[chosen], options.shape_change_fraction).to(losses)
 
     def update(self) -> Tensor:
         """A step of the optimizer and of the average; returns the norm of the gradient before it was clipped."""

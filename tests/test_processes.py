@@ -333,3 +333,30 @@ def test_blurring_a_batch_of_times_equals_blurring_each(shape):
     times = [1, 50, 17, 30]
     rows = torch.stack([process.chain.cumulative(t)(row) for t, row in zip(times, x0, strict=True)])
     torch.testing.assert_close(process.chain.apply_cumulative(times, x0), rows, rtol=1e-12, atol=1e-12)
+
+
+def test_a_fraction_of_shape_changes_and_its_weights():
+    """How often each time comes, and that weighted losses keep their expectation: both within five standard errors."""
+    process = ld.ScaleSpaceDiffusion((1, 8), 3, num_steps=20)
+    changes, fraction, generator = process.shape_changes(), 0.3, torch.Generator().manual_seed(0)
+    draws = [process.sample_timesteps(4, generator, fraction) for _ in range(4000)]
+    share = sum(int(t[0]) in changes for t in draws) / len(draws)
+    assert abs(share - fraction) < 5 * (fraction * (1 - fraction) / len(draws)) ** 0.5
+    for t in draws[:200]:
+        assert len({(process.shape(int(u)), process.shape(int(u) - 1)) for u in t}) == 1
+    loss = torch.linspace(1, 3, 21, dtype=torch.float64).square()  # any function of t
+    weighted = torch.stack([(process.timestep_weights(t, fraction) * loss[t]).mean() for t in draws])
+    assert abs(weighted.mean() - loss[1:].mean()) < 5 * weighted.std() / len(draws) ** 0.5
+    every = torch.arange(1, 21)
+    probability = 1 / (20 * process.timestep_weights(every, fraction))
+    assert float(probability.sum()) == pytest.approx(1)
+    assert float(probability[[t - 1 for t in changes]].sum()) == pytest.approx(fraction)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5])
+def test_bad_fractions_of_shape_changes(fraction):
+    process = ld.ScaleSpaceDiffusion((1, 8), 3, num_steps=20)
+    with pytest.raises(ValueError, match=r"shape_change_fraction: expected a number in \(0, 1\)"):
+        process.sample_timesteps(4, shape_change_fraction=fraction)
+    with pytest.raises(ValueError, match="expected a process some of whose steps change the shape"):
+        ld.DDPM((1, 8)).timestep_weights(torch.tensor([1]), 0.2)

@@ -131,6 +131,16 @@ def test_every_family_trains_and_samples(tmp_path, process, kind):
     assert all(np.isfinite(losses(folder)))
 
 
+def test_more_batches_for_changes_of_resolution(tmp_path):
+    """Weighted, the first loss is the same as without weights times the weight of its times."""
+    fraction = {"shape_change_fraction": 0.5}
+    weighted = train.train(make(tmp_path / "a", 1, optimization=fraction))
+    plain = train.train(make(tmp_path / "b", 1, optimization={**fraction, "shape_change_weights": False}))
+    ratio = losses(weighted)[0] / losses(plain)[0]
+    at_change, elsewhere = 2 / (1000 * 0.5), 998 / (1000 * 0.5)
+    assert any(ratio == pytest.approx(value, rel=1e-5) for value in (at_change, elsewhere))
+
+
 def test_colour_images_that_are_not_square(tmp_path):
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 255, (9, 12, 16, 3), dtype=np.uint8))
     data = {"source": str(tmp_path / "images.npy"), "channels": 3, "flip": True}

@@ -102,6 +102,8 @@ class OptimizationConfig:
         ema_decay: of the average of the weights, from which samples are drawn.
         clip_norm: greatest norm of the gradient.
         weighting: weight of the loss at a signal-to-noise ratio.
+        shape_change_fraction: probability that a batch is for a change of resolution, in place of 1/T for each of them.
+        shape_change_weights: weight losses so that this fraction leaves the objective as it is.
         label_dropout: share of the images whose label is hidden, for classifier-free guidance.
         seed: of everything that is random.
         precision: "bf16" for autocast.
@@ -114,6 +116,8 @@ class OptimizationConfig:
     ema_decay: float = 0.9999
     clip_norm: float = 1.0
     weighting: Literal["min-snr", "snr", "truncated-snr", "uniform"] = "min-snr"
+    shape_change_fraction: float | None = None
+    shape_change_weights: bool = True
     label_dropout: float = 0.1
     seed: int = 0
     precision: Literal["no", "bf16"] = "no"

@@ -59,9 +59,8 @@ def optimise_schedule(
         True
     """
     levels = as_index(levels, 2, 64, "levels")
-    times = (
-        torch.linspace(2, num_steps, as_index(grid, levels - 1, num_steps - 1, "grid")).round().int().unique().tolist()
-    )
+    count = as_index(grid, levels - 1, num_steps - 1, "grid")
+    times = sorted({int(t) for t in torch.linspace(2, num_steps, count).round()})
     best: tuple[float, list[int], Report] | None = None
     cheapest = float("inf")
     for changes in itertools.combinations(times, levels - 1):

@@ -205,23 +205,71 @@ class LinearDiffusion:
         mean = self._mean(x0, times)
         return mean / column(_pick(self._scales, times), mean)
 
-    def sample_timesteps(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample_timesteps(
+        self, batch_size: int, generator: torch.Generator | None = None, shape_change_fraction: float | None = None
+    ) -> Tensor:
         r"""Times of a training batch that can be stacked, each t with probability 1/T in expectation.
 
         The rule of Scale Space Diffusion (Sec. 4.2): draw one t uniformly from 1…T. If x_t and x_{t−1} have the same
         shape, fill the batch uniformly with the t_i of that shape that keep it; otherwise repeat t.
 
+        That trains each step that changes the shape with one batch in T. A `shape_change_fraction` draws one of them
+        with this probability instead, and the others with what is left; `timestep_weights` are then the weights that
+        keep the objective as it was.
+
+        Arguments:
+            batch_size: how many.
+            generator: the source of randomness; the global one by default.
+            shape_change_fraction: in (0, 1), for processes that change shape.
+
         Returns:
             LongTensor (batch_size,) on the CPU.
+
+        Raises:
+            ValueError: a fraction out of range, or for a process that does not change shape.
         """
         batch_size = as_index(batch_size, 1, 2**31, "batch_size")
         device = None if generator is None else generator.device
-        t = int(torch.randint(1, self.num_steps + 1, (), generator=generator, device=device))
+        if shape_change_fraction is None:
+            candidates = list(range(1, self.num_steps + 1))
+        else:
+            self._check_fraction(shape_change_fraction)
+            changes = self.shape_changes()
+            coin = float(torch.rand((), generator=generator, device=device))
+            kept = sorted(set(range(1, self.num_steps + 1)) - set(changes))
+            candidates = changes if coin < shape_change_fraction else kept
+        t = candidates[int(torch.randint(len(candidates), (), generator=generator, device=device))]
         alike = self._alike(t)
         picks = torch.randint(len(alike), (batch_size,), generator=generator, device=device).cpu()
         return alike[picks]
 
+    def timestep_weights(self, t: Tensor, shape_change_fraction: float) -> Tensor:
+        r"""(1/T) / q(t), q(t) the probability of t under `sample_timesteps` with a `shape_change_fraction`: losses
+        times these weights have the expectation they have with the paper's rule.
+
+        Arguments:
+            t: LongTensor (B,).
+            shape_change_fraction: as in `sample_timesteps`.
+
+        Returns:
+            Weights (B,) in float64.
+
+        Raises:
+            ValueError: as `sample_timesteps`, or times outside 1…T.
+        """
+        self._check_fraction(shape_change_fraction)
+        times, changes, last = self.check_times(t), set(self.shape_changes()), self.num_steps
+        at_change = len(changes) / (last * shape_change_fraction)
+        elsewhere = (last - len(changes)) / (last * (1 - shape_change_fraction))
+        return torch.tensor([at_change if u in changes else elsewhere for u in times], dtype=torch.float64)
+
     # ------------------------------------------------------------------ helpers
+
+    def _check_fraction(self, fraction: float) -> None:
+        if not 0 < fraction < 1:
+            raise ValueError(f"shape_change_fraction: expected a number in (0, 1), got {fraction}")
+        if not 0 < len(self.shape_changes()) < self.num_steps:
+            raise ValueError("shape_change_fraction: expected a process some of whose steps change the shape")
 
     def _alike(self, t: int) -> Tensor:
         """The times that may share a training batch with t."""
