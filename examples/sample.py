@@ -33,7 +33,7 @@ import lineardiffusion as ld
 from examples.experiment.config import parse
 from examples.experiment.pictures import from_bytes, grid, read_png, strip, to_bytes, write_png
 from examples.experiment.runs import Guided, find_checkpoint, load_denoiser
-from lineardiffusion.training import CheckpointError, keyed_generator
+from lineardiffusion.training import CheckpointError, keyed_generator, read_checkpoint
 
 Sampler = ld.AncestralSampler | ld.DDIMSampler
 
@@ -57,6 +57,7 @@ class SampleConfig:
         label: class of all the images, by name or number; by turns all of them by default.
         guidance: scale of classifier-free guidance; 1 for none.
         weights: averaged over the training, or the last.
+        residual: spectra that calibrate.py has measured of these weights, for covariance-corrected sampling.
         strips: how many images to show from noise to image.
         progress: show a bar.
     """
@@ -73,6 +74,7 @@ class SampleConfig:
     label: str | None = None
     guidance: float = 1.0
     weights: Literal["ema", "last"] = "ema"
+    residual: Path | None = None
     strips: int = 4
     progress: bool = True
 
@@ -96,11 +98,13 @@ def sample(config: SampleConfig) -> Path:
         denoiser = ld.Denoiser(Guided(denoiser.network, config.guidance), denoiser.process, denoiser.prediction)
     elif config.guidance != 1:
         raise ValueError(f"guidance: expected 1 for a model without labels, got {config.guidance}")
-    sampler = make_sampler(config, denoiser.to(accelerator.device))
+    residual = load_residual(config, checkpoint.metadata["step"])
+    sampler = make_sampler(config, denoiser.to(accelerator.device), residual)
 
     run = config.model if config.model.is_dir() else config.model.parent.parent
     settings = describe(config, checkpoint.metadata["step"])
     name = f"{checkpoint.metadata['step']:08d}-{config.sampler}-{config.steps or denoiser.process.num_steps}"
+    name += "-corrected" if residual else ""
     folder = config.folder or run / "samples" / name
     with accelerator.main_process_first():
         claim(folder, settings)
@@ -123,10 +127,25 @@ def sample(config: SampleConfig) -> Path:
     return folder
 
 
-def make_sampler(config: SampleConfig, denoiser: ld.Denoiser) -> Sampler:
+def make_sampler(config: SampleConfig, denoiser: ld.Denoiser, residual: ld.Residual | None) -> Sampler:
     if config.sampler == "ancestral":
-        return ld.AncestralSampler(denoiser, config.steps)
-    return ld.DDIMSampler(denoiser, config.steps, config.eta)
+        return ld.AncestralSampler(denoiser, config.steps, residual=residual)
+    return ld.DDIMSampler(denoiser, config.steps, config.eta, residual=residual)
+
+
+def load_residual(config: SampleConfig, step: int) -> ld.Residual | None:
+    """The spectra of the configuration.
+
+    Raises:
+        ValueError: they were measured of other weights.
+    """
+    if config.residual is None:
+        return None
+    found = read_checkpoint(config.residual)
+    there, here = (found.metadata.get("step"), found.metadata.get("weights")), (step, config.weights)
+    if there != here:
+        raise ValueError(f"residual: expected spectra of step and weights {here}, got {there} in {config.residual}")
+    return ld.Residual.from_state_dict(found.tensors)
 
 
 def choose_labels(config: SampleConfig, names: list[str] | None) -> list[int] | None:
@@ -169,7 +188,8 @@ def describe(config: SampleConfig, step: int) -> dict[str, Any]:
     """What decides the images: commands that agree in it may share a folder. An array also has a fixed number."""
     names = ["sampler", "eta", "steps", "seed", "label", "guidance", "weights", "block", "output"]
     names += ["count"] if config.output == "npz" else []
-    return {"step": step, **{name: getattr(config, name) for name in names}}
+    settings = {name: getattr(config, name) for name in names}
+    return {"step": step, **settings, "residual": None if config.residual is None else str(config.residual)}
 
 
 def claim(folder: Path, settings: dict[str, Any]) -> None:

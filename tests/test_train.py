@@ -18,7 +18,7 @@ import yaml
 from accelerate.state import AcceleratorState
 
 import lineardiffusion as ld
-from examples import evaluate, flops, sample, train
+from examples import calibrate, evaluate, flops, laboratory, sample, train
 from examples.experiment import config as configuration
 from examples.experiment.config import (
     Config,
@@ -400,6 +400,21 @@ def test_labels_and_guidance(labelled, tmp_path):
         drawn("cat", label="cat")
 
 
+def test_calibrated_and_corrected(labelled, tmp_path, capsys):
+    """Measured, kept with the step, drawn with; refused for other weights."""
+    config = calibrate.CalibrateConfig(labelled, DataConfig(channels=1), limit=50, output=tmp_path / "r.safetensors")
+    path = calibrate.calibrate(config)
+    assert "2×2 → 4×4" in capsys.readouterr().out
+    settings = {"model": labelled, "count": 2, "steps": 3, "progress": False}
+    plain = images_of(sample.sample(sample.SampleConfig(folder=tmp_path / "plain", **settings)))
+    corrected = sample.sample(sample.SampleConfig(folder=tmp_path / "corrected", residual=path, **settings))
+    assert images_of(corrected) != plain
+    with pytest.raises(ValueError, match=r"residual: expected spectra of step and weights \(40, 'last'\)"):
+        sample.sample(sample.SampleConfig(folder=tmp_path / "last", residual=path, weights="last", **settings))
+    with pytest.raises(ValueError, match="data: expected images of shape"):
+        calibrate.calibrate(dataclasses.replace(config, data=DataConfig(channels=3)))
+
+
 def test_guidance_is_the_formula():
     def network(x, t, y):
         return x * (1 + y[:, None])
@@ -481,3 +496,14 @@ def test_ld_is_what_trains(labelled):
     assert config.data.labels
     x = ld.DDIMSampler(denoiser, steps=2)(2, seeds=[0, 1], progress=False, y=torch.tensor([1, 2]))
     assert x.shape == (2, 1, 8, 8)
+
+
+def test_the_laboratory_draws_its_figures(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["laboratory.py", "--output", str(tmp_path)])
+    monkeypatch.setattr(laboratory, "STEPS", (20, 50))
+    laboratory.main()
+    assert {path.suffix for path in tmp_path.iterdir()} == {".png", ".json"}
+    assert (
+        "DDPM                             ancestral   50 steps      2836 GFLOPs  W2/√tr C 0.0876"
+        in capsys.readouterr().out
+    )

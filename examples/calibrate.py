@@ -1,0 +1,84 @@
+"""Measure what a trained model cannot know where the resolution grows, on images it was not trained on.
+
+    python examples/calibrate.py --model runs/train --data.source held_out.npz --data.channels 1
+    python examples/sample.py --model runs/train --residual runs/train/residual.safetensors
+
+The first writes the spectra of the residuals beside the checkpoints, and prints how large they are; the second draws
+with them (covariance-corrected sampling: docs/laboratory.md).
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+# So that `python examples/calibrate.py` finds the other examples, from any folder.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import lineardiffusion as ld
+from examples.experiment.config import DataConfig, parse
+from examples.experiment.data import open_images
+from examples.experiment.runs import find_checkpoint, load_denoiser
+from lineardiffusion.training import CheckpointError, keyed_generator, state_tensors, write_checkpoint
+
+
+@dataclass
+class CalibrateConfig:
+    """What to measure, and on what.
+
+    Args:
+        model: folder of a run, or a checkpoint in it.
+        data: held-out images; labels are used if the model knows classes.
+        limit: greatest number of images.
+        weights: averaged over the training, or the last.
+        seed: of the images that are drawn, and of the noise.
+        output: the file; residual.safetensors in the run's folder by default.
+    """
+
+    model: Path
+    data: DataConfig = field(default_factory=DataConfig)
+    limit: int = 2000
+    weights: Literal["ema", "last"] = "ema"
+    seed: int = 0
+    output: Path | None = None
+
+
+def calibrate(config: CalibrateConfig) -> Path:
+    """Measure, write, print; returns the file.
+
+    Raises:
+        ValueError: images that do not fit the model, or a model that does not change resolution.
+    """
+    checkpoint = find_checkpoint(config.model)
+    denoiser, trained = load_denoiser(checkpoint, averaged=config.weights == "ema")
+    data = open_images(config.data)
+    if data.shape != denoiser.process.shape(0):
+        raise ValueError(f"data: expected images of shape {denoiser.process.shape(0)}, got {data.shape}")
+    images, labels = data.tensor(config.limit, config.seed)
+    known = {"y": labels} if trained.data.labels else {}
+    residual = ld.calibrate(denoiser, images, generator=keyed_generator(config.seed, "calibrate"), **known)
+    run = config.model if config.model.is_dir() else config.model.parent.parent
+    path = config.output or run / "residual.safetensors"
+    about = {"step": checkpoint.metadata["step"], "weights": config.weights, "images": len(images)}
+    write_checkpoint(path, state_tensors(residual.state_dict()), about)
+    for (t, s), spectrum in residual.spectra.items():
+        sizes = " → ".join("×".join(map(str, denoiser.process.shape(u)[1:])) for u in (t, s))
+        variance = denoiser.process.signal_scale(s) ** 2 * float(spectrum.mean())
+        print(
+            f"t = {t}: {sizes}, residual a² d = {variance:.4f} beside noise σ² = {denoiser.process.sigma(s) ** 2:.4f}"
+        )
+    return path
+
+
+def main(arguments: list[str] | None = None) -> None:
+    config = parse(CalibrateConfig, __doc__, arguments)
+    try:
+        print(calibrate(config))
+    except (ValueError, CheckpointError) as error:
+        sys.exit(f"calibrate.py: {error}")
+
+
+if __name__ == "__main__":
+    main()
