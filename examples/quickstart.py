@@ -178,7 +178,8 @@ def main() -> None:
     plot_samples(samples, images[torch.randperm(len(images), generator=generator)], arguments.out / "samples.png")
     states = list(sampler.trajectory(1, seeds=[0], progress=False))
     changes = process.shape_changes()
-    shown = sorted({process.num_steps, *changes, *(t - 1 for t in changes), 400, 300, 200, 100, 40, 0}, reverse=True)
+    between = [min(sampler.times, key=lambda kept, t=t: abs(kept - t)) for t in (400, 300, 200, 100, 40)]
+    shown = {process.num_steps, *changes, *(t - 1 for t in changes), *between, 0}
     plot_trajectory([state for state in states if state[0] in shown], arguments.out / "trajectory.png")
 
     print(judge(images, labels, samples))

@@ -112,6 +112,13 @@ def labels(config: Config) -> dict[str, torch.Tensor]:
     return {"y": torch.zeros(1, dtype=torch.long, device="meta")} if config.data.labels else {}
 
 
+def test_times_of_change_are_those_that_are_asked_for():
+    process = configuration.build_process(ProcessConfig(levels=3, changes=[100, 700]), (1, 8, 8))
+    assert process.shape_changes() == [100, 700]
+    with pytest.raises(ValueError, match=r"process.changes: expected 2 times, got \[5\]"):
+        configuration.build_process(ProcessConfig(levels=3, changes=[5]), (1, 8, 8))
+
+
 @pytest.mark.parametrize(
     "process",
     [

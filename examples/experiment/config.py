@@ -59,6 +59,8 @@ class ProcessConfig:
         prediction: what the network predicts; ssd knows "clean" alone.
         levels: resolutions of ssd.
         decay: the power p of ssd's resolution schedule convex_decay(p).
+        changes: the first t of each lower resolution of ssd instead, such as the shape_changes() of a process with
+            ld.snr_matched(spectrum); one fewer than levels.
         num_steps: T.
         schedule: the noise schedule of ddpm and ssd (Blurring Diffusion has its own).
         blur_sigma_max: greatest blur of Blurring Diffusion, in pixels.
@@ -68,6 +70,7 @@ class ProcessConfig:
     prediction: Literal["clean", "noise", "velocity"] = "clean"
     levels: int = 3
     decay: float = 0.5
+    changes: list[int] | None = None
     num_steps: int = 1000
     schedule: Literal["linear", "cosine"] = "linear"
     blur_sigma_max: float = 20.0
@@ -252,9 +255,13 @@ def build_process(config: ProcessConfig, shape: tuple[int, int, int]) -> ld.Line
         return ld.DDPM(shape, config.num_steps, config.schedule)
     if config.family == "blurring":
         return ld.BlurringDiffusion(shape, config.num_steps, config.blur_sigma_max)
-    return ld.ScaleSpaceDiffusion(
-        shape, config.levels, config.num_steps, config.schedule, ld.convex_decay(config.decay)
-    )
+    if config.changes is None:
+        schedule: Any = ld.convex_decay(config.decay)
+    elif len(config.changes) != config.levels - 1:
+        raise ValueError(f"process.changes: expected {config.levels - 1} times, got {config.changes}")
+    else:
+        schedule = [sum(t >= change for change in config.changes) for t in range(1, config.num_steps + 1)]
+    return ld.ScaleSpaceDiffusion(shape, config.levels, config.num_steps, config.schedule, schedule)
 
 
 def build_network(config: NetworkConfig, shape: tuple[int, int, int], num_classes: int | None) -> torch.nn.Module:
