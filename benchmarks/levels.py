@@ -144,7 +144,8 @@ def run(model: str, seed: int, arguments: argparse.Namespace, folder: Path) -> N
 
 
 def judged(drawn: torch.Tensor, images: torch.Tensor, judge: Judge) -> dict[str, Any]:
-    """Fréchet distance to the images the judge has learnt from, and the 2.5 and 97.5 % points of a bootstrap."""
+    """Fréchet distance d to the images the judge has learnt from, and its 95 % interval by the basic bootstrap,
+    [2 d − q_97.5, 2 d − q_2.5]: draws with repetitions lie further away, and the percentiles would inherit that."""
     learnt = torch.ones(len(images), dtype=torch.bool)
     learnt[judge.held_out] = False
     real, features = judge.features(images[learnt]), judge.features(drawn)
@@ -152,7 +153,8 @@ def judged(drawn: torch.Tensor, images: torch.Tensor, judge: Judge) -> dict[str,
     picks = [torch.randint(len(features), (len(features),), generator=generator) for _ in range(BOOTSTRAP)]
     values = torch.tensor([frechet_distance(features[pick], real) for pick in picks], dtype=torch.float64)
     low, high = torch.quantile(values, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return {"frechet": round(frechet_distance(features, real), 3), "interval": [round(low, 3), round(high, 3)]}
+    distance = frechet_distance(features, real)
+    return {"frechet": round(distance, 3), "interval": [round(2 * distance - high, 3), round(2 * distance - low, 3)]}
 
 
 def gflops(config: Config, sampler: ld.AncestralSampler | ld.DDIMSampler) -> float:
