@@ -31,9 +31,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import lineardiffusion as ld
+from benchmarks.runs import write_table
 from benchmarks.timing import environment
 from examples.flexi_unet import SETTINGS, FlexiUNet, FullUNet
-from examples.flops import schedule_average
+from examples.flops import Pair, pairs_of, schedule_average
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "costs.json"
@@ -43,12 +44,11 @@ SAMPLING = {64: (2, 4), 256: (2, 4)}
 NARROW = 8  # channels in place of 128
 PAPER = {(64, 2): 15.38 / 16.19, (64, 4): 13.43 / 16.28, (256, 2): 38.99 / 43.07, (256, 4): 31.08 / 34.74}  # Table 4
 BATCH = {64: 4, 128: 2, 256: 1}
-Pair = tuple[tuple[int, ...], tuple[int, ...]]
 
 
-def pairs_of(process: ld.LinearDiffusion) -> Counter[Pair]:
-    """How many steps go from one shape to another."""
-    return Counter((process.shape(t), process.shape(t - 1)) for t in range(1, process.num_steps + 1))
+def every_pair(process: ld.LinearDiffusion) -> Counter[Pair]:
+    """How many of all T steps go from one shape to another."""
+    return pairs_of(process, range(1, process.num_steps + 1))
 
 
 def training_step(network: torch.nn.Module, optimizer: torch.optim.Optimizer, pair: Pair, batch: int) -> None:
@@ -97,7 +97,7 @@ def training(size: int, rounds: int) -> list[dict[str, Any]]:
     optimizers = {id(net): torch.optim.AdamW(net.parameters(), fused=True) for net in (flexi, plain)}
     full: Pair = ((3, size, size), (3, size, size))
     processes = {levels: ld.ScaleSpaceDiffusion((3, size, size), levels) for levels in TRAINING[size]}
-    pairs = sorted({pair for process in processes.values() for pair in pairs_of(process)})
+    pairs = sorted({pair for process in processes.values() for pair in every_pair(process)})
 
     def step(network: torch.nn.Module, pair: Pair) -> Callable[[], None]:
         return lambda: training_step(network, optimizers[id(network)], pair, BATCH[size])
@@ -106,7 +106,7 @@ def training(size: int, rounds: int) -> list[dict[str, Any]]:
     reference = schedule_average(ld.DDPM((3, size, size)), build(FullUNet, size, "meta"))[0]
     rows = []
     for levels, process in processes.items():
-        counts = pairs_of(process)
+        counts = every_pair(process)
         times = sum(counts[pair] * relative[pair] for pair in counts) / process.num_steps
         operations = schedule_average(process, build(FlexiUNet, size, "meta"))[0] / reference
         rows.append(
@@ -129,13 +129,13 @@ def sampling(size: int, model_channels: int, rounds: int) -> list[dict[str, Any]
     networks = {name: build(kind, size, "cpu", model_channels).eval() for name, kind in kinds.items()}
     shadows = {name: build(kind, size, "meta", model_channels) for name, kind in kinds.items()}
     processes = {levels: ld.ScaleSpaceDiffusion((3, size, size), levels) for levels in SAMPLING[size]}
-    pairs = sorted({pair for process in processes.values() for pair in pairs_of(process)})
+    pairs = sorted({pair for process in processes.values() for pair in every_pair(process)})
     calls = {(name, pair): (lambda net=net, pair=pair: call(net, pair))
              for pair in pairs for name, net in networks.items()}  # fmt: skip
     relative = in_turns(lambda: call(networks["full"], ((3, size, size), (3, size, size))), calls, rounds)
     rows = []
     for levels, process in processes.items():
-        counts = pairs_of(process)
+        counts = every_pair(process)
         total = {name: sum(counts[pair] * relative[name, pair] for pair in counts) for name in networks}
         operations = {name: schedule_average(process, shadow)[0] for name, shadow in shadows.items()}
         rows.append(
@@ -241,10 +241,7 @@ def main() -> None:
             report["sampling"] += shown(sampling(size, model_channels, rounds=3 if model_channels == 128 else 9))
     RESULTS.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     plot(report, ROOT / "docs" / "images" / "training_time.png")
-    page = ROOT / "docs" / "benchmarks.md"
-    before, _, rest = page.read_text(encoding="utf-8").partition("<!-- costs: begin -->\n")
-    _, _, after = rest.partition("<!-- costs: end -->")
-    page.write_text(f"{before}<!-- costs: begin -->\n{table(report)}\n<!-- costs: end -->{after}", encoding="utf-8")
+    write_table(ROOT / "docs" / "benchmarks.md", "costs", table(report))
     if not all(row["met"] for row in report["training"]):
         sys.exit("a bound was missed")
 

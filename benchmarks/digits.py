@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +26,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import lineardiffusion as ld
+from benchmarks.runs import kept_result, slug, write_table
 from benchmarks.timing import environment
 from examples.experiment.config import (
     Config,
@@ -43,7 +42,7 @@ from examples.experiment.data import loader, open_images
 from examples.experiment.features import Judge, frechet_distance, train_judge
 from examples.experiment.pictures import grid, write_png
 from examples.experiment.runs import find_checkpoint, load_denoiser
-from examples.flops import call_gflops, schedule_average
+from examples.flops import sample_gflops, schedule_average
 from examples.train import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -101,6 +100,7 @@ def run(model: str, seed: int, data: Path, minutes: float, folder: Path) -> None
     source = open_images(config.data)
     images, labels = source.tensor()
     judge = train_judge(images, labels, len(source.class_names), RUNS / "cache")
+    reference = judge.learnt(images)
     denoiser, _ = load_denoiser(find_checkpoint(folder))
     result: dict[str, Any] = {"model": model, "seed": seed, "judge_accuracy": judge.accuracy}
     result |= json.loads((folder / "training.json").read_text(encoding="utf-8"))
@@ -109,18 +109,16 @@ def run(model: str, seed: int, data: Path, minutes: float, folder: Path) -> None
         cpu = time.process_time()
         drawn = torch.cat([sampler(CHUNK, seeds=range(i, i + CHUNK), progress=False) for i in range(0, SAMPLES, CHUNK)])
         result[f"{name}_cpu_s_per_1000_images"] = round((time.process_time() - cpu) * 1000 / SAMPLES, 1)
-        result |= {f"{name}_{key}": value for key, value in compare(drawn, images, judge).items()}
+        result |= {f"{name}_{key}": value for key, value in compare(drawn, reference, judge).items()}
         write_png(grid(drawn[:64]), folder / f"{name}.png")
     (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-def compare(drawn: torch.Tensor, images: torch.Tensor, judge: Judge) -> dict[str, float]:
-    """Fréchet distance to the images the judge has learnt from, and the share it labels with confidence ≥ 0.9."""
-    learnt = torch.ones(len(images), dtype=torch.bool)
-    learnt[judge.held_out] = False
+def compare(drawn: torch.Tensor, reference: torch.Tensor, judge: Judge) -> dict[str, float]:
+    """Fréchet distance to `reference`, features the judge has learnt from, and the share it is sure about (≥ 0.9)."""
     sure = judge.probabilities(drawn).max(1).values >= 0.9
     return {
-        "frechet": round(frechet_distance(judge.features(drawn), judge.features(images[learnt])), 3),
+        "frechet": round(frechet_distance(judge.features(drawn), reference), 3),
         "confident": round(float(sure.double().mean()), 4),
     }
 
@@ -132,10 +130,9 @@ def gflops(model: str, shape: tuple[int, int, int]) -> dict[str, float]:
     with torch.device("meta"):
         network = build_network(NetworkConfig(kind=kind, settings="tiny"), shape, None)
     times = ld.DDIMSampler(ld.Denoiser(network, process, process_config.prediction), STEPS).times[:-1]
-    drawn = sum(call_gflops(network, process.shape(t), process.shape(t - 1)) for t in times)
     return {
         "gflops_per_call": round(schedule_average(process, network)[0], 4),
-        "gflops_per_image": round(drawn, 3),
+        "gflops_per_image": round(sample_gflops(process, network, times), 3),
         "sampling_steps": len(times),
     }
 
@@ -149,7 +146,7 @@ def summary(data: Path, minutes: float, results: list[dict[str, Any]]) -> dict[s
         "data": f"{data.name}: {len(source)} images {source.shape}",
         "budget_cpu_minutes": minutes,
         "judge_accuracy": judge.accuracy,
-        "held_out_real_digits": compare(images[judge.held_out], images, judge),
+        "held_out_real_digits": compare(images[judge.held_out], judge.learnt(images), judge),
         "models": {model: gflops(model, source.shape) for model in MODELS},
         "runs": results,
     }
@@ -210,16 +207,18 @@ def table(report: dict[str, Any]) -> str:
 
 
 def launch(model: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The result of a run, in a process of its own on one core; the kept one if it is there."""
-    folder = RUNS / f"{model.lower().replace(', ', '-').replace(' ', '-')}-seed-{seed}"
-    if not (folder / "result.json").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, __file__, "--data", str(arguments.data), "--minutes", str(arguments.minutes)]
-        command += ["--model", model, "--seed", str(seed), "--folder", str(folder)]
-        with open(folder / "log.txt", "w", encoding="utf-8") as log:
-            threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-            subprocess.run(command, env={**os.environ, **threads}, stdout=log, stderr=log, check=True)
-    result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    """The result of a run."""
+    options = [
+        "--data",
+        str(arguments.data),
+        "--minutes",
+        str(arguments.minutes),
+        "--model",
+        model,
+        "--seed",
+        str(seed),
+    ]
+    result = kept_result(__file__, options, RUNS / f"{slug(model)}-seed-{seed}")
     print(json.dumps(result), flush=True)
     return result
 
@@ -241,15 +240,10 @@ def main() -> None:
     report = summary(arguments.data, arguments.minutes, results)
     RESULTS.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     plot(report, IMAGES / "digits_frechet.png")
-    page = ROOT / "docs" / "training.md"
-    before, _, rest = page.read_text(encoding="utf-8").partition("<!-- digits: begin -->\n")
-    _, _, after = rest.partition("<!-- digits: end -->")
-    page.write_text(f"{before}<!-- digits: begin -->\n{table(report)}\n<!-- digits: end -->{after}", encoding="utf-8")
+    write_table(ROOT / "docs" / "training.md", "digits", table(report))
     for model in MODELS:
-        slug = model.lower().replace(", ", "-").replace(" ", "-")
-        for sampler in ("ddim",):
-            picture = (RUNS / f"{slug}-seed-0" / f"{sampler}.png").read_bytes()
-            (IMAGES / f"digits_{slug}.png").write_bytes(picture)
+        picture = (RUNS / f"{slug(model)}-seed-0" / "ddim.png").read_bytes()
+        (IMAGES / f"digits_{slug(model)}.png").write_bytes(picture)
 
 
 if __name__ == "__main__":

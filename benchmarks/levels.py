@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -30,13 +28,22 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import lineardiffusion as ld
+from benchmarks.runs import kept_result, slug
 from benchmarks.timing import environment
-from examples.experiment.config import Config, DataConfig, NetworkConfig, OptimizationConfig, ProcessConfig, RunConfig
+from examples.experiment.config import (
+    Config,
+    DataConfig,
+    NetworkConfig,
+    OptimizationConfig,
+    ProcessConfig,
+    RunConfig,
+    build_network,
+)
 from examples.experiment.data import open_images
 from examples.experiment.features import Judge, frechet_distance, train_judge
 from examples.experiment.pictures import grid, write_png
 from examples.experiment.runs import find_checkpoint, load_denoiser
-from examples.flops import call_gflops
+from examples.flops import sample_gflops
 from examples.train import train
 from lineardiffusion.training import keyed_generator
 
@@ -97,6 +104,9 @@ def run(model: str, seed: int, arguments: argparse.Namespace, folder: Path) -> N
     images, labels = open_images(config.data).tensor()
     held_out = open_images(DataConfig(source=str(held_out_data), channels=1)).tensor()[0]
     judge = train_judge(images, labels, 10, RUNS / "cache")
+    real = judge.learnt(images)
+    with torch.device("meta"):
+        shadow = build_network(config.network, denoiser.process.shape(0), None)
     rows = []
     residual = None
     if denoiser.process.shape_changes():
@@ -115,8 +125,8 @@ def run(model: str, seed: int, arguments: argparse.Namespace, folder: Path) -> N
                         "sampler": sampler_name,
                         "corrected": correction is not None,
                         "cpu_s_per_1000_images": round((time.process_time() - cpu) * 1000 / SAMPLES, 1),
-                        "gflops_per_image": round(gflops(config, sampler), 3),
-                        **judged(drawn, images, judge),
+                        "gflops_per_image": round(sample_gflops(denoiser.process, shadow, sampler.times[:-1]), 3),
+                        **judged(drawn, real, judge),
                     }
                 )
                 print(json.dumps(rows[-1]), flush=True)
@@ -137,18 +147,16 @@ def run(model: str, seed: int, arguments: argparse.Namespace, folder: Path) -> N
             for (t, s), spectrum in (residual.spectra.items() if residual else ())
         ],
         "judge_accuracy": judge.accuracy,
-        "held_out": judged(held_out, images, judge),
+        "held_out": judged(held_out, real, judge),
         "samples": rows,
     }
     (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def judged(drawn: torch.Tensor, images: torch.Tensor, judge: Judge) -> dict[str, Any]:
-    """Fréchet distance d to the images the judge has learnt from, and its 95 % interval by the basic bootstrap,
+def judged(drawn: torch.Tensor, real: torch.Tensor, judge: Judge) -> dict[str, Any]:
+    """Fréchet distance d to `real`, features the judge has learnt from, and its 95 % interval by the basic bootstrap,
     [2 d − q_97.5, 2 d − q_2.5]: draws with repetitions lie further away, and the percentiles would inherit that."""
-    learnt = torch.ones(len(images), dtype=torch.bool)
-    learnt[judge.held_out] = False
-    real, features = judge.features(images[learnt]), judge.features(drawn)
+    features = judge.features(drawn)
     generator = torch.Generator().manual_seed(0)
     picks = [torch.randint(len(features), (len(features),), generator=generator) for _ in range(BOOTSTRAP)]
     values = torch.tensor([frechet_distance(features[pick], real) for pick in picks], dtype=torch.float64)
@@ -157,29 +165,11 @@ def judged(drawn: torch.Tensor, images: torch.Tensor, judge: Judge) -> dict[str,
     return {"frechet": round(distance, 3), "interval": [round(2 * distance - high, 3), round(2 * distance - low, 3)]}
 
 
-def gflops(config: Config, sampler: ld.AncestralSampler | ld.DDIMSampler) -> float:
-    """Of one generated image."""
-    from examples.experiment.config import build_network
-
-    process = sampler.denoiser.process
-    with torch.device("meta"):
-        network = build_network(config.network, process.shape(0), None)
-    return sum(call_gflops(network, process.shape(t), process.shape(t - 1)) for t in sampler.times[:-1])
-
-
 def launch(model: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The result of a run, in a process of its own on one core; the kept one if it is there."""
-    folder = RUNS / f"{model.lower().replace(', ', '-').replace(' ', '-')}-seed-{seed}"
-    if not (folder / "result.json").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, __file__, "--data", str(arguments.data), "--iterations", str(arguments.iterations)]
-        command += ["--steps", *map(str, arguments.steps), "--model", model, "--seeds", str(seed)]
-        command += ["--folder", str(folder)]
-        with open(folder / "log.txt", "w", encoding="utf-8") as log:
-            threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-            subprocess.run(command, env={**os.environ, **threads}, stdout=log, stderr=log, check=True)
-    result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    return result
+    """The result of a run."""
+    options = ["--data", str(arguments.data), "--iterations", str(arguments.iterations), "--model", model]
+    options += ["--steps", *map(str, arguments.steps), "--seeds", str(seed)]
+    return kept_result(__file__, options, RUNS / f"{slug(model)}-seed-{seed}")
 
 
 def main() -> None:

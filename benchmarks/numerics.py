@@ -29,6 +29,7 @@ from torch import Tensor
 
 import lineardiffusion as ld
 from lineardiffusion.testing import Opaque
+from runs import write_table
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "numerics.json"
@@ -238,14 +239,6 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_table(results: dict[str, Any]) -> None:
-    begin, end = "<!-- numerics: begin -->", "<!-- numerics: end -->"
-    page = PAGE.read_text(encoding="utf-8")
-    head, _, rest = page.partition(begin)
-    _, _, tail = rest.partition(end)
-    PAGE.write_text(f"{head}{begin}\n{table(results)}\n{end}{tail}", encoding="utf-8")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", action="store_true", help="only write the table from the results that are there")
@@ -253,7 +246,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=list(PARTS), help="parts to measure; prints, and writes nothing")
     arguments = parser.parse_args()
     if arguments.table:
-        write_table(json.loads(RESULTS.read_text(encoding="utf-8")))
+        write_table(PAGE, "numerics", table(json.loads(RESULTS.read_text(encoding="utf-8"))))
         return 0
     if arguments.only:
         return min(1, sum(not result["met"] for result in measure(arguments.only)))
@@ -262,7 +255,7 @@ def main() -> int:
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if arguments.output == RESULTS:
-        write_table(results)
+        write_table(PAGE, "numerics", table(results))
     missed = [result for result in results["rows"] if not result["met"]]
     for result in missed:
         print("MISSED", line(result), file=sys.stderr)

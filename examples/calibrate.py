@@ -18,10 +18,10 @@ from typing import Literal
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import lineardiffusion as ld
-from examples.experiment.config import DataConfig, parse
+from examples.experiment.config import DataConfig, run_program
 from examples.experiment.data import open_images
-from examples.experiment.runs import find_checkpoint, load_denoiser
-from lineardiffusion.training import CheckpointError, keyed_generator, state_tensors, write_checkpoint
+from examples.experiment.runs import find_checkpoint, load_denoiser, run_folder
+from lineardiffusion.training import keyed_generator, state_tensors, write_checkpoint
 
 
 @dataclass
@@ -59,8 +59,7 @@ def calibrate(config: CalibrateConfig) -> Path:
     images, labels = data.tensor(config.limit, config.seed)
     known = {"y": labels} if trained.data.labels else {}
     residual = ld.calibrate(denoiser, images, generator=keyed_generator(config.seed, "calibrate"), **known)
-    run = config.model if config.model.is_dir() else config.model.parent.parent
-    path = config.output or run / "residual.safetensors"
+    path = config.output or run_folder(config.model) / "residual.safetensors"
     about = {"step": checkpoint.metadata["step"], "weights": config.weights, "images": len(images)}
     write_checkpoint(path, state_tensors(residual.state_dict()), about)
     for (t, s), spectrum in residual.spectra.items():
@@ -73,11 +72,7 @@ def calibrate(config: CalibrateConfig) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    config = parse(CalibrateConfig, __doc__, arguments)
-    try:
-        print(calibrate(config))
-    except (ValueError, CheckpointError) as error:
-        sys.exit(f"calibrate.py: {error}")
+    run_program(CalibrateConfig, __doc__, calibrate, arguments)
 
 
 if __name__ == "__main__":

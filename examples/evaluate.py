@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 # So that `python examples/evaluate.py` finds the other examples, from any folder.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from examples.experiment.config import DataConfig, parse
+from examples.experiment.config import DataConfig, run_program
 from examples.experiment.data import Images, open_images
 from examples.experiment.features import frechet_distance, train_judge
 from examples.experiment.runs import load_reference_weights
@@ -84,9 +84,7 @@ def classifier_metrics(config: EvaluateConfig, samples: Images, real: Images) ->
         raise ValueError(f"metrics: frechet needs labels of the real images, {config.data.source} has none")
     images, labels = real.tensor(config.limit, config.seed)
     judge = train_judge(images, labels, real.num_classes, config.cache, config.seed)
-    learnt = torch.ones(len(images), dtype=torch.bool)
-    learnt[judge.held_out] = False
-    reference = judge.features(images[learnt])
+    reference = judge.learnt(images)
     drawn = samples.tensor(config.limit, config.seed)[0]
     return {
         "frechet": frechet_distance(judge.features(drawn), reference),
@@ -140,15 +138,16 @@ def inception_metrics(config: EvaluateConfig, samples: Images, real: Images, nam
     return {name: float(np.real(value)) for name, value in values.items()}
 
 
-def main(arguments: list[str] | None = None) -> None:
-    config = parse(EvaluateConfig, __doc__, arguments)
-    try:
-        text = json.dumps(evaluate(config), indent=2)
-    except ValueError as error:
-        sys.exit(f"evaluate.py: {error}")
-    print(text)
+def report(config: EvaluateConfig) -> str:
+    """The metrics as JSON, also in a file if one is asked for."""
+    text = json.dumps(evaluate(config), indent=2)
     if config.output:
         config.output.write_text(text + "\n", encoding="utf-8")
+    return text
+
+
+def main(arguments: list[str] | None = None) -> None:
+    run_program(EvaluateConfig, __doc__, report, arguments)
 
 
 if __name__ == "__main__":

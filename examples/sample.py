@@ -30,10 +30,10 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import lineardiffusion as ld
-from examples.experiment.config import parse
+from examples.experiment.config import run_program
 from examples.experiment.pictures import from_bytes, grid, read_png, strip, to_bytes, write_png
-from examples.experiment.runs import Guided, find_checkpoint, load_denoiser
-from lineardiffusion.training import CheckpointError, keyed_generator, read_checkpoint
+from examples.experiment.runs import Guided, find_checkpoint, load_denoiser, run_folder
+from lineardiffusion.training import keyed_generator, read_checkpoint
 
 Sampler = ld.AncestralSampler | ld.DDIMSampler
 
@@ -101,11 +101,10 @@ def sample(config: SampleConfig) -> Path:
     residual = load_residual(config, checkpoint.metadata["step"])
     sampler = make_sampler(config, denoiser.to(accelerator.device), residual)
 
-    run = config.model if config.model.is_dir() else config.model.parent.parent
     settings = describe(config, checkpoint.metadata["step"])
     name = f"{checkpoint.metadata['step']:08d}-{config.sampler}-{config.steps or denoiser.process.num_steps}"
     name += "-corrected" if residual else ""
-    folder = config.folder or run / "samples" / name
+    folder = config.folder or run_folder(config.model) / "samples" / name
     with accelerator.main_process_first():
         claim(folder, settings)
     packed = (folder / "samples.npz").exists()
@@ -249,11 +248,7 @@ def pack(paths: list[Path], target: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    config = parse(SampleConfig, __doc__, arguments)
-    try:
-        print(sample(config))
-    except (ValueError, CheckpointError) as error:
-        sys.exit(f"sample.py: {error}")
+    run_program(SampleConfig, __doc__, sample, arguments)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import lineardiffusion as ld
-from examples.experiment.config import WEIGHTINGS, Config, build_network, build_process, parse
+from examples.experiment.config import WEIGHTINGS, Config, build_network, build_process, run_program
 from examples.experiment.data import Batch, FaultLimit, Images, loader, open_images
 from examples.experiment.pictures import grid, write_png
 from examples.experiment.runs import load_reference_weights
@@ -365,11 +365,10 @@ class Interruption:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    config = parse(Config, __doc__, arguments)
-    try:
+    def work(config: Config) -> None:
         train(config)
-    except (ValueError, FloatingPointError, ld.training.CheckpointError) as error:
-        sys.exit(f"train.py: {error}")
+
+    run_program(Config, __doc__, work, arguments)
 
 
 if __name__ == "__main__":

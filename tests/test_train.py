@@ -208,6 +208,13 @@ def test_sigterm_finishes_the_step_and_keeps_it(tmp_path):
     assert step == restarts.steps_done(tmp_path) >= 3
 
 
+def test_overrides_that_json_writes_otherwise_are_the_same_on_resuming(tmp_path):
+    network = {"overrides": {"channel_mult": (1, 2, 2)}}
+    train.train(make(tmp_path, 2, network=network))
+    train.train(make(tmp_path, 3, network=network))
+    assert Checkpoints(tmp_path / "checkpoints").latest().metadata["step"] == 3
+
+
 def test_the_time_limit_stops_with_a_checkpoint(tmp_path, capsys):
     train.train(make(tmp_path, 100, run={"max_hours": 0.0}))
     assert "stopped at step 1 of 100" in capsys.readouterr().out

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -19,6 +21,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 import lineardiffusion as ld
 from examples.flexi_unet import SETTINGS, FlexiUNet, FullUNet
+from lineardiffusion.training import CheckpointError
 
 T = TypeVar("T")
 
@@ -196,11 +199,7 @@ class Config:
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """As JSON and YAML hold it."""
-        plain = dataclasses.asdict(self)
-        plain["run"]["folder"] = str(self.run.folder)
-        plain["network"]["weights"] = None if self.network.weights is None else str(self.network.weights)
-        if isinstance(self.data.size, tuple):
-            plain["data"]["size"] = list(self.data.size)
+        plain: dict[str, dict[str, Any]] = json.loads(json.dumps(dataclasses.asdict(self), default=str))
         return plain
 
     @classmethod
@@ -281,6 +280,24 @@ def build_network(config: NetworkConfig, shape: tuple[int, int, int], num_classe
 
 class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):  # type: ignore[misc]
     """Descriptions with their lines as they are."""
+
+
+def run_program(
+    kind: type[T], description: str | None, work: Callable[[T], object], arguments: list[str] | None
+) -> None:
+    """Do the work of a program and print what comes of it; an error that is the user's ends it with the message.
+
+    Arguments:
+        kind, description, arguments: as `parse`.
+        work: from the configuration to what is printed, or None.
+    """
+    config = parse(kind, description, arguments)
+    try:
+        result = work(config)
+    except (ValueError, FloatingPointError, CheckpointError) as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+    if result is not None:
+        print(result)
 
 
 def parse(kind: type[T], description: str | None, arguments: list[str] | None = None) -> T:

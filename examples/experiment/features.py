@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from lineardiffusion.lab.frames import bures
 from lineardiffusion.training import (
     CheckpointError,
     keyed_generator,
@@ -64,6 +65,12 @@ class Judge:
         """Features (N, 64) of images (N, C, H, W) in [−1, 1], in float64."""
         return torch.cat([self.classifier.features(part) for part in images.split(256)]).double()
 
+    def learnt(self, images: Tensor) -> Tensor:
+        """Features of those of the images that it was trained on: what others are compared with."""
+        seen = torch.ones(len(images), dtype=torch.bool)
+        seen[self.held_out] = False
+        return self.features(images[seen])
+
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
         """Class probabilities (N, C)."""
@@ -85,7 +92,7 @@ def train_judge(images: Tensor, labels: Tensor, num_classes: int, cache: Path, s
     if min(images.shape[-2:]) < 8 or len(images) < 20:
         raise ValueError(f"images: expected at least 20 of at least 8 × 8 pixels, got {tuple(images.shape)}")
     order = torch.randperm(len(images), generator=keyed_generator(seed, "split"))
-    held_out, learnt = order[: max(1, int(HELD_OUT * len(images)))], order[max(1, int(HELD_OUT * len(images))) :]
+    held_out, learnt = order.tensor_split([max(1, int(HELD_OUT * len(images)))])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         classifier = Classifier(images.shape[1], num_classes)
@@ -112,10 +119,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
         raise ValueError(f"features: expected (N, D) and (M, D) with N, M ≥ 2, got {tuple(a.shape)}, {tuple(b.shape)}")
     a, b = a.double(), b.double()
     cov_a, cov_b = torch.atleast_2d(torch.cov(a.T), torch.cov(b.T))
-    values, vectors = torch.linalg.eigh(cov_a)
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
-    return float((a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross)
+    return float((a.mean(0) - b.mean(0)).square().sum()) + bures(cov_a, cov_b)
 
 
 def _fit(classifier: Classifier, images: Tensor, labels: Tensor, seed: int) -> None:

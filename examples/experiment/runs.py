@@ -50,6 +50,11 @@ def find_checkpoint(path: Path) -> Checkpoint:
     return checkpoint
 
 
+def run_folder(path: Path) -> Path:
+    """The folder of the run that `find_checkpoint` looks into."""
+    return path if path.is_dir() else path.parent.parent
+
+
 def load_denoiser(checkpoint: Checkpoint, averaged: bool = True) -> tuple[ld.Denoiser, Config]:
     """The denoiser of a checkpoint, with the averaged weights or the last ones, and the configuration of its run."""
     config = Config.from_dict(checkpoint.metadata["config"])

@@ -24,8 +24,7 @@ from torch import Tensor
 
 from lineardiffusion._checks import check_event
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.operators.separable import along_axes, spatial_axes
-from lineardiffusion.operators.spectral import dct_matrix
+from lineardiffusion.operators.spectral import cosine_coefficients
 from lineardiffusion.residual import Residual
 from lineardiffusion.sampling import kept_times
 
@@ -88,10 +87,5 @@ def calibrate(
             if clip is not None:
                 estimate = estimate.clamp(*clip)
             residual = (process.clean(images[part], s) - estimate).cpu().double()
-            sums[t, s] += _cosines(residual).square().sum(0)
+            sums[t, s] += cosine_coefficients(residual, process.shape(s)).square().sum(0)
     return Residual({pair: total / len(images) for pair, total in sums.items()})
-
-
-def _cosines(events: Tensor) -> Tensor:
-    axes = range(-spatial_axes(tuple(events.shape[1:])), 0)
-    return along_axes([dct_matrix(events.shape[axis], events) for axis in axes], events)

@@ -280,7 +280,11 @@ class Checkpoints:
 
     def paths(self) -> list[Path]:
         """The files there are, oldest step first."""
-        return sorted((path for path in self.folder.glob("step-*.safetensors") if _step(path) is not None), key=_order)
+        return list(self._by_step().values())
+
+    def _by_step(self) -> dict[int, Path]:
+        matches = ((path, re.fullmatch(r"step-(\d{8,})", path.stem)) for path in self.folder.glob("*.safetensors"))
+        return dict(sorted((int(match[1]), path) for path, match in matches if match))
 
     def save(self, step: int, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Path:
         """Write the checkpoint of a step, and only then remove those before it that are too many.
@@ -297,7 +301,7 @@ class Checkpoints:
             raise CheckpointError(f"{self.folder}: not a folder that can be written to ({error})") from error
         write_checkpoint(path, tensors, metadata)
         # A file of a later step is one that was refused when the run went on from before it: it does not count.
-        earlier = [other for other in self.paths() if _order(other) <= step]
+        earlier = [other for at, other in self._by_step().items() if at <= step]
         for old in earlier[: -self.keep]:
             old.unlink()
         return path
@@ -319,17 +323,6 @@ class Checkpoints:
         if refused:
             raise CheckpointError("no checkpoint is whole:\n" + "\n".join(refused))
         return None
-
-
-def _step(path: Path) -> int | None:
-    match = re.fullmatch(r"step-(\d{8,})\.safetensors", path.name)
-    return int(match[1]) if match else None
-
-
-def _order(path: Path) -> int:
-    step = _step(path)
-    assert step is not None
-    return step
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:

@@ -149,7 +149,7 @@ class Report:
 
     def cost(self, of_call: Callable[[Shape, Shape], float], process: LinearDiffusion) -> float:
         """Cost of one sample: the sum over all network calls of `of_call(shape(t), shape(t − 1))`, e.g. in GFLOPs."""
-        return sum(of_call(process.shape(step.t), process.shape(step.t - 1)) for step in self.per_step)
+        return sample_cost(process, [step.t for step in self.per_step], of_call)
 
 
 def evaluate(
@@ -234,6 +234,11 @@ def evaluate(
             )
         )
     return Report(per_step)
+
+
+def sample_cost(process: LinearDiffusion, times: Sequence[int], of_call: Callable[[Shape, Shape], float]) -> float:
+    """The sum of `of_call(shape(t), shape(t − 1))` over the times at which the network is called."""
+    return sum(of_call(process.shape(t), process.shape(t - 1)) for t in times)
 
 
 def frontier(

@@ -131,7 +131,7 @@ def _(covariance: GramCovariance) -> tuple[Frame, Tensor]:
 @singledispatch
 def in_frames(operator: LinearOperator, source: Frame, target: Frame) -> Tensor:
     """V_targetᵀ M V_source, as a vector where it is known to be diagonal."""
-    return target.vectors.T @ operator.to_dense().double() @ source.vectors
+    return _dense(operator, source, target)
 
 
 @in_frames.register
@@ -148,6 +148,10 @@ def _(operator: Scaled, source: Frame, target: Frame) -> Tensor:
 def _(operator: SpectralFilter, source: Frame, target: Frame) -> Tensor:
     if operator.basis == "dct" and source.cosine_axes == len(operator.axes):
         return operator.gain.broadcast_to(operator.in_shape).flatten()
+    return _dense(operator, source, target)
+
+
+def _dense(operator: LinearOperator, source: Frame, target: Frame) -> Tensor:
     return target.vectors.T @ operator.to_dense().double() @ source.vectors
 
 

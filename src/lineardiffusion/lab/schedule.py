@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lineardiffusion._checks import Shape, as_index
-from lineardiffusion.lab.evaluate import Report, evaluate
+from lineardiffusion.lab.evaluate import Report, evaluate, sample_cost
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.processes.base import LinearDiffusion
 from lineardiffusion.sampling import kept_times
@@ -67,7 +67,7 @@ def optimise_schedule(
         schedule = [sum(t >= change for change in changes) for t in range(1, num_steps + 1)]
         process = process_of(schedule)
         visited = kept_times(process, options.get("steps"))
-        cost = sum(of_call(process.shape(t), process.shape(t - 1)) for t in visited[:-1])
+        cost = sample_cost(process, visited[:-1], of_call)
         cheapest = min(cheapest, cost)
         if cost > budget:
             continue

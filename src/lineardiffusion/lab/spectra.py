@@ -12,8 +12,8 @@ from lineardiffusion._checks import as_index, as_shape, check_event
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.lab.marginals import Marginals
 from lineardiffusion.operators.base import LinearOperator
-from lineardiffusion.operators.separable import along_axes, spatial_axes
-from lineardiffusion.operators.spectral import SpectralFilter, dct_matrix
+from lineardiffusion.operators.separable import spatial_axes
+from lineardiffusion.operators.spectral import SpectralFilter, cosine_coefficients
 from lineardiffusion.processes.base import LinearDiffusion
 
 
@@ -56,8 +56,7 @@ def estimate(images: Tensor) -> tuple[SpectralFilter, Tensor]:
         raise ValueError(f"images: expected shape (N, C, …) with N ≥ 2, got {tuple(images.shape)}")
     work = images.detach().cpu().double()
     mean = work.mean(0)
-    axes = range(-spatial_axes(tuple(mean.shape)), 0)
-    coefficients = along_axes([dct_matrix(work.shape[axis], work) for axis in axes], work - mean)
+    coefficients = cosine_coefficients(work - mean, tuple(mean.shape))
     return SpectralFilter(tuple(mean.shape), coefficients.square().sum(0) / (len(images) - 1)), mean
 
 

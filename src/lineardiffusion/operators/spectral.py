@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import as_shape, check_finite, compute_dtype
+from lineardiffusion._checks import Shape, as_shape, check_finite, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.factored import FactoredOperator, cast
@@ -118,6 +118,11 @@ def _product(left: SpectralFilter, right: SpectralFilter) -> LinearOperator | No
 
 
 _DCT: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
+
+
+def cosine_coefficients(events: Tensor, shape: Shape) -> Tensor:
+    """Vᵀx, V the basis of SpectralFilter(shape, gain) with a gain of that whole shape."""
+    return SpectralFilter(shape, torch.ones(shape))._to_right(events)
 
 
 def dct_matrix(n: int, like: Tensor) -> Tensor:

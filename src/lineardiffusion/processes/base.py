@@ -231,12 +231,12 @@ class LinearDiffusion:
         batch_size = as_index(batch_size, 1, 2**31, "batch_size")
         device = None if generator is None else generator.device
         if shape_change_fraction is None:
-            candidates = list(range(1, self.num_steps + 1))
+            candidates: Sequence[int] = range(1, self.num_steps + 1)
         else:
             self._check_fraction(shape_change_fraction)
             changes = self.shape_changes()
             coin = float(torch.rand((), generator=generator, device=device))
-            kept = sorted(set(range(1, self.num_steps + 1)) - set(changes))
+            kept = [u for u in range(1, self.num_steps + 1) if u not in changes]
             candidates = changes if coin < shape_change_fraction else kept
         t = candidates[int(torch.randint(len(candidates), (), generator=generator, device=device))]
         alike = self._alike(t)

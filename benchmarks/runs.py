@@ -1,0 +1,36 @@
+"""What the benchmarks share: runs in processes of their own, not done twice, and tables in the documentation."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def slug(model: str) -> str:
+    """The name of a model as part of a path."""
+    return model.lower().replace(", ", "-").replace(" ", "-")
+
+
+def kept_result(script: str, arguments: list[str], folder: Path) -> dict[str, Any]:
+    """The result.json that a script leaves in a folder, run in a process of its own on one core; the kept one if it is
+    there."""
+    if not (folder / "result.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, script, *arguments, "--folder", str(folder)]
+        with open(folder / "log.txt", "w", encoding="utf-8") as log:
+            threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+            subprocess.run(command, env={**os.environ, **threads}, stdout=log, stderr=log, check=True)
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    return result
+
+
+def write_table(page: Path, name: str, table: str) -> None:
+    """Put a table between the marks <!-- name: begin --> and <!-- name: end --> of a page."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    head, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, _, tail = rest.partition(end)
+    page.write_text(f"{head}{begin}\n{table}\n{end}{tail}", encoding="utf-8")
