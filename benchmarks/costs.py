@@ -30,11 +30,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import lineardiffusion as ld
 from benchmarks.runs import write_table
 from benchmarks.timing import environment
 from examples.flexi_unet import SETTINGS, FlexiUNet, FullUNet
 from examples.flops import Pair, pairs_of, schedule_average
+
+import lineardiffusion as ld
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "costs.json"

@@ -25,7 +25,6 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import lineardiffusion as ld
 from benchmarks.runs import kept_result, slug, write_table
 from benchmarks.timing import environment
 from examples.experiment.config import (
@@ -44,6 +43,8 @@ from examples.experiment.pictures import grid, write_png
 from examples.experiment.runs import find_checkpoint, load_denoiser
 from examples.flops import sample_gflops, schedule_average
 from examples.train import Trainer
+
+import lineardiffusion as ld
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "benchmark-digits"

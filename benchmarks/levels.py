@@ -27,7 +27,6 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import lineardiffusion as ld
 from benchmarks.runs import kept_result, slug
 from benchmarks.timing import environment
 from examples.experiment.config import (
@@ -45,6 +44,8 @@ from examples.experiment.pictures import grid, write_png
 from examples.experiment.runs import find_checkpoint, load_denoiser
 from examples.flops import sample_gflops
 from examples.train import train
+
+import lineardiffusion as ld
 from lineardiffusion.training import keyed_generator
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -23,13 +23,13 @@ os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_
 
 import torch
 from diffusers import DDPMScheduler
-from peers import Peer, peers
-from timing import cores, environment, import_time, ratio
 from torch import Tensor
 
 import lineardiffusion as ld
 from lineardiffusion.testing import Opaque
+from peers import Peer, peers
 from runs import write_table
+from timing import cores, environment, import_time, ratio
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "numerics.json"

@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from conftest import ZOO
-from test_operators import LANCZOS, draw
 from torch.distributions import MultivariateNormal
 
 import lineardiffusion as ld
+from conftest import ZOO
+from test_operators import LANCZOS, draw
 
 SHAPE = (2, 6, 4)
 

@@ -8,12 +8,11 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-
 from examples.experiment.config import DataConfig
 from examples.experiment.data import FaultLimit, loader, open_images, to_tensor
 from examples.experiment.features import Classifier, frechet_distance, train_judge
 from examples.experiment.pictures import from_bytes, grid, read_png, strip, to_bytes, write_png
+from PIL import Image
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
-from test_operators import draw
-from test_processes import SCHEDULE, STEPS, families
 
 import lineardiffusion as ld
+from test_operators import draw
+from test_processes import SCHEDULE, STEPS, families
 
 FAMILIES = families()
 KEEPING_SHAPE = ["DDPM", "blurring", "scalars"]

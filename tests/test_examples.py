@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from examples import new_degradation
 
 import lineardiffusion as ld
-from examples import new_degradation
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "new_degradation.md").read_text(encoding="utf-8")

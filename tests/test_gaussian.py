@@ -6,15 +6,15 @@ import math
 
 import pytest
 import torch
-from conftest import ZOO
 from hypothesis import given
 from hypothesis import strategies as st
-from test_operators import EXACT, LANCZOS, draw, tolerance
 from torch.distributions import MultivariateNormal
 
 import lineardiffusion as ld
+from conftest import ZOO
 from lineardiffusion.testing import Opaque
 from lineardiffusion.testing.strategies import operators
+from test_operators import EXACT, LANCZOS, draw, tolerance
 
 SIGMA_S = 0.6
 

@@ -14,12 +14,12 @@ import pickle
 import pytest
 import scipy.fft
 import torch
-from conftest import ZOO
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import lineardiffusion as ld
+from conftest import ZOO
 from lineardiffusion.operators.base import apply_each
 from lineardiffusion.testing import Opaque
 from lineardiffusion.testing.strategies import operators

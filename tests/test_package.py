@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from examples.quickstart import load
 
 import lineardiffusion as ld
-from examples.quickstart import load
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -11,13 +11,13 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import ZOO
-from test_operators import draw
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lineardiffusion as ld
+from conftest import ZOO
 from lineardiffusion.testing import Opaque
+from test_operators import draw
 
 SHAPE = (3, 16, 16)
 FAMILIES = {

@@ -13,9 +13,9 @@ import scipy.fft
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_operators import draw
 
 import lineardiffusion as ld
+from test_operators import draw
 
 STEPS = 60
 SCHEDULE = ld.linear_schedule(STEPS, 1e-3, 0.3)

@@ -6,10 +6,10 @@ import json
 
 import pytest
 import torch
+from examples.flexi_unet import FlexiUNet, FullUNet
 from safetensors import safe_open
 
 import lineardiffusion as ld
-from examples.flexi_unet import FlexiUNet, FullUNet
 
 
 def load(path):

@@ -12,11 +12,11 @@ import math
 
 import pytest
 import torch
-from test_operators import draw
-from test_processes import SCHEDULE, SPECIAL_CASES, STEPS, families
 
 import lineardiffusion as ld
 from lineardiffusion.sampling import kept_times
+from test_operators import draw
+from test_processes import SCHEDULE, SPECIAL_CASES, STEPS, families
 
 FAMILIES = families()
 

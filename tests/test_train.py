@@ -12,12 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import restarts
 import torch
 import yaml
 from accelerate.state import AcceleratorState
-
-import lineardiffusion as ld
 from examples import calibrate, evaluate, flops, laboratory, sample, train
 from examples.experiment import config as configuration
 from examples.experiment.config import (
@@ -31,6 +28,9 @@ from examples.experiment.config import (
 )
 from examples.experiment.pictures import read_png
 from examples.experiment.runs import Guided, find_checkpoint, load_denoiser
+
+import lineardiffusion as ld
+import restarts
 from lineardiffusion.training import CheckpointError, Checkpoints, read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
