@@ -1,24 +1,24 @@
-"""The cost of levels on real digits, and what is left of it when the residual is drawn.
+"""The cost of levels on real digits: models, corrections, and the causes one by one.
 
-    python benchmarks/levels.py --data mnist10k.npz
+    python benchmarks/levels.py --data mnist10k.npz                    # every model, three seeds; then the report
+    python benchmarks/levels.py --data mnist10k.npz --models "DDPM" --seeds 0 --steps 25
 
-Digits of 28 × 28 pixels, padded to 32 × 32; 9000 to train on, 1000 to measure residuals with (`ld.calibrate`). DDPM and
-Scale Space Diffusion with the same network and the same number of training steps; a schedule from the data's spectrum
-beside the paper's. Each model draws 1000 digits with every sampler and number of steps, those of Scale Space Diffusion
-also corrected, and their Fréchet distance to the real ones is taken in the features of a small classifier, with the
-interval of a bootstrap over the digits drawn. Two runs side by side, each on one core. What is finished is kept in
-runs/benchmark-levels and not done again.
-
-Writes results/levels.json.
+Digits of 28 × 28 pixels, padded to 32 × 32; 9000 to train on, 1000 to measure residuals with (`ld.calibrate`). Every
+model is the same network with the same number of training steps, except where its entry in MODELS says otherwise. Each
+draws 1000 digits with every sampler and number of steps, those of Scale Space Diffusion also corrected, and what a
+small classifier sees in them (its features) is kept in runs/benchmark-levels, beside the models: nothing that is there
+is done again, and `--report` makes tables and figures of it at any time. Two runs side by side, each on one core.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.runs import kept_result, slug
-from benchmarks.timing import environment
+from benchmarks.levels_report import write_report
+from benchmarks.runs import run_on_one_core, slug
 from examples.experiment.config import (
     Config,
     DataConfig,
@@ -39,27 +39,66 @@ from examples.experiment.config import (
     build_network,
 )
 from examples.experiment.data import open_images
-from examples.experiment.features import Judge, frechet_distance, train_judge
+from examples.experiment.features import Judge, train_judge
 from examples.experiment.pictures import grid, write_png
 from examples.experiment.runs import find_checkpoint, load_denoiser
 from examples.flops import sample_gflops
 from examples.train import train
 
 import lineardiffusion as ld
+from lineardiffusion.operators.spectral import cosine_coefficients
 from lineardiffusion.training import keyed_generator
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "benchmark-levels"
-RESULTS = ROOT / "benchmarks" / "results" / "levels.json"
-MODELS: dict[str, dict[str, Any]] = {
-    "DDPM": {"family": "ddpm"},
-    "SSD, 2 levels": {"levels": 2},
-    "SSD, 3 levels": {"levels": 3},
-    "SSD, 4 levels": {"levels": 4},
-    "SSD, 4 levels, from the data": {"levels": 4, "matched": 0.1},
+HELD_OUT, CHUNK = 1000, 100
+TRACED_STEPS = 100  # of the samplers that start from real states
+TRACED_DDPM = (358, 438)
+
+
+@dataclass(frozen=True)
+class Model:
+    """What differs from the others.
+
+    Arguments:
+        family, levels: of the process.
+        threshold: of `ld.snr_matched`; the paper's resolution schedule without.
+        mode: how the levels resample.
+        optimization: fields of OptimizationConfig.
+        kind, widths: of the network; a level of it for each of the process.
+        effort: training steps, as a multiple of those of the others.
+    """
+
+    family: str = "ssd"
+    levels: int = 4
+    threshold: float | None = None
+    mode: str = "bilinear"
+    optimization: dict[str, Any] = field(default_factory=dict)
+    kind: str = "flexi"
+    widths: tuple[int, ...] = (1, 2, 2, 2)
+    effort: float = 1.0
+
+
+OFTEN = {"shape_change_fraction": 0.15, "shape_change_weights": False}
+MODELS = {
+    "DDPM": Model("ddpm", 1, kind="full"),
+    "SSD, 2 levels": Model(levels=2),
+    "SSD, 3 levels": Model(levels=3),
+    "SSD, 4 levels": Model(),
+    "SSD, from the data": Model(threshold=0.1),
+    "SSD, from the data, Haar": Model(threshold=0.1, mode="haar"),
+    "SSD, from the data, Haar, changes drawn": Model(threshold=0.1, mode="haar", optimization=OFTEN),
+    # The causes, one by one.
+    "SSD, 4 levels, changes drawn": Model(optimization=OFTEN),
+    "SSD, from the data, changes drawn": Model(threshold=0.1, optimization=OFTEN),
+    "SSD, from the data, changes drawn and weighted": Model(
+        threshold=0.1, optimization={"shape_change_fraction": 0.15}
+    ),
+    "SSD, from the data, changes drawn, later": Model(threshold=0.01, optimization=OFTEN),
+    "SSD, from the data, changes drawn, full network": Model(threshold=0.1, optimization=OFTEN, kind="full"),
+    "SSD, from the data, changes drawn, wide": Model(threshold=0.1, optimization=OFTEN, widths=(1, 2, 4, 4)),
+    "SSD, from the data, changes drawn, equal time": Model(threshold=0.1, optimization=OFTEN, effort=2.3),
 }
-HELD_OUT, SAMPLES, CHUNK, BOOTSTRAP = 1000, 1000, 100, 200
-NETWORK = {"channel_mult": (1, 2, 2, 2)}  # a level of the network for each of the process
 
 
 def split(data: Path) -> tuple[Path, Path]:
@@ -76,121 +115,201 @@ def split(data: Path) -> tuple[Path, Path]:
     return paths
 
 
-def process_config(model: str, train_data: Path) -> ProcessConfig:
-    settings = dict(MODELS[model])
-    threshold = settings.pop("matched", None)
-    if threshold is None:
-        return ProcessConfig(**settings)
-    images, _ = open_images(DataConfig(source=str(train_data), channels=1)).tensor()
-    schedule = ld.snr_matched(ld.lab.estimate(images)[0].gain, threshold)
-    matched = ld.ScaleSpaceDiffusion(tuple(images.shape[1:]), settings["levels"], resolution_schedule=schedule)
-    return ProcessConfig(**settings, changes=matched.shape_changes())
-
-
-def run(model: str, seed: int, arguments: argparse.Namespace, folder: Path) -> None:
-    """Train, measure the residual, draw and judge; writes result.json into the folder."""
-    torch.set_num_threads(1)
-    train_data, held_out_data = split(arguments.data)
-    config = Config(
-        DataConfig(source=str(train_data), channels=1),
-        process_config(model, train_data),
-        NetworkConfig(kind="full" if model == "DDPM" else "flexi", settings="tiny", overrides=NETWORK),
-        OptimizationConfig(batch_size=64, learning_rate=1e-3, warmup=100, ema_decay=0.998, seed=seed),
-        RunConfig(folder=folder, steps=arguments.iterations, save_every=250, sample_every=0, progress=False),
+def configuration(model: Model, seed: int, iterations: int, folder: Path, data: Path) -> Config:
+    """Of a run of examples/train.py."""
+    process = ProcessConfig(model.family, levels=model.levels, mode=model.mode)  # type: ignore[arg-type]
+    if model.threshold is not None:
+        images = real(data)
+        schedule = ld.snr_matched(ld.lab.estimate(images)[0].gain, model.threshold)
+        process.changes = ld.ScaleSpaceDiffusion(
+            tuple(images.shape[1:]), model.levels, resolution_schedule=schedule
+        ).shape_changes()
+    options = {"learning_rate": 1e-3, "warmup": 100, "ema_decay": 0.998, "precision": "bf16", **model.optimization}
+    steps = round(model.effort * iterations)
+    return Config(
+        DataConfig(source=str(data), channels=1),
+        process,
+        NetworkConfig(model.kind, "tiny", {"channel_mult": model.widths}),  # type: ignore[arg-type]
+        OptimizationConfig(batch_size=64, seed=seed, **options),
+        RunConfig(folder, steps, save_every=250, sample_every=0, channels_last=True, progress=False),
     )
-    cpu = time.process_time()
-    train(config)
-    trained = time.process_time() - cpu
-    denoiser, _ = load_denoiser(find_checkpoint(folder))
-    images, labels = open_images(config.data).tensor()
-    held_out = open_images(DataConfig(source=str(held_out_data), channels=1)).tensor()[0]
+
+
+def real(data: Path) -> torch.Tensor:
+    images, _ = open_images(DataConfig(source=str(data), channels=1)).tensor()
+    return images
+
+
+def judge_of(data: Path) -> tuple[Judge, torch.Tensor]:
+    """The classifier, and the features of the images it has learnt from."""
+    images, labels = open_images(DataConfig(source=str(data), channels=1)).tensor()
     judge = train_judge(images, labels, 10, RUNS / "cache")
-    real = judge.learnt(images)
-    with torch.device("meta"):
-        shadow = build_network(config.network, denoiser.process.shape(0), None)
-    rows = []
-    residual = None
-    if denoiser.process.shape_changes():
-        residual = ld.calibrate(denoiser, held_out, generator=keyed_generator(seed, "calibrate"))
+    return judge, judge.learnt(images)
+
+
+class Run:
+    """A trained model and what is kept of its samples: result.json, and features/ with an array for each cell."""
+
+    def __init__(self, name: str, seed: int, arguments: argparse.Namespace, folder: Path) -> None:
+        train_data, held_out_data = split(arguments.data)
+        self.folder, self.seed, self.count = folder, seed, arguments.count
+        (folder / "features").mkdir(parents=True, exist_ok=True)
+        self.path = folder / "result.json"
+        self.result: dict[str, Any] = {"model": name, "seed": seed, "iterations": arguments.iterations, "samples": []}
+        if self.path.exists():
+            self.result = json.loads(self.path.read_text(encoding="utf-8"))
+        config = configuration(MODELS[name], seed, arguments.iterations, folder, train_data)
+        if "training_cpu_s" not in self.result:
+            cpu = time.process_time()
+            train(config)
+            self.result["training_cpu_s"] = round(time.process_time() - cpu, 1)  # less where a run was resumed
+        self.denoiser, _ = load_denoiser(find_checkpoint(folder))
+        self.process = self.denoiser.process
+        self.held_out = real(held_out_data)
+        self.judge, _ = judge_of(train_data)
+        with torch.device("meta"):
+            self.shadow = build_network(config.network, self.process.shape(0), None)
+        self.residual = None
+        if self.process.shape_changes():
+            self.residual = ld.calibrate(self.denoiser, self.held_out, generator=keyed_generator(seed, "calibrate"))
+            if "changes" not in self.result:
+                self.result["changes"] = self.changes(real(train_data))
+        self.keep()
+
+    def keep(self) -> None:
+        self.path.write_text(json.dumps(self.result, indent=1) + "\n", encoding="utf-8")
+
+    def draw(self, sampler: str, steps: int, corrected: bool) -> None:
+        """A cell: digits by a sampler. Its first 64 are kept as a picture."""
+        cell = f"{sampler}-{steps}{'-corrected' if corrected else ''}"
+        if any(row["cell"] == cell for row in self.result["samples"]):
+            return
+        kind = {"ancestral": ld.AncestralSampler, "ddim": ld.DDIMSampler}[sampler]
+        made = kind(self.denoiser, steps, residual=self.residual if corrected else None)
+        cpu = time.process_time()
+        drawn = torch.cat([made(CHUNK, seeds=range(i, i + CHUNK), progress=False) for i in range(0, self.count, CHUNK)])
+        spent = time.process_time() - cpu
+        write_png(grid(drawn[:64]), self.folder / f"{cell}.png")
+        self.add(
+            cell,
+            drawn,
+            sampler=sampler,
+            steps=steps,
+            corrected=corrected,
+            cpu_s_per_1000_images=round(spent * 1000 / self.count, 1),
+            gflops_per_image=round(sample_gflops(self.process, self.shadow, made.times[:-1]), 4),
+        )
+
+    def trace(self, t: int) -> None:
+        """A cell: digits from real x_t, so that all that happens before t is exact."""
+        cell = f"from-{t}"
+        if any(row["cell"] == cell for row in self.result["samples"]):
+            return
+        generator = keyed_generator(self.seed, "trace", t)
+        sampler = ld.AncestralSampler(self.denoiser, TRACED_STEPS)
+        times = [t, *(u for u in sampler.times if u < t)]
+        drawn = []
+        for images in self.held_out.split(CHUNK):
+            x = self.process.diffuse(images, t, generator=generator)
+            for here, there in itertools.pairwise(times):
+                with torch.no_grad():
+                    x = sampler.step(x, here, there, generator=generator)
+            drawn.append(x)
+        self.add(cell, torch.cat(drawn), started_at=t)
+
+    def add(self, cell: str, drawn: torch.Tensor, **row: Any) -> None:
+        np.save(self.folder / "features" / f"{cell}.npy", self.judge.features(drawn).float().numpy())
+        self.result["samples"].append({"cell": cell, **row})
+        self.keep()
+        print(cell, flush=True)
+
+    def changes(self, images: torch.Tensor) -> list[dict[str, Any]]:
+        """For every change of shape: the residual's variance beside that of the noise, its kurtosis in the cosine basis
+        (3 for a Gaussian) over the frequencies that x_t does not have, and the network's mean squared error against
+        that of the best linear estimate."""
+        flat = images.flatten(1).double()
+        covariance, mean = torch.cov(flat.T), flat.mean(0).reshape(images.shape[1:])
+        rows = []
+        for t in self.process.shape_changes():
+            s, generator = t - 1, keyed_generator(self.seed, "change", t)
+            x_t = self.process.diffuse(self.held_out, t, generator=generator)
+            target = self.process.clean(self.held_out, s)
+            linear = linear_estimate(self.process, covariance, mean, t, s, x_t)
+            with torch.no_grad():
+                residual = target - self.denoiser(x_t, t).clamp(-1, 1)
+            coefficients = cosine_coefficients(residual.double(), self.process.shape(s))
+            high = torch.ones(self.process.shape(s), dtype=torch.bool)
+            high[:, : self.process.shape(t)[1], : self.process.shape(t)[2]] = False
+            detail = coefficients[:, high]
+            kurtosis = detail.pow(4).mean(0) / detail.square().mean(0).square()
+            rows.append(
+                {
+                    "t": t,
+                    "noise_variance": round(self.process.sigma(s) ** 2, 5),
+                    "residual_variance": round(self.process.signal_scale(s) ** 2 * float(residual.square().mean()), 6),
+                    "kurtosis": round(float(kurtosis.median()), 2),
+                    "error": round(float(residual.square().mean()), 5),
+                    "linear_error": round(float((target - linear.clamp(-1, 1)).square().mean()), 5),
+                }
+            )
+        return rows
+
+
+def linear_estimate(
+    process: ld.LinearDiffusion, covariance: torch.Tensor, mean: torch.Tensor, t: int, s: int, x_t: torch.Tensor
+) -> torch.Tensor:
+    """The best linear estimate of c_s from x_t for data of this covariance (n, n) and mean."""
+    fine, coarse = (process.chain.cumulative(u).to_dense() for u in (s, t))
+    state = coarse @ covariance @ coarse.T + process.sigma(t) ** 2 * torch.eye(len(coarse), dtype=torch.float64)
+    gain = torch.linalg.solve(state, coarse @ covariance @ fine.T).T / process.signal_scale(s)
+    deviation = x_t.flatten(1).double() - coarse @ mean.flatten()
+    estimate = (fine @ mean.flatten()) / process.signal_scale(s) + deviation @ gain.T
+    return estimate.reshape(len(x_t), *process.shape(s)).to(x_t)
+
+
+def work(name: str, seed: int, arguments: argparse.Namespace, folder: Path) -> None:
+    """Train, measure, draw: all that is not there yet."""
+    torch.set_num_threads(1)
+    run = Run(name, seed, arguments, folder)
     for steps in arguments.steps:
-        for sampler_name, kind in (("ancestral", ld.AncestralSampler), ("ddim", ld.DDIMSampler)):
-            for correction in (None, residual) if residual else (None,):
-                sampler = kind(denoiser, steps, residual=correction)
-                cpu = time.process_time()
-                drawn = torch.cat(
-                    [sampler(CHUNK, seeds=range(i, i + CHUNK), progress=False) for i in range(0, SAMPLES, CHUNK)]
-                )
-                rows.append(
-                    {
-                        "uniform_steps": steps,
-                        "sampler": sampler_name,
-                        "corrected": correction is not None,
-                        "cpu_s_per_1000_images": round((time.process_time() - cpu) * 1000 / SAMPLES, 1),
-                        "gflops_per_image": round(sample_gflops(denoiser.process, shadow, sampler.times[:-1]), 3),
-                        **judged(drawn, real, judge),
-                    }
-                )
-                print(json.dumps(rows[-1]), flush=True)
-                name = f"{sampler_name}-{steps}{'-corrected' if correction else ''}.png"
-                write_png(grid(drawn[:64]), folder / name)
-    process = denoiser.process
-    result = {
-        "model": model,
-        "seed": seed,
-        "iterations": arguments.iterations,
-        "training_cpu_s": round(trained, 1),  # of this process: less where a run was resumed
-        "changes": [
-            {
-                "t": t,
-                "noise_variance": round(process.sigma(s) ** 2, 5),
-                "residual_variance": round(process.signal_scale(s) ** 2 * float(spectrum.mean()), 5),
-            }
-            for (t, s), spectrum in (residual.spectra.items() if residual else ())
-        ],
-        "judge_accuracy": judge.accuracy,
-        "held_out": judged(held_out, real, judge),
-        "samples": rows,
-    }
-    (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-
-
-def judged(drawn: torch.Tensor, real: torch.Tensor, judge: Judge) -> dict[str, Any]:
-    """Fréchet distance d to `real`, features the judge has learnt from, and its 95 % interval by the basic bootstrap,
-    [2 d − q_97.5, 2 d − q_2.5]: draws with repetitions lie further away, and the percentiles would inherit that."""
-    features = judge.features(drawn)
-    generator = torch.Generator().manual_seed(0)
-    picks = [torch.randint(len(features), (len(features),), generator=generator) for _ in range(BOOTSTRAP)]
-    values = torch.tensor([frechet_distance(features[pick], real) for pick in picks], dtype=torch.float64)
-    low, high = torch.quantile(values, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    distance = frechet_distance(features, real)
-    return {"frechet": round(distance, 3), "interval": [round(2 * distance - high, 3), round(2 * distance - low, 3)]}
-
-
-def launch(model: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The result of a run."""
-    options = ["--data", str(arguments.data), "--iterations", str(arguments.iterations), "--model", model]
-    options += ["--steps", *map(str, arguments.steps), "--seeds", str(seed)]
-    return kept_result(__file__, options, RUNS / f"{slug(model)}-seed-{seed}")
+        for sampler in arguments.samplers:
+            for corrected in (False, True) if run.residual else (False,):
+                run.draw(sampler, steps, corrected)
+    if arguments.trace:
+        changes = run.process.shape_changes()
+        # DDPM from the same times, as the measure of what can be reached from there.
+        for t in (changes[0] - 1, *changes) if changes else TRACED_DDPM:
+            run.trace(t)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a .npz file with images (N, 28, 28) and labels")
-    parser.add_argument("--iterations", type=int, default=4000, help="training steps of each model (%(default)s)")
-    parser.add_argument("--steps", type=int, nargs="+", default=[25, 100, 1000], help="sampling steps (%(default)s)")
+    parser.add_argument("--iterations", type=int, default=2000, help="training steps of each model (%(default)s)")
+    parser.add_argument("--count", type=int, default=1000, help="digits drawn for each cell (%(default)s)")
+    parser.add_argument("--steps", type=int, nargs="*", default=[25, 100, 1000], help="sampling steps (%(default)s)")
+    parser.add_argument("--samplers", nargs="+", default=["ancestral", "ddim"], choices=["ancestral", "ddim"])
+    parser.add_argument("--trace", action="store_true", help="also sample from real states at every change of shape")
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS, metavar="MODEL")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(%(default)s)")
-    parser.add_argument("--model", choices=MODELS, help="one run alone, with one seed and --folder")
-    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--report", action="store_true", help="tables and figures of what is there; run nothing")
+    parser.add_argument("--folder", type=Path, help="do one run alone, in this folder")
     arguments = parser.parse_args()
-    if arguments.model:
-        run(arguments.model, arguments.seeds[0], arguments, arguments.folder)
+    if arguments.folder:
+        work(arguments.models[0], arguments.seeds[0], arguments, arguments.folder)
         return
-    split(arguments.data)
-    jobs = [(model, seed) for seed in arguments.seeds for model in MODELS]
-    with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda job: launch(*job, arguments), jobs))
-    report = {"environment": environment("einops"), "data": arguments.data.name, "runs": results}
-    RESULTS.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    train_data, held_out_data = split(arguments.data)
+    options = ["--data", arguments.data, "--iterations", arguments.iterations, "--count", arguments.count]
+    options += ["--samplers", *arguments.samplers, "--steps", *arguments.steps, *["--trace"] * arguments.trace]
+    jobs = [
+        ([*options, "--models", name, "--seeds", seed], RUNS / f"{slug(name)}-seed-{seed}")
+        for seed in arguments.seeds
+        for name in arguments.models
+    ]
+    if not arguments.report:
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda job: run_on_one_core(__file__, [str(option) for option in job[0]], job[1]), jobs))
+    write_report(RUNS, real(train_data), real(held_out_data), *judge_of(train_data))
 
 
 if __name__ == "__main__":

@@ -19,13 +19,18 @@ def kept_result(script: str, arguments: list[str], folder: Path) -> dict[str, An
     """The result.json that a script leaves in a folder, run in a process of its own on one core; the kept one if it is
     there."""
     if not (folder / "result.json").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, script, *arguments, "--folder", str(folder)]
-        with open(folder / "log.txt", "w", encoding="utf-8") as log:
-            threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-            subprocess.run(command, env={**os.environ, **threads}, stdout=log, stderr=log, check=True)
+        run_on_one_core(script, arguments, folder)
     result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     return result
+
+
+def run_on_one_core(script: str, arguments: list[str], folder: Path) -> None:
+    """Run a script in a process of its own with --folder, where log.txt says what it printed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, script, *arguments, "--folder", str(folder)]
+    with open(folder / "log.txt", "a", encoding="utf-8") as log:
+        threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        subprocess.run(command, env={**os.environ, **threads}, stdout=log, stderr=log, check=True)
 
 
 def write_table(page: Path, name: str, table: str) -> None:

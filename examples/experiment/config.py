@@ -64,6 +64,8 @@ class ProcessConfig:
         decay: the power p of ssd's resolution schedule convex_decay(p).
         changes: the first t of each lower resolution of ssd instead, such as the shape_changes() of a process with
             ld.snr_matched(spectrum); one fewer than levels.
+        mode: how ssd's levels resample: "bilinear" as in the paper, or "haar" for orthonormal levels, whose coarse
+            states lose nothing of what finer ones show at their resolution (see docs/laboratory.md).
         num_steps: T.
         schedule: the noise schedule of ddpm and ssd (Blurring Diffusion has its own).
         blur_sigma_max: greatest blur of Blurring Diffusion, in pixels.
@@ -74,6 +76,7 @@ class ProcessConfig:
     levels: int = 3
     decay: float = 0.5
     changes: list[int] | None = None
+    mode: Literal["bilinear", "haar"] = "bilinear"
     num_steps: int = 1000
     schedule: Literal["linear", "cosine"] = "linear"
     blur_sigma_max: float = 20.0
@@ -260,7 +263,7 @@ def build_process(config: ProcessConfig, shape: tuple[int, int, int]) -> ld.Line
         raise ValueError(f"process.changes: expected {config.levels - 1} times, got {config.changes}")
     else:
         schedule = [sum(t >= change for change in config.changes) for t in range(1, config.num_steps + 1)]
-    return ld.ScaleSpaceDiffusion(shape, config.levels, config.num_steps, config.schedule, schedule)
+    return ld.ScaleSpaceDiffusion(shape, config.levels, config.num_steps, config.schedule, schedule, config.mode)
 
 
 def build_network(config: NetworkConfig, shape: tuple[int, int, int], num_classes: int | None) -> torch.nn.Module:

@@ -1,0 +1,275 @@
+"""Tables and figures from the runs that `levels.py` has kept, whatever part of them is there: results/levels.json, the
+tables of docs/laboratory.md and the pictures beside it.
+
+The Fréchet distance of N draws lies above that of the distribution they come from, by about as much as the distance of
+N draws from these draws lies above theirs. So the bootstrap tells the excess: the distance is given as 2 d − mean(d*),
+d* that of draws with repetitions, and its 95 % interval as [2 d − q_97.5(d*), 2 d − q_2.5(d*)]. Over seeds, d and d*
+are means.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.runs import slug, write_table
+from benchmarks.timing import environment
+from examples.experiment.features import Judge, frechet_distance
+
+import lineardiffusion as ld
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "levels.json"
+PAGE, IMAGES = ROOT / "docs" / "laboratory.md", ROOT / "docs" / "images"
+BOOTSTRAP = 200
+DDPM, EARLY, DRAWN = "DDPM", "SSD, from the data", "SSD, from the data, changes drawn"
+PAPER = [f"SSD, {levels} levels" for levels in (2, 3, 4)]
+
+Row = dict[str, Any]
+
+
+def distance(sets: list[Tensor], real: Tensor) -> Row:
+    """Fréchet distance of each set of features to the real ones, their mean without its excess, and its interval."""
+    generator = torch.Generator().manual_seed(0)
+    resampled = []
+    for _ in range(BOOTSTRAP):
+        picks = [features[torch.randint(len(features), (len(features),), generator=generator)] for features in sets]
+        resampled.append(statistics.fmean(frechet_distance(features, real) for features in picks))
+    plain = [frechet_distance(features, real) for features in sets]
+    values = torch.tensor(resampled, dtype=torch.float64)
+    low, high = torch.quantile(values, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    twice = 2 * statistics.fmean(plain)
+    return {
+        "plain": [round(value, 3) for value in plain],
+        "frechet": round(twice - float(values.mean()), 3),
+        "interval": [round(twice - high, 3), round(twice - low, 3)],
+    }
+
+
+def collect(runs: Path, real: Tensor) -> list[Row]:
+    """A row for each model and cell, over all seeds that have it; and one of its training and its changes of shape."""
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(runs.glob("*-seed-*/result.json"))]
+    models: dict[str, list[Row]] = {}
+    for result in results:
+        models.setdefault(result["model"], []).append(result)
+    rows = []
+    for model, seeds in models.items():
+        cells: dict[str, list[tuple[Row, Tensor]]] = {}
+        for result in seeds:
+            folder = runs / f"{slug(model)}-seed-{result['seed']}" / "features"
+            for row in result["samples"]:
+                features = torch.from_numpy(np.load(folder / f"{row['cell']}.npy")).double()
+                cells.setdefault(row["cell"], []).append(({**row, "seed": result["seed"]}, features))
+        rows.append(
+            {
+                "model": model,
+                "iterations": seeds[0]["iterations"],
+                "training_cpu_s": [result["training_cpu_s"] for result in seeds],
+                "changes": [result["changes"] for result in seeds if "changes" in result],
+                "cells": {
+                    cell: {
+                        **{key: value for key, value in entries[0][0].items() if key not in ("cell", "seed")},
+                        "cpu_s_per_1000_images": [entry.get("cpu_s_per_1000_images") for entry, _ in entries],
+                        "seeds": [entry["seed"] for entry, _ in entries],
+                        **distance([features for _, features in entries], real),
+                    }
+                    for cell, entries in sorted(cells.items())
+                },
+            }
+        )
+    return rows
+
+
+def laboratory(images: Tensor, held_out: Tensor, threshold: float = 0.1) -> list[Row]:
+    """What the optimal linear denoiser of these images would leave, W2 / √tr C: not corrected, corrected exactly, and by
+    a residual that is measured on the held-out images."""
+    data, mean = torch.cov(images.flatten(1).double().T), images.double().mean(0)
+    shape = tuple(images.shape[1:])
+    early = ld.snr_matched(ld.lab.estimate(images)[0].gain, threshold)
+    processes = {
+        DDPM: ld.DDPM(shape),
+        **{name: ld.ScaleSpaceDiffusion(shape, levels) for levels, name in enumerate(PAPER, 2)},
+        EARLY: ld.ScaleSpaceDiffusion(shape, 4, resolution_schedule=early),
+    }
+    rows = []
+    for name, process in processes.items():
+        corrections: dict[str, Any] = {"none": None}
+        if process.shape_changes():
+            denoiser = ld.lab.OptimalDenoiser(process, data, mean)
+            generator = torch.Generator().manual_seed(0)
+            measured = ld.calibrate(denoiser, held_out.double(), clip=None, generator=generator)
+            corrections |= {"exact": "exact-shape-changes", "measured": measured}
+        for label, correction in corrections.items():
+            errors = {
+                str(steps): round(
+                    ld.lab.evaluate(process, data, mean, steps=steps, correction=correction).relative_w2, 4
+                )
+                for steps in (25, 100, 1000)
+            }
+            rows.append({"model": name, "correction": label, "relative_w2": errors})
+            print(rows[-1], flush=True)
+    return rows
+
+
+# ---------------------------------------------------------------------- tables
+
+
+def short(cell: Row | None) -> str:
+    if cell is None:
+        return "–"
+    low, high = cell["interval"]
+    return f"{cell['frechet']:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def table(header: list[str], lines: list[list[str]]) -> str:
+    ruled = [header, ["---"] * len(header), *lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in ruled)
+
+
+def levels_table(report: Row, sampler: str) -> str:
+    """The models as in the paper, at every number of steps."""
+    by_model = {row["model"]: row for row in report["models"]}
+    lines = []
+    for model in (DDPM, *PAPER, EARLY, DRAWN):
+        for suffix in ("", "-corrected"):
+            cells = by_model[model]["cells"] if model in by_model else {}
+            found = [cells.get(f"{sampler}-{steps}{suffix}") for steps in (25, 100, 1000)]
+            if any(found):
+                share = found[1]["gflops_per_image"] / by_model[DDPM]["cells"][f"{sampler}-100"]["gflops_per_image"]
+                seconds = statistics.fmean(found[1]["cpu_s_per_1000_images"])
+                lines.append(
+                    [model + (", corrected" if suffix else ""), f"{100 * share:.0f} %", f"{seconds:.0f}"]
+                    + [short(cell) for cell in found]
+                )
+    return table(["", "GFLOPs, 100 steps", "s per 1000 images", "25 steps", "100 steps", "1000 steps"], lines)
+
+
+def causes_table(report: Row) -> str:
+    """What changes with one thing changed, ancestral."""
+    lines = []
+    for row in report["models"]:
+        plain, corrected = (row["cells"].get(f"ancestral-100{suffix}") for suffix in ("", "-corrected"))
+        if plain and row["model"] not in (DDPM, *PAPER[:2]):
+            lines.append(
+                [
+                    row["model"],
+                    f"{statistics.fmean(row['training_cpu_s']):.0f}",
+                    f"{plain['gflops_per_image']:.1f}",
+                    short(plain),
+                    short(corrected),
+                    str(len(plain["seeds"])),
+                ]
+            )
+    header = ["", "s of training", "GFLOPs per image", "100 steps", "100 steps, corrected", "seeds"]
+    return table(header, lines)
+
+
+def traces_table(report: Row) -> str:
+    """Samplers that start from real states."""
+    lines = []
+    for row in report["models"]:
+        started = [cell for cell in row["cells"].values() if "started_at" in cell]
+        if started:
+            reached = {cell["started_at"]: cell for cell in started}
+            whole = row["cells"].get("ancestral-100")
+            listed = ", ".join(f"t = {t}: {short(reached[t])}" for t in sorted(reached))
+            lines.append([row["model"], listed, short(whole)])
+    return table(["", "from real states at", "from noise"], lines)
+
+
+def changes_table(report: Row) -> str:
+    """What the network knows at the changes of shape, the first seed."""
+    lines = []
+    for row in report["models"]:
+        for change in row["changes"][0] if row["changes"] else ():
+            lines.append(
+                [
+                    row["model"],
+                    str(change["t"]),
+                    f"{change['noise_variance']:.3f}",
+                    f"{change['residual_variance']:.4f}",
+                    f"{change['kurtosis']:.1f}",
+                    f"{change['error'] / change['linear_error']:.2f}",
+                ]
+            )
+    header = ["", "t", "variance of the noise", "of the residual", "kurtosis", "error / best linear"]
+    return table(header, lines)
+
+
+def laboratory_table(report: Row) -> str:
+    lines = [
+        [row["model"], row["correction"], *(f"{row['relative_w2'][str(steps)]:.4f}" for steps in (25, 100, 1000))]
+        for row in report["laboratory"]
+    ]
+    return table(["", "correction", "25 steps", "100 steps", "1000 steps"], lines)
+
+
+def plot(report: Row, path: Path) -> None:
+    """Fréchet distance against GFLOPs and processor time, ancestral."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
+    costs: list[tuple[str, Callable[[Row], float]]] = [
+        ("GFLOPs per image", lambda cell: float(cell["gflops_per_image"])),
+        ("processor time per image, s", lambda cell: statistics.fmean(cell["cpu_s_per_1000_images"]) / 1000),
+    ]
+    by_model = {row["model"]: row for row in report["models"]}
+    shown = [model for model in (DDPM, *PAPER, EARLY, DRAWN) if model in by_model]
+    for axis, (label, cost) in zip(axes, costs, strict=True):
+        for index, model in enumerate(shown):
+            for suffix, line in (("", "-"), ("-corrected", "--")):
+                cells = by_model[model]["cells"]
+                found = [cells.get(f"ancestral-{steps}{suffix}") for steps in (25, 100, 1000)]
+                found = [cell for cell in found if cell]
+                if found:
+                    middle = [cell["frechet"] for cell in found]
+                    ends = zip(
+                        *((abs(cell["interval"][k] - cell["frechet"]) for k in (0, 1)) for cell in found), strict=True
+                    )
+                    axis.errorbar(
+                        [cost(cell) for cell in found], middle, [list(end) for end in ends], fmt="o" + line, capsize=3,
+                        color=f"C{index}", label=model + (", corrected" if suffix else ""), alpha=0.8, markersize=4,
+                    )  # fmt: skip
+        axis.set(xscale="log", yscale="log", xlabel=label)
+    axes[0].set_ylabel("Fréchet distance (classifier features)")
+    axes[1].legend(fontsize=7)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def write_report(runs: Path, images: Tensor, held_out: Tensor, judge: Judge, real: Tensor) -> None:
+    """Everything, from the runs that are there.
+
+    Arguments:
+        runs: their folder.
+        images, held_out: to learn from, and the others.
+        judge, real: the classifier, and the features of what it has learnt from.
+    """
+    report = {
+        "environment": environment("einops"),
+        "judge_accuracy": judge.accuracy,
+        "held_out": distance([judge.features(held_out)], real),
+        "laboratory": laboratory(images, held_out),
+        "models": collect(runs, real),
+    }
+    RESULTS.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_table(PAGE, "levels", levels_table(report, "ancestral"))
+    write_table(PAGE, "levels-ddim", levels_table(report, "ddim"))
+    write_table(PAGE, "causes", causes_table(report))
+    write_table(PAGE, "traces", traces_table(report))
+    write_table(PAGE, "changes", changes_table(report))
+    write_table(PAGE, "digits-laboratory", laboratory_table(report))
+    plot(report, IMAGES / "levels.png")
