@@ -52,6 +52,7 @@ from lineardiffusion.training import keyed_generator
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "benchmark-levels"
 HELD_OUT, CHUNK = 1000, 100
+CORRECTIONS = {"-spectrum": 0, "-components": 64}  # principal components beside the spectrum
 TRACED_STEPS = 100  # of the samplers that start from real states
 TRACED_DDPM = (358, 438)
 
@@ -169,9 +170,11 @@ class Run:
         self.judge, _ = judge_of(train_data)
         with torch.device("meta"):
             self.shadow = build_network(config.network, self.process.shape(0), None)
-        self.residual = None
+        self.residuals: dict[str, ld.Residual | None] = {"": None}
         if self.process.shape_changes():
-            self.residual = ld.calibrate(self.denoiser, self.held_out, generator=keyed_generator(seed, "calibrate"))
+            for name, rank in CORRECTIONS.items():
+                generator = keyed_generator(seed, "calibrate")
+                self.residuals[name] = ld.calibrate(self.denoiser, self.held_out, rank=rank, generator=generator)
             if "changes" not in self.result:
                 self.result["changes"] = self.changes(real(train_data))
         self.keep()
@@ -179,13 +182,13 @@ class Run:
     def keep(self) -> None:
         self.path.write_text(json.dumps(self.result, indent=1) + "\n", encoding="utf-8")
 
-    def draw(self, sampler: str, steps: int, corrected: bool) -> None:
+    def draw(self, sampler: str, steps: int, correction: str) -> None:
         """A cell: digits by a sampler. Its first 64 are kept as a picture."""
-        cell = f"{sampler}-{steps}{'-corrected' if corrected else ''}"
+        cell = f"{sampler}-{steps}{correction}"
         if any(row["cell"] == cell for row in self.result["samples"]):
             return
         kind = {"ancestral": ld.AncestralSampler, "ddim": ld.DDIMSampler}[sampler]
-        made = kind(self.denoiser, steps, residual=self.residual if corrected else None)
+        made = kind(self.denoiser, steps, residual=self.residuals[correction])
         cpu = time.process_time()
         drawn = torch.cat([made(CHUNK, seeds=range(i, i + CHUNK), progress=False) for i in range(0, self.count, CHUNK)])
         spent = time.process_time() - cpu
@@ -195,7 +198,7 @@ class Run:
             drawn,
             sampler=sampler,
             steps=steps,
-            corrected=corrected,
+            correction=correction,
             cpu_s_per_1000_images=round(spent * 1000 / self.count, 1),
             gflops_per_image=round(sample_gflops(self.process, self.shadow, made.times[:-1]), 4),
         )
@@ -273,8 +276,8 @@ def work(name: str, seed: int, arguments: argparse.Namespace, folder: Path) -> N
     run = Run(name, seed, arguments, folder)
     for steps in arguments.steps:
         for sampler in arguments.samplers:
-            for corrected in (False, True) if run.residual else (False,):
-                run.draw(sampler, steps, corrected)
+            for correction in run.residuals:
+                run.draw(sampler, steps, correction)
     if arguments.trace:
         changes = run.process.shape_changes()
         # DDPM from the same times, as the measure of what can be reached from there.

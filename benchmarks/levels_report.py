@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "levels.json"
 PAGE, IMAGES = ROOT / "docs" / "laboratory.md", ROOT / "docs" / "images"
 BOOTSTRAP = 200
-DDPM, EARLY, DRAWN = "DDPM", "SSD, from the data", "SSD, from the data, changes drawn"
+DDPM, EARLY, HAAR = "DDPM", "SSD, from the data", "SSD, from the data, Haar"
 PAPER = [f"SSD, {levels} levels" for levels in (2, 3, 4)]
 
 Row = dict[str, Any]
@@ -57,7 +57,7 @@ def distance(sets: list[Tensor], real: Tensor) -> Row:
 
 
 def collect(runs: Path, real: Tensor) -> list[Row]:
-    """A row for each model and cell, over all seeds that have it; and one of its training and its changes of shape."""
+    """For each model: its cells, over all seeds that have them, its training, and its changes of shape."""
     results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(runs.glob("*-seed-*/result.json"))]
     models: dict[str, list[Row]] = {}
     for result in results:
@@ -91,8 +91,8 @@ def collect(runs: Path, real: Tensor) -> list[Row]:
 
 
 def laboratory(images: Tensor, held_out: Tensor, threshold: float = 0.1) -> list[Row]:
-    """What the optimal linear denoiser of these images would leave, W2 / √tr C: not corrected, corrected exactly, and by
-    a residual that is measured on the held-out images."""
+    """What the optimal linear denoiser of these images leaves, W2 / √tr C: not corrected, corrected exactly, and by
+    what is measured on the held-out images."""
     data, mean = torch.cov(images.flatten(1).double().T), images.double().mean(0)
     shape = tuple(images.shape[1:])
     early = ld.snr_matched(ld.lab.estimate(images)[0].gain, threshold)
@@ -100,24 +100,25 @@ def laboratory(images: Tensor, held_out: Tensor, threshold: float = 0.1) -> list
         DDPM: ld.DDPM(shape),
         **{name: ld.ScaleSpaceDiffusion(shape, levels) for levels, name in enumerate(PAPER, 2)},
         EARLY: ld.ScaleSpaceDiffusion(shape, 4, resolution_schedule=early),
+        HAAR: ld.ScaleSpaceDiffusion(shape, 4, resolution_schedule=early, mode="haar"),
     }
     rows = []
     for name, process in processes.items():
         corrections: dict[str, Any] = {"none": None}
         if process.shape_changes():
             denoiser = ld.lab.OptimalDenoiser(process, data, mean)
-            generator = torch.Generator().manual_seed(0)
-            measured = ld.calibrate(denoiser, held_out.double(), clip=None, generator=generator)
-            corrections |= {"exact": "exact-shape-changes", "measured": measured}
-        for label, correction in corrections.items():
-            errors = {
-                str(steps): round(
-                    ld.lab.evaluate(process, data, mean, steps=steps, correction=correction).relative_w2, 4
+            for label, rank in (("spectrum", 0), ("components", 64)):
+                generator = torch.Generator().manual_seed(0)
+                corrections[label] = ld.calibrate(
+                    denoiser, held_out.double(), clip=None, rank=rank, generator=generator
                 )
-                for steps in (25, 100, 1000)
-            }
+            corrections["exact"] = "exact-shape-changes"
+        for label, correction in corrections.items():
+            errors = {}
+            for steps in (25, 100, 1000):
+                evaluated = ld.lab.evaluate(process, data, mean, steps=steps, correction=correction)
+                errors[str(steps)] = round(evaluated.relative_w2, 4)
             rows.append({"model": name, "correction": label, "relative_w2": errors})
-            print(rows[-1], flush=True)
     return rows
 
 

@@ -226,22 +226,25 @@ def test_estimates_from_images():
 
 
 @pytest.mark.parametrize("make", [ld.AncestralSampler, ld.DDIMSampler], ids=["ancestral", "ddim"])
-def test_a_corrected_step_has_the_covariance_q_plus_e(make):
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_corrected_step_has_the_covariance_q_plus_e(make, rank):
     """By the linear map of both noises, found on a basis, against dense algebra."""
     process = ld.ScaleSpaceDiffusion((1, 8), 2, num_steps=20, schedule="cosine")
     (t,) = process.shape_changes()
     s = t - 1
-    spectrum = torch.rand(1, 8, dtype=torch.float64)
+    spectrum, components = torch.rand(1, 8, dtype=torch.float64), torch.randn(rank, 1, 8, dtype=torch.float64)
     denoiser = ld.lab.OptimalDenoiser(process, ld.lab.power_law((1, 8)))
     plain = make(denoiser, clip=None)
-    sampler = make(denoiser, clip=None, residual=ld.Residual({(t, s): spectrum}))
+    sampler = make(denoiser, clip=None, residual=ld.Residual({(t, s): spectrum}, {(t, s): components}))
     x = torch.zeros(40_000, *process.shape(t), dtype=torch.float64)
     noise = torch.zeros(len(x), *process.shape(s), dtype=torch.float64)
     drawn = sampler.step(x, t, s, noise=noise, generator=torch.Generator().manual_seed(0)).flatten(1)
     # what the kernel passes on of a change of c_s: the derivative of its mean
     unit = process.signal_scale(s) * torch.eye(8, dtype=torch.float64).reshape(8, 1, 8)
     passed_on = plain._kernel(x[:8], unit, t, s).mean.flatten(1).T
-    expected = passed_on @ ld.SpectralFilter((1, 8), spectrum).to_dense() @ passed_on.T
+    covariance = ld.SpectralFilter((1, 8), spectrum).to_dense() + components.flatten(1).T @ components.flatten(1)
+    torch.testing.assert_close(sampler.residual.covariance(t, s).to_dense(), covariance)
+    expected = passed_on @ covariance @ passed_on.T
     error = (torch.cov(drawn.T) - expected).abs()
     spread = (expected.diagonal()[:, None] * expected.diagonal() + expected.square()).sqrt() / len(x) ** 0.5
     assert (error < 5.5 * spread + 1e-12).all()
@@ -251,7 +254,7 @@ def test_a_corrected_step_has_the_covariance_q_plus_e(make):
 def test_corrected_samples_depend_on_their_own_seed():
     process = ld.ScaleSpaceDiffusion((1, 8), 2, num_steps=20)
     denoiser = ld.lab.OptimalDenoiser(process, ld.lab.power_law((1, 8)))
-    residual = ld.calibrate(denoiser, torch.rand(8, 1, 8))
+    residual = ld.calibrate(denoiser, torch.rand(8, 1, 8), rank=2)
     sampler = ld.DDIMSampler(denoiser, steps=5, residual=residual)
     both = sampler(2, seeds=[3, 4], progress=False)
     torch.testing.assert_close(both[1:], sampler(1, seeds=[4], progress=False))
@@ -270,18 +273,62 @@ def test_spectra_are_those_of_the_basis_they_are_drawn_in(shape):
     assert (measured / spectrum - 1).abs().max() < 5.5 * (2 / 4000) ** 0.5
 
 
+def test_components_and_the_spectrum_of_the_rest_are_the_whole_second_moment():
+    """With all components, exactly; with some, in the trace, and along each of them."""
+    shape = (2, 4, 6)
+    process = ld.ScaleSpaceDiffusion(shape, 2, num_steps=20)
+    pair = (process.shape_changes()[0], process.shape_changes()[0] - 1)
+    blind = ld.Denoiser(lambda x, t_index, size: x.new_zeros(len(x), shape[0], *size), process)
+    data = torch.randn(100, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    data = data * torch.linspace(0.1, 2, 6, dtype=torch.float64)
+    moment = data.flatten(1).T @ data.flatten(1) / len(data)
+    whole = ld.calibrate(blind, data, clip=None, rank=48).covariance(*pair).to_dense()
+    torch.testing.assert_close(whole, moment, rtol=0, atol=1e-12)
+    some = ld.calibrate(blind, data, clip=None, rank=3)
+    assert some.covariance(*pair).to_dense().trace().item() == pytest.approx(moment.trace().item(), rel=1e-12)
+    rows = some.components[pair].flatten(1)
+    values = rows.square().sum(1)
+    torch.testing.assert_close(rows @ moment @ rows.T, torch.diag(values**2), rtol=0, atol=1e-10)
+    torch.testing.assert_close(values, torch.linalg.eigvalsh(moment).flip(0)[:3])
+
+
+def test_components_reach_the_exact_figures_where_the_data_are_not_stationary():
+    """A line whose variance lives in its middle: the spectrum alone leaves most of the error, components do not."""
+    window = 2 * torch.exp(-((torch.arange(32, dtype=torch.float64) - 15.5) / 5).square())
+    covariance = window[:, None] * ld.lab.power_law((1, 32)).to_dense() * window
+    process = ld.ScaleSpaceDiffusion((1, 32), 4)
+    values, vectors = torch.linalg.eigh(covariance)
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(2000, 1, 32, generator=generator, dtype=torch.float64) @ (vectors * values.clamp(min=0).sqrt()).T
+    denoiser = ld.lab.OptimalDenoiser(process, covariance)
+    errors = {}
+    for rank in (0, 8):
+        residual = ld.calibrate(denoiser, data, clip=None, rank=rank, generator=generator)
+        errors[rank] = ld.lab.evaluate(process, covariance, correction=residual).relative_w2
+    exact = ld.lab.evaluate(process, covariance, correction="exact-shape-changes").relative_w2
+    assert errors[8] == pytest.approx(exact, rel=0.1)
+    assert errors[0] > 1.5 * exact
+
+
 def test_residuals_are_kept_and_refused():
     process = ld.ScaleSpaceDiffusion((1, 8), 2, num_steps=20)
     denoiser = ld.lab.OptimalDenoiser(process, ld.lab.power_law((1, 8)))
-    every = ld.calibrate(denoiser, torch.rand(8, 1, 8), steps=5, shape_changes_only=False)
+    every = ld.calibrate(denoiser, torch.rand(8, 1, 8), steps=5, shape_changes_only=False, rank=2)
     again = ld.Residual.from_state_dict(every.state_dict())
     assert again.spectra.keys() == every.spectra.keys()
     assert all(torch.equal(again.spectra[pair], spectrum) for pair, spectrum in every.spectra.items())
+    assert all(torch.equal(again.components[pair], rows) for pair, rows in every.components.items())
     ld.AncestralSampler(denoiser, steps=5, residual=every)
     with pytest.raises(ValueError, match="residual: expected spectra of steps of this sampler"):
         ld.AncestralSampler(denoiser, steps=7, residual=every)
     with pytest.raises(ValueError, match=r"spectra: expected finite variances ≥ 0 for the step 3 → 2"):
         ld.Residual({(3, 2): torch.tensor([[-1.0]])})
+    with pytest.raises(ValueError, match=r"components: expected finite numbers of shape \(k, \*\(1, 8\)\)"):
+        ld.Residual({(3, 2): torch.ones(1, 8)}, {(3, 2): torch.ones(2, 1, 4)})
+    with pytest.raises(ValueError, match="tensors: expected names such as"):
+        ld.Residual.from_state_dict({"3": torch.ones(1, 8)})
+    with pytest.raises(ValueError, match="rank: expected 0 ≤ rank"):
+        ld.calibrate(denoiser, torch.rand(8, 1, 8), rank=-1)
     with pytest.raises(ValueError, match="images: expected shape"):
         ld.calibrate(denoiser, torch.rand(0, 1, 8))
     flat = ld.DDPM((1, 8), num_steps=20)

@@ -3,14 +3,16 @@ r"""What a denoiser cannot know, measured and put back: covariance-corrected sam
 A sampler takes the estimate ĉ_s of the clean image for known. Given x_t it is not: c_s is ĉ_s and a residual, which is
 largest where the resolution grows, in all the detail that x_t has never seen. Drawing
 
-    c_s ~ N( ĉ_s, V diag(d) Vᵀ )
+    c_s ~ N(ĉ_s, R),   R = Σ_i w_i w_iᵀ + V diag(d) Vᵀ,
 
 in the place of ĉ_s, with V the cosine basis and a spectrum d for each channel, adds to the covariance of x_s
 
-    E = a_s² (I − K M) V diag(d) Vᵀ (I − K M)ᵀ,
+    E = a_s² (I − K M) R (I − K M)ᵀ,
 
 K the gain of the kernel and M = M_{s→t}: what a sampler leaves out (`ld.lab.evaluate`), as far as the residual is
-Gaussian and stationary. The spectra are measured on held-out images.
+Gaussian. The spectrum is all there is to know where residuals are stationary, alike at every place. Those of digits, or
+of faces, are not, and the first principal components w_i of the residual say where it is large. Both are measured on
+held-out images.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import check_event
+from lineardiffusion._checks import as_index, check_event
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.operators.spectral import cosine_coefficients
 from lineardiffusion.residual import Residual
@@ -36,25 +38,28 @@ def calibrate(
     steps: int | Sequence[int] | None = None,
     *,
     shape_changes_only: bool = True,
+    rank: int = 0,
     clip: tuple[float, float] | None = (-1.0, 1.0),
     generator: torch.Generator | None = None,
     batch_size: int = 64,
     **conditioning: Any,
 ) -> Residual:
-    """Measure the spectra of a denoiser's residuals on held-out images, in one pass.
+    """Measure the covariance of a denoiser's residuals on held-out images, in one pass.
 
     Arguments:
         denoiser: trained on other images.
-        images: with shape (N, *shape(0)); a spectrum is known to a relative error of √(2/N).
+        images: with shape (N, *shape(0)); a variance is known to a relative error of √(2/N).
         steps: of the sampler that is to be corrected.
         shape_changes_only: measure the steps that change the shape, whatever the number of steps; or all kept ones.
+        rank: number of principal components (all of them where an event has fewer numbers), beside which the spectrum
+            is that of the rest; at the cost of a singular value decomposition of all residuals for each step.
         clip: as that of the sampler.
         generator: of the noise.
         batch_size: images at a time.
         conditioning: passed on to the network; tensors have a row for each image.
 
     Raises:
-        ValueError: images of a wrong shape, or no step to measure.
+        ValueError: images of a wrong shape, no step to measure, or a negative rank.
 
     Example:
         >>> import torch, lineardiffusion as ld
@@ -71,6 +76,7 @@ def calibrate(
         raise ValueError(
             f"images: expected shape (N, {', '.join(map(str, process.shape(0)))}), got {tuple(images.shape)}"
         )
+    rank = as_index(rank, 0, 2**31, "rank")
     pairs = [
         (t, s)
         for t, s in itertools.pairwise(kept_times(process, steps))
@@ -78,14 +84,28 @@ def calibrate(
     ]
     if not pairs:
         raise ValueError("steps: expected at least one step to measure; the process changes no shape")
-    sums = {pair: torch.zeros(process.shape(pair[1]), dtype=torch.float64) for pair in pairs}
-    for start in range(0, len(images), batch_size):
-        part = slice(start, start + batch_size)
-        known = {name: value[part] if isinstance(value, Tensor) else value for name, value in conditioning.items()}
-        for t, s in pairs:
+    spectra, components = {}, {}
+    for t, s in pairs:
+        residuals = []
+        for start in range(0, len(images), batch_size):
+            part = slice(start, start + batch_size)
+            known = {name: value[part] if isinstance(value, Tensor) else value for name, value in conditioning.items()}
             estimate = denoiser(process.diffuse(images[part], t, generator=generator), t, s, **known)
             if clip is not None:
                 estimate = estimate.clamp(*clip)
-            residual = (process.clean(images[part], s) - estimate).cpu().double()
-            sums[t, s] += cosine_coefficients(residual, process.shape(s)).square().sum(0)
-    return Residual({pair: total / len(images) for pair, total in sums.items()})
+            residuals.append((process.clean(images[part], s) - estimate).cpu().double())
+        rest = torch.cat(residuals)
+        if rank:
+            components[t, s], rest = _principal(rest, rank)
+        spectra[t, s] = cosine_coefficients(rest, process.shape(s)).square().mean(0)
+    return Residual(spectra, components)
+
+
+def _principal(residuals: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The first eigenvectors of the second moment of residuals (N, *event), times the roots of their eigenvalues; and
+    what they leave of each residual."""
+    rows = residuals.flatten(1)
+    _, values, vectors = torch.linalg.svd(rows, full_matrices=False)
+    values, vectors = values[:rank, None], vectors[:rank]
+    components = values / len(rows) ** 0.5 * vectors
+    return components.reshape(-1, *residuals.shape[1:]), (rows - rows @ vectors.T @ vectors).reshape(residuals.shape)

@@ -1,51 +1,97 @@
-"""The spectrum of what a denoiser cannot know, which samplers draw in the place of taking the estimate for known."""
+"""The covariance of what a denoiser cannot know, which samplers draw in the place of taking the estimate for known."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
+from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.operators.dense import Matrix
 from lineardiffusion.operators.spectral import SpectralFilter
+
+Pair = tuple[int, int]
+Noise = Callable[[Tensor], Tensor]  # standard normal noise of the shape, dtype and device of a tensor
 
 
 class Residual:
-    """Spectra of c_s − ĉ_s for some steps t → s, V the cosine basis: from `ld.calibrate`.
+    r"""Covariances of c_s − ĉ_s for some steps t → s,
+
+        Σ_i w_i w_iᵀ + V diag(d) Vᵀ,
+
+    a few principal components and, for the rest, a spectrum in the cosine basis V: from `ld.calibrate`.
 
     Arguments:
         spectra: (t, s) ↦ variances d ≥ 0 in the cosine basis, with the event shape of x_s.
+        components: (t, s) ↦ the w_i, with shape (k, *shape of x_s); none for a step that is not named.
 
     Raises:
-        ValueError: a negative or non-finite variance.
+        ValueError: a negative or non-finite variance, or components of another shape or of a step without a spectrum.
     """
 
-    def __init__(self, spectra: Mapping[tuple[int, int], Tensor]) -> None:
+    def __init__(self, spectra: Mapping[Pair, Tensor], components: Mapping[Pair, Tensor] | None = None) -> None:
         for (t, s), spectrum in spectra.items():
             if not bool((spectrum >= 0).all() and spectrum.isfinite().all()):
                 raise ValueError(f"spectra: expected finite variances ≥ 0 for the step {t} → {s}")
+        for pair, rows in (components or {}).items():
+            expected = tuple(spectra[pair].shape) if pair in spectra else None
+            if tuple(rows.shape[1:]) != expected or not bool(rows.isfinite().all()):
+                raise ValueError(
+                    f"components: expected finite numbers of shape (k, *{expected}) for the step {pair[0]} → "
+                    f"{pair[1]}, got {tuple(rows.shape)}"
+                )
         self.spectra = {pair: spectrum.detach().cpu().double() for pair, spectrum in spectra.items()}
+        self.components = {pair: rows.detach().cpu().double() for pair, rows in (components or {}).items()}
         self._roots = {
             pair: SpectralFilter(tuple(spectrum.shape), spectrum.sqrt()) for pair, spectrum in self.spectra.items()
         }
 
-    def __contains__(self, pair: tuple[int, int]) -> bool:
+    def __contains__(self, pair: Pair) -> bool:
         return pair in self.spectra
 
-    def sample(self, t: int, s: int, noise: Tensor) -> Tensor:
-        """c_s − ĉ_s of the step t → s from white noise of its shape."""
-        residual: Tensor = self._roots[t, s](noise)
+    def sample(self, t: int, s: int, like: Tensor, draw: Noise) -> Tensor:
+        """c_s − ĉ_s of the step t → s.
+
+        Arguments:
+            t, s: the step.
+            like: a batch (B, *shape of x_s), for shape, dtype and device.
+            draw: makes standard normal noise like a tensor.
+        """
+        residual: Tensor = self._roots[t, s](draw(like))
+        if (t, s) in self.components:
+            rows = self.components[t, s].to(like)
+            weights = draw(like.new_empty(len(like), len(rows)))
+            residual = residual + (weights @ rows.flatten(1)).reshape(like.shape)
         return residual
 
-    def covariance(self, t: int, s: int) -> SpectralFilter:
-        """V diag(d) Vᵀ"""
+    def covariance(self, t: int, s: int) -> LinearOperator:
+        """Σ_i w_i w_iᵀ + V diag(d) Vᵀ"""
         spectrum = self.spectra[t, s]
-        return SpectralFilter(tuple(spectrum.shape), spectrum)
+        event = tuple(spectrum.shape)
+        rest = SpectralFilter(event, spectrum)
+        if (t, s) not in self.components:
+            return rest
+        rows = self.components[t, s].flatten(1)
+        return rest + Matrix(rows.T @ rows, event, event)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors by name, to be saved with a checkpoint."""
-        return {f"{t}-{s}": spectrum for (t, s), spectrum in self.spectra.items()}
+        tensors = {f"{t}-{s}": spectrum for (t, s), spectrum in self.spectra.items()}
+        return tensors | {f"{t}-{s}-components": rows for (t, s), rows in self.components.items()}
 
     @classmethod
     def from_state_dict(cls, tensors: Mapping[str, Tensor]) -> Residual:
-        """What `state_dict` returned."""
-        return cls({(int(t), int(s)): tensor for name, tensor in tensors.items() for t, s in [name.split("-")]})
+        """What `state_dict` returned.
+
+        Raises:
+            ValueError: a name that it does not give.
+        """
+        spectra: dict[Pair, Tensor] = {}
+        components: dict[Pair, Tensor] = {}
+        for name, tensor in tensors.items():
+            match = re.fullmatch(r"(\d+)-(\d+)(-components)?", name)
+            if match is None:
+                raise ValueError(f"tensors: expected names such as '76-75' and '76-75-components', got {name!r}")
+            (components if match[3] else spectra)[int(match[1]), int(match[2])] = tensor
+        return cls(spectra, components)

@@ -15,7 +15,7 @@ import itertools
 import warnings
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,9 +25,7 @@ from lineardiffusion._checks import as_index, draw_noise
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.gaussian import Gaussian
 from lineardiffusion.processes.base import LinearDiffusion
-from lineardiffusion.residual import Residual
-
-Noise = Callable[[Tensor], Tensor]  # standard normal noise of the shape, dtype and device of a tensor
+from lineardiffusion.residual import Noise, Residual
 
 
 class Sampler(ABC):
@@ -38,8 +36,8 @@ class Sampler(ABC):
         steps: how many steps to take, from times spread uniformly from T to 1 (both included) and on to 0, or the times
             to keep; None keeps all. T, and for every change of shape both of its times, are always among them.
         clip: range to which the estimates c_s are clamped, or None.
-        residual: spectra d of c_s − ĉ_s, as `ld.calibrate` measures them for these steps: where there is one, c_s is
-            drawn from N(ĉ_s, V diag(d) Vᵀ) and not taken for known (covariance-corrected sampling).
+        residual: covariances R of c_s − ĉ_s, as `ld.calibrate` measures them for these steps: where there is one, c_s
+            is drawn from N(ĉ_s, R) and not taken for known (covariance-corrected sampling).
 
     Raises:
         ValueError: steps out of range, an empty clip range, or a residual of other steps.
@@ -102,7 +100,7 @@ class Sampler(ABC):
             clean = clean.clamp(*self.clip)
         if s == 0:
             return clean, clean
-        c_s = clean + self.residual.sample(t, s, spread(clean)) if (t, s) in self.residual else clean
+        c_s = clean + self.residual.sample(t, s, clean, spread) if (t, s) in self.residual else clean
         kernel = self._kernel(x_t, self.denoiser.process.signal_scale(s) * c_s, t, s)
         return kernel.sample(draw(kernel.mean)), clean
 
