@@ -199,6 +199,7 @@ class Run:
             sampler=sampler,
             steps=steps,
             correction=correction,
+            count=self.count,
             cpu_s_per_1000_images=round(spent * 1000 / self.count, 1),
             gflops_per_image=round(sample_gflops(self.process, self.shadow, made.times[:-1]), 4),
         )

@@ -34,6 +34,7 @@ PAGE, IMAGES = ROOT / "docs" / "laboratory.md", ROOT / "docs" / "images"
 BOOTSTRAP = 200
 DDPM, EARLY, HAAR = "DDPM", "SSD, from the data", "SSD, from the data, Haar"
 PAPER = [f"SSD, {levels} levels" for levels in (2, 3, 4)]
+CORRECTED = {"": "", "-spectrum": ", corrected by spectra", "-components": ", corrected"}
 
 Row = dict[str, Any]
 
@@ -141,16 +142,15 @@ def levels_table(report: Row, sampler: str) -> str:
     """The models as in the paper, at every number of steps."""
     by_model = {row["model"]: row for row in report["models"]}
     lines = []
-    for model in (DDPM, *PAPER, EARLY, DRAWN):
-        for suffix in ("", "-corrected"):
+    for model in (DDPM, *PAPER, EARLY, HAAR):
+        for suffix, added in CORRECTED.items():
             cells = by_model[model]["cells"] if model in by_model else {}
             found = [cells.get(f"{sampler}-{steps}{suffix}") for steps in (25, 100, 1000)]
             if any(found):
                 share = found[1]["gflops_per_image"] / by_model[DDPM]["cells"][f"{sampler}-100"]["gflops_per_image"]
                 seconds = statistics.fmean(found[1]["cpu_s_per_1000_images"])
                 lines.append(
-                    [model + (", corrected" if suffix else ""), f"{100 * share:.0f} %", f"{seconds:.0f}"]
-                    + [short(cell) for cell in found]
+                    [model + added, f"{100 * share:.0f} %", f"{seconds:.0f}"] + [short(cell) for cell in found]
                 )
     return table(["", "GFLOPs, 100 steps", "s per 1000 images", "25 steps", "100 steps", "1000 steps"], lines)
 
@@ -159,8 +159,8 @@ def causes_table(report: Row) -> str:
     """What changes with one thing changed, ancestral."""
     lines = []
     for row in report["models"]:
-        plain, corrected = (row["cells"].get(f"ancestral-100{suffix}") for suffix in ("", "-corrected"))
-        if plain and row["model"] not in (DDPM, *PAPER[:2]):
+        plain, corrected = (row["cells"].get(f"ancestral-100{suffix}") for suffix in ("", "-components"))
+        if plain and row["model"] not in PAPER[:2]:
             lines.append(
                 [
                     row["model"],
@@ -228,10 +228,10 @@ def plot(report: Row, path: Path) -> None:
         ("processor time per image, s", lambda cell: statistics.fmean(cell["cpu_s_per_1000_images"]) / 1000),
     ]
     by_model = {row["model"]: row for row in report["models"]}
-    shown = [model for model in (DDPM, *PAPER, EARLY, DRAWN) if model in by_model]
+    shown = [model for model in (DDPM, *PAPER, EARLY, HAAR) if model in by_model]
     for axis, (label, cost) in zip(axes, costs, strict=True):
         for index, model in enumerate(shown):
-            for suffix, line in (("", "-"), ("-corrected", "--")):
+            for (suffix, added), line in zip(CORRECTED.items(), ("-", ":", "--"), strict=True):
                 cells = by_model[model]["cells"]
                 found = [cells.get(f"ancestral-{steps}{suffix}") for steps in (25, 100, 1000)]
                 found = [cell for cell in found if cell]
@@ -242,7 +242,7 @@ def plot(report: Row, path: Path) -> None:
                     )
                     axis.errorbar(
                         [cost(cell) for cell in found], middle, [list(end) for end in ends], fmt="o" + line, capsize=3,
-                        color=f"C{index}", label=model + (", corrected" if suffix else ""), alpha=0.8, markersize=4,
+                        color=f"C{index}", label=model + added, alpha=0.8, markersize=4,
                     )  # fmt: skip
         axis.set(xscale="log", yscale="log", xlabel=label)
     axes[0].set_ylabel("Fréchet distance (classifier features)")
