@@ -52,7 +52,7 @@ from lineardiffusion.training import keyed_generator
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "benchmark-levels"
 HELD_OUT, CHUNK = 1000, 100
-CORRECTIONS = {"-spectrum": 0, "-components": 64}  # principal components beside the spectrum
+CORRECTIONS = {"spectrum": 0, "components": 64}  # principal components beside the spectrum
 TRACED_STEPS = 100  # of the samplers that start from real states
 TRACED_DDPM = (358, 438)
 
@@ -97,7 +97,7 @@ MODELS = {
     ),
     "SSD, from the data, changes drawn, later": Model(threshold=0.01, optimization=OFTEN),
     "SSD, from the data, changes drawn, full network": Model(threshold=0.1, optimization=OFTEN, kind="full"),
-    "SSD, from the data, changes drawn, wide": Model(threshold=0.1, optimization=OFTEN, widths=(1, 2, 4, 4)),
+    "SSD, from the data, changes drawn, wide": Model(threshold=0.1, optimization=OFTEN, widths=(1, 4, 4, 4)),
     "SSD, from the data, changes drawn, equal time": Model(threshold=0.1, optimization=OFTEN, effort=2.3),
 }
 
@@ -172,8 +172,8 @@ class Run:
             self.shadow = build_network(config.network, self.process.shape(0), None)
         self.residuals: dict[str, ld.Residual | None] = {"": None}
         if self.process.shape_changes():
-            for name, rank in CORRECTIONS.items():
-                generator = keyed_generator(seed, "calibrate")
+            for name in arguments.corrections:
+                generator, rank = keyed_generator(seed, "calibrate"), CORRECTIONS[name]
                 self.residuals[name] = ld.calibrate(self.denoiser, self.held_out, rank=rank, generator=generator)
             if "changes" not in self.result:
                 self.result["changes"] = self.changes(real(train_data))
@@ -184,7 +184,7 @@ class Run:
 
     def draw(self, sampler: str, steps: int, correction: str) -> None:
         """A cell: digits by a sampler. Its first 64 are kept as a picture."""
-        cell = f"{sampler}-{steps}{correction}"
+        cell = f"{sampler}-{steps}{'-' * bool(correction)}{correction}"
         if any(row["cell"] == cell for row in self.result["samples"]):
             return
         kind = {"ancestral": ld.AncestralSampler, "ddim": ld.DDIMSampler}[sampler]
@@ -293,6 +293,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000, help="digits drawn for each cell (%(default)s)")
     parser.add_argument("--steps", type=int, nargs="*", default=[25, 100, 1000], help="sampling steps (%(default)s)")
     parser.add_argument("--samplers", nargs="+", default=["ancestral", "ddim"], choices=["ancestral", "ddim"])
+    parser.add_argument("--corrections", nargs="*", default=list(CORRECTIONS), choices=CORRECTIONS)
     parser.add_argument("--trace", action="store_true", help="also sample from real states at every change of shape")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS, metavar="MODEL")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(%(default)s)")
@@ -305,6 +306,7 @@ def main() -> None:
     train_data, held_out_data = split(arguments.data)
     options = ["--data", arguments.data, "--iterations", arguments.iterations, "--count", arguments.count]
     options += ["--samplers", *arguments.samplers, "--steps", *arguments.steps, *["--trace"] * arguments.trace]
+    options += ["--corrections", *arguments.corrections]
     jobs = [
         ([*options, "--models", name, "--seeds", seed], RUNS / f"{slug(name)}-seed-{seed}")
         for seed in arguments.seeds
