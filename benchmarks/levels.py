@@ -87,8 +87,8 @@ MODELS = {
     "SSD, 3 levels": Model(levels=3),
     "SSD, 4 levels": Model(),
     "SSD, from the data": Model(threshold=0.1),
+    "SSD, 4 levels, Haar": Model(mode="haar"),
     "SSD, from the data, Haar": Model(threshold=0.1, mode="haar"),
-    "SSD, from the data, Haar, changes drawn": Model(threshold=0.1, mode="haar", optimization=OFTEN),
     # The causes, one by one.
     "SSD, 4 levels, changes drawn": Model(optimization=OFTEN),
     "SSD, from the data, changes drawn": Model(threshold=0.1, optimization=OFTEN),
@@ -99,6 +99,9 @@ MODELS = {
     "SSD, from the data, changes drawn, full network": Model(threshold=0.1, optimization=OFTEN, kind="full"),
     "SSD, from the data, changes drawn, wide": Model(threshold=0.1, optimization=OFTEN, widths=(1, 4, 4, 4)),
     "SSD, from the data, changes drawn, equal time": Model(threshold=0.1, optimization=OFTEN, effort=2.3),
+    "SSD, from the data, Haar, changes drawn": Model(threshold=0.1, mode="haar", optimization=OFTEN),
+    "SSD, from the data, Haar, equal time": Model(threshold=0.1, mode="haar", effort=2.3),
+    "SSD, 4 levels, Haar, equal time": Model(mode="haar", effort=1.9),
 }
 
 
