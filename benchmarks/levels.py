@@ -96,7 +96,6 @@ MODELS = {
         threshold=0.1, optimization={"shape_change_fraction": 0.15}
     ),
     "SSD, from the data, changes drawn, later": Model(threshold=0.01, optimization=OFTEN),
-    "SSD, from the data, changes drawn, full network": Model(threshold=0.1, optimization=OFTEN, kind="full"),
     "SSD, from the data, changes drawn, wide": Model(threshold=0.1, optimization=OFTEN, widths=(1, 4, 4, 4)),
     "SSD, from the data, changes drawn, equal time": Model(threshold=0.1, optimization=OFTEN, effort=2.3),
     "SSD, from the data, Haar, changes drawn": Model(threshold=0.1, mode="haar", optimization=OFTEN),

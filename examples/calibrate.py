@@ -3,16 +3,19 @@
     python examples/calibrate.py --model runs/train --data.source held_out.npz --data.channels 1
     python examples/sample.py --model runs/train --residual runs/train/residual.safetensors
 
-The first writes the spectra of the residuals beside the checkpoints, and prints how large they are; the second draws
-with them (covariance-corrected sampling: docs/laboratory.md).
+The first writes the covariances of the residuals beside the checkpoints, and prints how large they are; the second
+draws with them (covariance-corrected sampling: docs/laboratory.md).
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+import torch
 
 # So that `python examples/calibrate.py` finds the other examples, from any folder.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -32,6 +35,7 @@ class CalibrateConfig:
         model: folder of a run, or a checkpoint in it.
         data: held-out images; labels are used if the model knows classes.
         limit: greatest number of images.
+        rank: principal components of the residual, beside the spectrum of the rest.
         weights: averaged over the training, or the last.
         seed: of the images that are drawn, and of the noise.
         output: the file; residual.safetensors in the run's folder by default.
@@ -40,6 +44,7 @@ class CalibrateConfig:
     model: Path
     data: DataConfig = field(default_factory=DataConfig)
     limit: int = 2000
+    rank: int = 64
     weights: Literal["ema", "last"] = "ema"
     seed: int = 0
     output: Path | None = None
@@ -58,16 +63,16 @@ def calibrate(config: CalibrateConfig) -> Path:
         raise ValueError(f"data: expected images of shape {denoiser.process.shape(0)}, got {data.shape}")
     images, labels = data.tensor(config.limit, config.seed)
     known = {"y": labels} if trained.data.labels else {}
-    residual = ld.calibrate(denoiser, images, generator=keyed_generator(config.seed, "calibrate"), **known)
+    generator = keyed_generator(config.seed, "calibrate")
+    residual = ld.calibrate(denoiser, images, rank=config.rank, generator=generator, **known)
     path = config.output or run_folder(config.model) / "residual.safetensors"
     about = {"step": checkpoint.metadata["step"], "weights": config.weights, "images": len(images)}
     write_checkpoint(path, state_tensors(residual.state_dict()), about)
-    for (t, s), spectrum in residual.spectra.items():
+    for t, s in residual.spectra:
         sizes = " → ".join("×".join(map(str, denoiser.process.shape(u)[1:])) for u in (t, s))
-        variance = denoiser.process.signal_scale(s) ** 2 * float(spectrum.mean())
-        print(
-            f"t = {t}: {sizes}, residual a² d = {variance:.4f} beside noise σ² = {denoiser.process.sigma(s) ** 2:.4f}"
-        )
+        total = residual.spectra[t, s].sum() + residual.components.get((t, s), torch.zeros(1)).square().sum()
+        variance = denoiser.process.signal_scale(s) ** 2 * float(total) / math.prod(denoiser.process.shape(s))
+        print(f"t = {t}: {sizes}, residual variance {variance:.4f} beside noise {denoiser.process.sigma(s) ** 2:.4f}")
     return path
 
 

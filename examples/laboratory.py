@@ -46,12 +46,17 @@ def cases() -> dict[str, tuple[ld.LinearDiffusion, dict[str, Any]]]:
     """Processes, and how they are corrected."""
     late = {levels: ld.ScaleSpaceDiffusion(SHAPE, levels) for levels in (2, 3, 4)}
     early = ld.ScaleSpaceDiffusion(SHAPE, 4, resolution_schedule=EARLY)
+    haar = {
+        "": ld.ScaleSpaceDiffusion(SHAPE, 4, mode="haar"),
+        ", early": ld.ScaleSpaceDiffusion(SHAPE, 4, resolution_schedule=EARLY, mode="haar"),
+    }
     return {
         "DDPM": (ld.DDPM(SHAPE), {}),
         **{f"SSD, {levels} levels": (process, {}) for levels, process in late.items()},
         "SSD, 4 levels, corrected": (late[4], {"correction": "exact-shape-changes"}),
         "SSD, 4 levels, early": (early, {}),
         "SSD, 4 levels, early, corrected": (early, {"correction": "exact-shape-changes"}),
+        **{f"SSD, 4 Haar levels{when}": (process, {}) for when, process in haar.items()},
         "DDPM, corrected everywhere": (ld.DDPM(SHAPE), {"correction": "exact"}),
     }
 
