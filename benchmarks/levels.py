@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -55,6 +56,12 @@ HELD_OUT, CHUNK = 1000, 100
 CORRECTIONS = {"spectrum": 0, "components": 64}  # principal components beside the spectrum
 TRACED_STEPS = 100  # of the samplers that start from real states
 TRACED_DDPM = (358, 438)
+COMPARED = (
+    380,
+    420,
+    500,
+    560,
+)  # times at which 16 × 16 pixels are the state of some models, and a part of it of others
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ MODELS = {
     "SSD, from the data, changes drawn, equal time": Model(threshold=0.1, optimization=OFTEN, effort=2.3),
     "SSD, from the data, Haar, changes drawn": Model(threshold=0.1, mode="haar", optimization=OFTEN),
     "SSD, from the data, Haar, equal time": Model(threshold=0.1, mode="haar", effort=2.3),
-    "SSD, 4 levels, Haar, equal time": Model(mode="haar", effort=1.9),
+    "SSD, from the data, Haar, long": Model(threshold=0.1, mode="haar", effort=5.0),
 }
 
 
@@ -179,6 +186,8 @@ class Run:
                 self.residuals[name] = ld.calibrate(self.denoiser, self.held_out, rank=rank, generator=generator)
             if "changes" not in self.result:
                 self.result["changes"] = self.changes(real(train_data))
+        if name == "DDPM" or MODELS[name].mode == "haar":
+            self.result["errors"] = self.errors()
         self.keep()
 
     def keep(self) -> None:
@@ -259,6 +268,28 @@ class Run:
                 }
             )
         return rows
+
+    @torch.no_grad()
+    def errors(self) -> dict[str, dict[str, float]]:
+        """At some times, the mean squared error of the estimate of the clean image, seen at 16 × 16 pixels. A state of
+        Haar levels is a part of DDPM's: the averages. "blind" is the error of DDPM where the other part, the detail, is
+        replaced by that of another image's state, so that its network knows what the networks of Haar levels know."""
+        found = {}
+        for t in COMPARED:
+            if self.process.shape(t - 1)[-1] < 16:
+                break
+            x_t = self.process.diffuse(self.held_out, t, generator=keyed_generator(self.seed, "errors", t))
+            states = {"error": x_t}
+            if not self.process.shape_changes():
+                means = F.interpolate(F.avg_pool2d(x_t, 2), scale_factor=2)
+                states["blind"] = means + (x_t - means).roll(1, 0)
+            target = self.process.clean(self.held_out, t - 1)
+            errors = {name: self.denoiser(state, t).clamp(-1, 1) - target for name, state in states.items()}
+            found[str(t)] = {
+                name: round(float(F.adaptive_avg_pool2d(error, 16).square().mean()), 5)
+                for name, error in errors.items()
+            }
+        return found
 
 
 def linear_estimate(

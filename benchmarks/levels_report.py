@@ -77,6 +77,7 @@ def collect(runs: Path, real: Tensor) -> list[Row]:
                 "iterations": seeds[0]["iterations"],
                 "training_cpu_s": [result["training_cpu_s"] for result in seeds],
                 "changes": [result["changes"] for result in seeds if "changes" in result],
+                "errors": [result["errors"] for result in seeds if "errors" in result],
                 "cells": {
                     cell: {
                         **{key: value for key, value in entries[0][0].items() if key not in ("cell", "seed")},
@@ -121,6 +122,27 @@ def laboratory(images: Tensor, held_out: Tensor, threshold: float = 0.1) -> list
                 errors[str(steps)] = round(evaluated.relative_w2, 4)
             rows.append({"model": name, "correction": label, "relative_w2": errors})
     return rows
+
+
+def linear_errors(images: Tensor, times: list[int]) -> dict[str, Row]:
+    """What `errors` of a run are for the best linear estimate: from the whole state of DDPM, and from its averages over
+    2 × 2 pixels."""
+    shape = tuple(images.shape[1:])
+    data = torch.cov(images.flatten(1).double().T)
+    process = ld.DDPM(shape)
+    means = (2 * ld.AveragePool(shape, [2, 2])).to_dense()  # orthonormal rows
+    coarse = means @ data @ means.T
+    found = {}
+    for t in times:
+        gain, noise = process.signal_scale(t) ** 2, process.sigma(t) ** 2
+        row = {}
+        for name, seen in (("error", torch.eye(len(data), dtype=torch.float64)), ("blind", means)):
+            state = gain * seen @ data @ seen.T + noise * torch.eye(len(seen), dtype=torch.float64)
+            cross = means @ data @ seen.T
+            left = coarse - gain * cross @ torch.linalg.solve(state, cross.T)
+            row[name] = round(float(left.trace()) / (4 * len(means)), 5)  # averages are half of orthonormal rows
+        found[str(t)] = row
+    return found
 
 
 # ---------------------------------------------------------------------- tables
@@ -207,6 +229,24 @@ def changes_table(report: Row) -> str:
     return table(header, lines)
 
 
+def errors_table(report: Row) -> str:
+    """Errors at 16 × 16 pixels, with the detail of the state and without it."""
+    by_model = {row["model"]: row["errors"] for row in report["models"] if row["errors"]}
+    times = list(report["linear_errors"])
+
+    def line(label: str, results: list[dict[str, Row]], kind: str) -> list[str]:
+        known = {t: [result[t][kind] for result in results if t in result] for t in times}
+        return [label, *(f"{statistics.fmean(values):.4f}" if values else "–" for values in known.values())]
+
+    linear = [report["linear_errors"]]
+    lines = [line("best linear estimate, the whole state", linear, "error")]
+    lines.append(line("best linear estimate, averages alone", linear, "blind"))
+    lines.append(line("network of DDPM, the whole state", by_model[DDPM], "error"))
+    lines.append(line("network of DDPM, detail of another image", by_model[DDPM], "blind"))
+    lines += [line(f"network of {model}", results, "error") for model, results in by_model.items() if model != DDPM]
+    return table(["", *(f"t = {t}" for t in times)], lines)
+
+
 def laboratory_table(report: Row) -> str:
     lines = [
         [row["model"], row["correction"], *(f"{row['relative_w2'][str(steps)]:.4f}" for steps in (25, 100, 1000))]
@@ -264,6 +304,7 @@ def write_report(runs: Path, images: Tensor, held_out: Tensor, judge: Judge, rea
         "judge_accuracy": judge.accuracy,
         "held_out": distance([judge.features(held_out)], real),
         "laboratory": laboratory(images, held_out),
+        "linear_errors": linear_errors(images, [380, 440, 500, 560, 620, 680, 740]),
         "models": collect(runs, real),
     }
     RESULTS.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -272,5 +313,6 @@ def write_report(runs: Path, images: Tensor, held_out: Tensor, judge: Judge, rea
     write_table(PAGE, "causes", causes_table(report))
     write_table(PAGE, "traces", traces_table(report))
     write_table(PAGE, "changes", changes_table(report))
+    write_table(PAGE, "errors", errors_table(report))
     write_table(PAGE, "digits-laboratory", laboratory_table(report))
     plot(report, IMAGES / "levels.png")

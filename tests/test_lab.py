@@ -55,6 +55,14 @@ def test_what_the_exact_correction_buys():
     assert relative_w2(ld.DDPM(LINE), correction="exact", steps=20) == pytest.approx(0.0012, abs=5e-5)
 
 
+def test_orthonormal_levels_hardly_cost():
+    """A resize with antialiasing shrinks what it keeps, beside noise of the same size; a Haar level does not."""
+    ddpm, early = relative_w2(ld.DDPM(LINE)), ld.snr_matched(SPECTRUM.gain)
+    assert relative_w2(ld.ScaleSpaceDiffusion(LINE, 4, mode="haar")) < 1.01 * ddpm
+    assert relative_w2(ld.ScaleSpaceDiffusion(LINE, 4, resolution_schedule=early, mode="haar")) < 1.1 * ddpm
+    assert relative_w2(ld.ScaleSpaceDiffusion(LINE, 4)) > 3 * ddpm
+
+
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
 @pytest.mark.parametrize("schedule", [None, ld.snr_matched(SPECTRUM.gain)], ids=["late", "early"])
 def test_a_measured_residual_reaches_the_exact_figures(sampler, schedule):
