@@ -56,12 +56,8 @@ HELD_OUT, CHUNK = 1000, 100
 CORRECTIONS = {"spectrum": 0, "components": 64}  # principal components beside the spectrum
 TRACED_STEPS = 100  # of the samplers that start from real states
 TRACED_DDPM = (358, 438)
-COMPARED = (
-    380,
-    420,
-    500,
-    560,
-)  # times at which 16 × 16 pixels are the state of some models, and a part of it of others
+# Times at which the states of Haar levels have 16 × 16 or 32 × 32 pixels.
+COMPARED = (380, 440, 500, 560, 620, 680, 740)
 
 
 @dataclass(frozen=True)
@@ -71,6 +67,7 @@ class Model:
     Arguments:
         family, levels: of the process.
         threshold: of `ld.snr_matched`; the paper's resolution schedule without.
+        changes: the first t of each lower resolution instead.
         mode: how the levels resample.
         optimization: fields of OptimizationConfig.
         kind, widths: of the network; a level of it for each of the process.
@@ -80,6 +77,7 @@ class Model:
     family: str = "ssd"
     levels: int = 4
     threshold: float | None = None
+    changes: tuple[int, ...] | None = None
     mode: str = "bilinear"
     optimization: dict[str, Any] = field(default_factory=dict)
     kind: str = "flexi"
@@ -96,6 +94,7 @@ MODELS = {
     "SSD, from the data": Model(threshold=0.1),
     "SSD, 4 levels, Haar": Model(mode="haar"),
     "SSD, from the data, Haar": Model(threshold=0.1, mode="haar"),
+    "SSD, late, Haar": Model(changes=(620, 780, 938), mode="haar"),
     # The causes, one by one.
     "SSD, 4 levels, changes drawn": Model(optimization=OFTEN),
     "SSD, from the data, changes drawn": Model(threshold=0.1, optimization=OFTEN),
@@ -128,6 +127,7 @@ def split(data: Path) -> tuple[Path, Path]:
 def configuration(model: Model, seed: int, iterations: int, folder: Path, data: Path) -> Config:
     """Of a run of examples/train.py."""
     process = ProcessConfig(model.family, levels=model.levels, mode=model.mode)  # type: ignore[arg-type]
+    process.changes = None if model.changes is None else list(model.changes)
     if model.threshold is not None:
         images = real(data)
         schedule = ld.snr_matched(ld.lab.estimate(images)[0].gain, model.threshold)
