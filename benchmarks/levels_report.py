@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.runs import slug, write_table
 from benchmarks.timing import environment
-from examples.experiment.features import Judge, frechet_distance
+from examples.experiment.features import Judge, frechet_of_moments, moments
 
 import lineardiffusion as ld
 
@@ -32,7 +32,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "levels.json"
 PAGE, IMAGES = ROOT / "docs" / "laboratory.md", ROOT / "docs" / "images"
 BOOTSTRAP = 200
-DDPM, EARLY, HAAR = "DDPM", "SSD, from the data", "SSD, from the data, Haar"
+DDPM, EARLY = "DDPM", "SSD, from the data"
+HAAR = ["SSD, late, Haar", "SSD, 4 levels, Haar", "SSD, from the data, Haar"]
 PAPER = [f"SSD, {levels} levels" for levels in (2, 3, 4)]
 CORRECTED = {"": "", "-spectrum": ", corrected by spectra", "-components": ", corrected"}
 
@@ -42,11 +43,12 @@ Row = dict[str, Any]
 def distance(sets: list[Tensor], real: Tensor) -> Row:
     """Fréchet distance of each set of features to the real ones, their mean without its excess, and its interval."""
     generator = torch.Generator().manual_seed(0)
+    known = moments(real)
     resampled = []
     for _ in range(BOOTSTRAP):
         picks = [features[torch.randint(len(features), (len(features),), generator=generator)] for features in sets]
-        resampled.append(statistics.fmean(frechet_distance(features, real) for features in picks))
-    plain = [frechet_distance(features, real) for features in sets]
+        resampled.append(statistics.fmean(frechet_of_moments(moments(features), known) for features in picks))
+    plain = [frechet_of_moments(moments(features), known) for features in sets]
     values = torch.tensor(resampled, dtype=torch.float64)
     low, high = torch.quantile(values, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     twice = 2 * statistics.fmean(plain)
@@ -102,7 +104,8 @@ def laboratory(images: Tensor, held_out: Tensor, threshold: float = 0.1) -> list
         DDPM: ld.DDPM(shape),
         **{name: ld.ScaleSpaceDiffusion(shape, levels) for levels, name in enumerate(PAPER, 2)},
         EARLY: ld.ScaleSpaceDiffusion(shape, 4, resolution_schedule=early),
-        HAAR: ld.ScaleSpaceDiffusion(shape, 4, resolution_schedule=early, mode="haar"),
+        "SSD, 4 levels, Haar": ld.ScaleSpaceDiffusion(shape, 4, mode="haar"),
+        "SSD, from the data, Haar": ld.ScaleSpaceDiffusion(shape, 4, resolution_schedule=early, mode="haar"),
     }
     rows = []
     for name, process in processes.items():
@@ -160,21 +163,23 @@ def table(header: list[str], lines: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in ruled)
 
 
-def levels_table(report: Row, sampler: str) -> str:
-    """The models as in the paper, at every number of steps."""
+def levels_table(report: Row) -> str:
+    """The models as in the paper, and with other levels, ancestral, at every number of steps."""
     by_model = {row["model"]: row for row in report["models"]}
+    steps = sorted({cell["steps"] for row in report["models"] for cell in row["cells"].values() if "steps" in cell})
     lines = []
-    for model in (DDPM, *PAPER, EARLY, HAAR):
+    for model in (DDPM, *PAPER, EARLY, *HAAR):
         for suffix, added in CORRECTED.items():
             cells = by_model[model]["cells"] if model in by_model else {}
-            found = [cells.get(f"{sampler}-{steps}{suffix}") for steps in (25, 100, 1000)]
-            if any(found):
-                share = found[1]["gflops_per_image"] / by_model[DDPM]["cells"][f"{sampler}-100"]["gflops_per_image"]
-                seconds = statistics.fmean(found[1]["cpu_s_per_1000_images"])
-                lines.append(
-                    [model + added, f"{100 * share:.0f} %", f"{seconds:.0f}"] + [short(cell) for cell in found]
-                )
-    return table(["", "GFLOPs, 100 steps", "s per 1000 images", "25 steps", "100 steps", "1000 steps"], lines)
+            found = [cells.get(f"ancestral-{count}{suffix}") for count in steps]
+            middle = cells.get(f"ancestral-100{suffix}")
+            if middle:
+                share = middle["gflops_per_image"] / by_model[DDPM]["cells"]["ancestral-100"]["gflops_per_image"]
+                seconds = statistics.fmean(middle["cpu_s_per_1000_images"])
+                costs = [f"{100 * share:.0f} %", f"{seconds:.0f}"]
+                lines.append([model + added, *costs, *map(short, found), str(len(middle["seeds"]))])
+    header = ["", "GFLOPs, 100 steps", "s per 1000 images", *(f"{count} steps" for count in steps), "seeds"]
+    return table(header, lines)
 
 
 def causes_table(report: Row) -> str:
@@ -268,7 +273,7 @@ def plot(report: Row, path: Path) -> None:
         ("processor time per image, s", lambda cell: statistics.fmean(cell["cpu_s_per_1000_images"]) / 1000),
     ]
     by_model = {row["model"]: row for row in report["models"]}
-    shown = [model for model in (DDPM, *PAPER, EARLY, HAAR) if model in by_model]
+    shown = [model for model in (DDPM, *PAPER, EARLY, *HAAR) if model in by_model]
     for axis, (label, cost) in zip(axes, costs, strict=True):
         for index, model in enumerate(shown):
             for (suffix, added), line in zip(CORRECTED.items(), ("-", ":", "--"), strict=True):
@@ -308,11 +313,14 @@ def write_report(runs: Path, images: Tensor, held_out: Tensor, judge: Judge, rea
         "models": collect(runs, real),
     }
     RESULTS.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    write_table(PAGE, "levels", levels_table(report, "ancestral"))
-    write_table(PAGE, "levels-ddim", levels_table(report, "ddim"))
+    write_table(PAGE, "levels", levels_table(report))
     write_table(PAGE, "causes", causes_table(report))
     write_table(PAGE, "traces", traces_table(report))
     write_table(PAGE, "changes", changes_table(report))
     write_table(PAGE, "errors", errors_table(report))
     write_table(PAGE, "digits-laboratory", laboratory_table(report))
     plot(report, IMAGES / "levels.png")
+    for model in (DDPM, "SSD, 4 levels", EARLY, "SSD, late, Haar"):
+        picture = runs / f"{slug(model)}-seed-0" / "ancestral-100.png"
+        if picture.exists():
+            (IMAGES / f"levels_{slug(model)}.png").write_bytes(picture.read_bytes())

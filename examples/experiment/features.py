@@ -108,18 +108,30 @@ def train_judge(images: Tensor, labels: Tensor, num_classes: int, cache: Path, s
     return judge
 
 
+Moments = tuple[Tensor, Tensor]
+
+
+def moments(features: Tensor) -> Moments:
+    """Mean (D,) and covariance (D, D) of features (N, D), in float64."""
+    features = features.double()
+    return features.mean(0), torch.atleast_2d(torch.cov(features.T))
+
+
+def frechet_of_moments(a: Moments, b: Moments) -> float:
+    r"""‖μ_a − μ_b‖² + tr(C_a + C_b − 2 (C_a^{1/2} C_b C_a^{1/2})^{1/2}), the squared Wasserstein-2 distance of the
+    Gaussians of these means and covariances (Heusel et al., 2017)."""
+    return float((a[0] - b[0]).square().sum()) + bures(a[1], b[1])
+
+
 def frechet_distance(a: Tensor, b: Tensor) -> float:
-    r"""‖μ_a − μ_b‖² + tr(C_a + C_b − 2 (C_a^{1/2} C_b C_a^{1/2})^{1/2}) of two sets of features (N, D), the squared
-    Wasserstein-2 distance of the Gaussians of their means and covariances (Heusel et al., 2017).
+    """`frechet_of_moments` of two sets of features (N, D).
 
     Raises:
         ValueError: fewer than two features, or different widths.
     """
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
         raise ValueError(f"features: expected (N, D) and (M, D) with N, M ≥ 2, got {tuple(a.shape)}, {tuple(b.shape)}")
-    a, b = a.double(), b.double()
-    cov_a, cov_b = torch.atleast_2d(torch.cov(a.T), torch.cov(b.T))
-    return float((a.mean(0) - b.mean(0)).square().sum()) + bures(cov_a, cov_b)
+    return frechet_of_moments(moments(a), moments(b))
 
 
 def _fit(classifier: Classifier, images: Tensor, labels: Tensor, seed: int) -> None:
