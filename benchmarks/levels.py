@@ -181,9 +181,11 @@ class Run:
             self.shadow = build_network(config.network, self.process.shape(0), None)
         self.residuals: dict[str, ld.Residual | None] = {"": None}
         if self.process.shape_changes():
-            for name in arguments.corrections:
-                generator, rank = keyed_generator(seed, "calibrate"), CORRECTIONS[name]
-                self.residuals[name] = ld.calibrate(self.denoiser, self.held_out, rank=rank, generator=generator)
+            for correction in arguments.corrections:
+                generator = keyed_generator(seed, "calibrate")
+                self.residuals[correction] = ld.calibrate(
+                    self.denoiser, self.held_out, rank=CORRECTIONS[correction], generator=generator
+                )
             if "changes" not in self.result:
                 self.result["changes"] = self.changes(real(train_data))
         if name == "DDPM" or MODELS[name].mode == "haar":
