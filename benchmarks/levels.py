@@ -170,9 +170,9 @@ class Run:
             self.result = json.loads(self.path.read_text(encoding="utf-8"))
         config = configuration(MODELS[name], seed, arguments.iterations, folder, train_data)
         if "training_cpu_s" not in self.result:
-            cpu = time.process_time()
+            whole, cpu = not (folder / "checkpoints").exists(), time.process_time()
             train(config)
-            self.result["training_cpu_s"] = round(time.process_time() - cpu, 1)  # less where a run was resumed
+            self.result["training_cpu_s"] = round(time.process_time() - cpu, 1) if whole else None  # where resumed
         self.denoiser, _ = load_denoiser(find_checkpoint(folder))
         self.process = self.denoiser.process
         self.held_out = real(held_out_data)

@@ -186,12 +186,13 @@ def causes_table(report: Row) -> str:
     """What changes with one thing changed, ancestral."""
     lines = []
     for row in report["models"]:
+        known = [seconds for seconds in row["training_cpu_s"] if seconds is not None]
         plain, corrected = (row["cells"].get(f"ancestral-100{suffix}") for suffix in ("", "-components"))
         if plain and row["model"] not in PAPER[:2]:
             lines.append(
                 [
                     row["model"],
-                    f"{statistics.fmean(row['training_cpu_s']):.0f}",
+                    f"{statistics.fmean(known):.0f}" if known else "–",
                     f"{plain['gflops_per_image']:.1f}",
                     short(plain),
                     short(corrected),
