@@ -33,7 +33,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "levels.json"
 PAGE, IMAGES = ROOT / "docs" / "laboratory.md", ROOT / "docs" / "images"
 BOOTSTRAP = 200
 DDPM, EARLY = "DDPM", "SSD, from the data"
-HAAR = ["SSD, late, Haar", "SSD, 4 levels, Haar", "SSD, from the data, Haar"]
+HAAR = ["SSD, late, Haar", "SSD, 4 levels, Haar", "SSD, from the data, Haar", "SSD, from the data, Haar, long"]
 PAPER = [f"SSD, {levels} levels" for levels in (2, 3, 4)]
 CORRECTED = {"": "", "-spectrum": ", corrected by spectra", "-components": ", corrected"}
 
@@ -217,10 +217,11 @@ def traces_table(report: Row) -> str:
 
 
 def changes_table(report: Row) -> str:
-    """What the network knows at the changes of shape, the first seed."""
+    """What the network knows at the changes of shape, the first seed: as the paper draws times, and with more draws."""
     lines = []
+    shown = {name + drawn for name in (PAPER[2], EARLY, HAAR[2]) for drawn in ("", ", changes drawn")}
     for row in report["models"]:
-        for change in row["changes"][0] if row["changes"] else ():
+        for change in row["changes"][0] if row["model"] in shown else ():
             lines.append(
                 [
                     row["model"],
@@ -262,37 +263,38 @@ def laboratory_table(report: Row) -> str:
 
 
 def plot(report: Row, path: Path) -> None:
-    """Fréchet distance against GFLOPs and processor time, ancestral."""
+    """Fréchet distance against GFLOPs and processor time, ancestral; dashed with correction."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
-    costs: list[tuple[str, Callable[[Row], float]]] = [
-        ("GFLOPs per image", lambda cell: float(cell["gflops_per_image"])),
-        ("processor time per image, s", lambda cell: statistics.fmean(cell["cpu_s_per_1000_images"]) / 1000),
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True, layout="constrained")
+    costs: list[tuple[str, list[float], Callable[[Row], float]]] = [
+        ("GFLOPs per image", [2, 4, 8, 12], lambda cell: float(cell["gflops_per_image"])),
+        ("s per 1000 images", [20, 40, 80, 160], lambda cell: statistics.fmean(cell["cpu_s_per_1000_images"])),
     ]
     by_model = {row["model"]: row for row in report["models"]}
     shown = [model for model in (DDPM, *PAPER, EARLY, *HAAR) if model in by_model]
-    for axis, (label, cost) in zip(axes, costs, strict=True):
+    for axis, (label, ticks, cost) in zip(axes, costs, strict=True):
         for index, model in enumerate(shown):
-            for (suffix, added), line in zip(CORRECTED.items(), ("-", ":", "--"), strict=True):
+            for suffix, line in (("", "-"), ("-components", "--")):
                 cells = by_model[model]["cells"]
                 found = [cells.get(f"ancestral-{steps}{suffix}") for steps in (25, 100, 1000)]
                 found = [cell for cell in found if cell]
                 if found:
-                    middle = [cell["frechet"] for cell in found]
-                    ends = zip(
-                        *((abs(cell["interval"][k] - cell["frechet"]) for k in (0, 1)) for cell in found), strict=True
-                    )
-                    axis.errorbar(
-                        [cost(cell) for cell in found], middle, [list(end) for end in ends], fmt="o" + line, capsize=3,
-                        color=f"C{index}", label=model + added, alpha=0.8, markersize=4,
+                    axis.plot(
+                        [cost(cell) for cell in found], [cell["frechet"] for cell in found], "o" + line, markersize=4,
+                        color=f"C{index}", label=None if suffix else model,
                     )  # fmt: skip
+        low, high = by_model[DDPM]["cells"]["ancestral-100"]["interval"]
+        axis.axhspan(low, high, color="C0", alpha=0.15, linewidth=0)
         axis.set(xscale="log", yscale="log", xlabel=label)
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.set_yticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"])
+        axis.minorticks_off()
     axes[0].set_ylabel("Fréchet distance (classifier features)")
-    axes[1].legend(fontsize=7)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
