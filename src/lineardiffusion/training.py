@@ -268,8 +268,10 @@ class Checkpoints:
         >>> checkpoints = ld.training.Checkpoints(tempfile.mkdtemp(), keep=2)
         >>> for step in (10, 20, 30):
         ...     _ = checkpoints.save(step, {"model:weight": torch.full((2,), float(step))}, {"step": step})
-        >>> [path.name for path in checkpoints.paths()]
-        ['step-00000020.safetensors', 'step-00000030.safetensors']
+        >>> for path in checkpoints.paths():
+        ...     print(path.name)
+        step-00000020.safetensors
+        step-00000030.safetensors
         >>> checkpoints.latest().section("model")
         {'weight': tensor([30., 30.])}
     """
