@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import lineardiffusion as ld
 from lineardiffusion.lab import frames
@@ -318,11 +319,12 @@ def test_components_reach_the_exact_figures_where_the_data_are_not_stationary():
     assert errors[0] > 1.5 * exact
 
 
-def test_residuals_are_kept_and_refused():
+def test_residuals_are_kept_and_refused(tmp_path):
     process = ld.ScaleSpaceDiffusion((1, 8), 2, num_steps=20)
     denoiser = ld.lab.OptimalDenoiser(process, ld.lab.power_law((1, 8)))
     every = ld.calibrate(denoiser, torch.rand(8, 1, 8), steps=5, shape_changes_only=False, rank=2)
-    again = ld.Residual.from_state_dict(every.state_dict())
+    save_file(every.state_dict(), tmp_path / "residual.safetensors")
+    again = ld.Residual.from_state_dict(load_file(tmp_path / "residual.safetensors"))
     assert again.spectra.keys() == every.spectra.keys()
     assert all(torch.equal(again.spectra[pair], spectrum) for pair, spectrum in every.spectra.items())
     assert all(torch.equal(again.components[pair], rows) for pair, rows in every.components.items())

@@ -41,8 +41,9 @@ class Residual:
                     f"components: expected finite numbers of shape (k, *{expected}) for the step {pair[0]} → "
                     f"{pair[1]}, got {tuple(rows.shape)}"
                 )
-        self.spectra = {pair: spectrum.detach().cpu().double() for pair, spectrum in spectra.items()}
-        self.components = {pair: rows.detach().cpu().double() for pair, rows in (components or {}).items()}
+        # Contiguous, as safetensors wants what it writes.
+        self.spectra = {pair: spectrum.detach().cpu().double().contiguous() for pair, spectrum in spectra.items()}
+        self.components = {pair: w.detach().cpu().double().contiguous() for pair, w in (components or {}).items()}
         self._roots = {
             pair: SpectralFilter(tuple(spectrum.shape), spectrum.sqrt()) for pair, spectrum in self.spectra.items()
         }
