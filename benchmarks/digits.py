@@ -25,7 +25,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.runs import kept_result, slug, write_table
+from benchmarks.runs import kept_result, slug, timed_draws, write_table
 from benchmarks.timing import environment
 from examples.experiment.config import (
     Config,
@@ -51,7 +51,7 @@ RUNS = ROOT / "runs" / "benchmark-digits"
 RESULTS = ROOT / "benchmarks" / "results" / "digits.json"
 IMAGES = ROOT / "docs" / "images"
 SEEDS = (0, 1, 2)
-SAMPLES, STEPS, CHUNK = 1000, 50, 100
+SAMPLES, STEPS = 1000, 50
 MODELS = {
     "DDPM": (ProcessConfig(family="ddpm"), "full"),
     "Blurring Diffusion": (ProcessConfig(family="blurring"), "full"),
@@ -107,9 +107,7 @@ def run(model: str, seed: int, data: Path, minutes: float, folder: Path) -> None
     result |= json.loads((folder / "training.json").read_text(encoding="utf-8"))
     samplers = {"ddim": ld.DDIMSampler(denoiser, STEPS), "ancestral": ld.AncestralSampler(denoiser, STEPS)}
     for name, sampler in samplers.items():
-        cpu = time.process_time()
-        drawn = torch.cat([sampler(CHUNK, seeds=range(i, i + CHUNK), progress=False) for i in range(0, SAMPLES, CHUNK)])
-        result[f"{name}_cpu_s_per_1000_images"] = round((time.process_time() - cpu) * 1000 / SAMPLES, 1)
+        drawn, result[f"{name}_cpu_s_per_1000_images"] = timed_draws(sampler, SAMPLES)
         result |= {f"{name}_{key}": value for key, value in compare(drawn, reference, judge).items()}
         write_png(grid(drawn[:64]), folder / f"{name}.png")
     (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -28,8 +28,8 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.levels_report import write_report
-from benchmarks.runs import run_on_one_core, slug
+from benchmarks.levels_report import COMPARED, CORRECTIONS, LABORATORY, write_report
+from benchmarks.runs import CHUNK, run_on_one_core, slug, timed_draws
 from examples.experiment.config import (
     Config,
     DataConfig,
@@ -38,6 +38,7 @@ from examples.experiment.config import (
     ProcessConfig,
     RunConfig,
     build_network,
+    build_process,
 )
 from examples.experiment.data import open_images
 from examples.experiment.features import Judge, train_judge
@@ -52,12 +53,9 @@ from lineardiffusion.training import keyed_generator
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "benchmark-levels"
-HELD_OUT, CHUNK = 1000, 100
-CORRECTIONS = {"spectrum": 0, "components": 64}  # principal components beside the spectrum
+HELD_OUT = 1000
 TRACED_STEPS = 100  # of the samplers that start from real states
 TRACED_DDPM = (358, 438)
-# Times at which the states of Haar levels have 16 × 16 or 32 × 32 pixels.
-COMPARED = (380, 440, 500, 560, 620, 680, 740)
 
 
 @dataclass(frozen=True)
@@ -124,8 +122,7 @@ def split(data: Path) -> tuple[Path, Path]:
     return paths
 
 
-def configuration(model: Model, seed: int, iterations: int, folder: Path, data: Path) -> Config:
-    """Of a run of examples/train.py."""
+def process_config(model: Model, data: Path) -> ProcessConfig:
     process = ProcessConfig(model.family, levels=model.levels, mode=model.mode)  # type: ignore[arg-type]
     process.changes = None if model.changes is None else list(model.changes)
     if model.threshold is not None:
@@ -134,11 +131,16 @@ def configuration(model: Model, seed: int, iterations: int, folder: Path, data: 
         process.changes = ld.ScaleSpaceDiffusion(
             tuple(images.shape[1:]), model.levels, resolution_schedule=schedule
         ).shape_changes()
+    return process
+
+
+def configuration(model: Model, seed: int, iterations: int, folder: Path, data: Path) -> Config:
+    """Of a run of examples/train.py."""
     options = {"learning_rate": 1e-3, "warmup": 100, "ema_decay": 0.998, "precision": "bf16", **model.optimization}
     steps = round(model.effort * iterations)
     return Config(
         DataConfig(source=str(data), channels=1),
-        process,
+        process_config(model, data),
         NetworkConfig(model.kind, "tiny", {"channel_mult": model.widths}),  # type: ignore[arg-type]
         OptimizationConfig(batch_size=64, seed=seed, **options),
         RunConfig(folder, steps, save_every=250, sample_every=0, channels_last=True, progress=False),
@@ -150,11 +152,9 @@ def real(data: Path) -> torch.Tensor:
     return images
 
 
-def judge_of(data: Path) -> tuple[Judge, torch.Tensor]:
-    """The classifier, and the features of the images it has learnt from."""
+def judge_of(data: Path) -> Judge:
     images, labels = open_images(DataConfig(source=str(data), channels=1)).tensor()
-    judge = train_judge(images, labels, 10, RUNS / "cache")
-    return judge, judge.learnt(images)
+    return train_judge(images, labels, 10, RUNS / "cache")
 
 
 class Run:
@@ -176,35 +176,41 @@ class Run:
         self.denoiser, _ = load_denoiser(find_checkpoint(folder))
         self.process = self.denoiser.process
         self.held_out = real(held_out_data)
-        self.judge, _ = judge_of(train_data)
+        self.judge = judge_of(train_data)
         with torch.device("meta"):
             self.shadow = build_network(config.network, self.process.shape(0), None)
         self.residuals: dict[str, ld.Residual | None] = {"": None}
-        if self.process.shape_changes():
-            for correction in arguments.corrections:
-                generator = keyed_generator(seed, "calibrate")
-                self.residuals[correction] = ld.calibrate(
-                    self.denoiser, self.held_out, rank=CORRECTIONS[correction], generator=generator
-                )
-            if "changes" not in self.result:
-                self.result["changes"] = self.changes(real(train_data))
-        if name == "DDPM" or MODELS[name].mode == "haar":
+        if self.process.shape_changes() and "changes" not in self.result:
+            self.result["changes"] = self.changes(real(train_data))
+        if (name == "DDPM" or MODELS[name].mode == "haar") and "errors" not in self.result:
             self.result["errors"] = self.errors()
         self.keep()
 
     def keep(self) -> None:
         self.path.write_text(json.dumps(self.result, indent=1) + "\n", encoding="utf-8")
 
+    def has(self, cell: str) -> bool:
+        return any(row["cell"] == cell for row in self.result["samples"])
+
+    def residual(self, correction: str) -> ld.Residual | None:
+        """None for "", or one of CORRECTIONS, measured when it is first asked for."""
+        if correction not in self.residuals:
+            self.residuals[correction] = ld.calibrate(
+                self.denoiser,
+                self.held_out,
+                rank=CORRECTIONS[correction],
+                generator=keyed_generator(self.seed, "calibrate"),
+            )
+        return self.residuals[correction]
+
     def draw(self, sampler: str, steps: int, correction: str) -> None:
         """A cell: digits by a sampler. Its first 64 are kept as a picture."""
         cell = f"{sampler}-{steps}{'-' * bool(correction)}{correction}"
-        if any(row["cell"] == cell for row in self.result["samples"]):
+        if self.has(cell):
             return
         kind = {"ancestral": ld.AncestralSampler, "ddim": ld.DDIMSampler}[sampler]
-        made = kind(self.denoiser, steps, residual=self.residuals[correction])
-        cpu = time.process_time()
-        drawn = torch.cat([made(CHUNK, seeds=range(i, i + CHUNK), progress=False) for i in range(0, self.count, CHUNK)])
-        spent = time.process_time() - cpu
+        made = kind(self.denoiser, steps, residual=self.residual(correction))
+        drawn, seconds = timed_draws(made, self.count)
         write_png(grid(drawn[:64]), self.folder / f"{cell}.png")
         self.add(
             cell,
@@ -213,14 +219,14 @@ class Run:
             steps=steps,
             correction=correction,
             count=self.count,
-            cpu_s_per_1000_images=round(spent * 1000 / self.count, 1),
+            cpu_s_per_1000_images=seconds,
             gflops_per_image=round(sample_gflops(self.process, self.shadow, made.times[:-1]), 4),
         )
 
     def trace(self, t: int) -> None:
         """A cell: digits from real x_t, so that all that happens before t is exact."""
         cell = f"from-{t}"
-        if any(row["cell"] == cell for row in self.result["samples"]):
+        if self.has(cell):
             return
         generator = keyed_generator(self.seed, "trace", t)
         sampler = ld.AncestralSampler(self.denoiser, TRACED_STEPS)
@@ -244,14 +250,14 @@ class Run:
         """For every change of shape: the residual's variance beside that of the noise, its kurtosis in the cosine basis
         (3 for a Gaussian) over the frequencies that x_t does not have, and the network's mean squared error against
         that of the best linear estimate."""
-        flat = images.flatten(1).double()
-        covariance, mean = torch.cov(flat.T), flat.mean(0).reshape(images.shape[1:])
+        best_linear = ld.lab.OptimalDenoiser(
+            self.process, torch.cov(images.flatten(1).double().T), images.double().mean(0)
+        )
         rows = []
         for t in self.process.shape_changes():
             s, generator = t - 1, keyed_generator(self.seed, "change", t)
             x_t = self.process.diffuse(self.held_out, t, generator=generator)
             target = self.process.clean(self.held_out, s)
-            linear = linear_estimate(self.process, covariance, mean, t, s, x_t)
             with torch.no_grad():
                 residual = target - self.denoiser(x_t, t).clamp(-1, 1)
             coefficients = cosine_coefficients(residual.double(), self.process.shape(s))
@@ -266,7 +272,7 @@ class Run:
                     "residual_variance": round(self.process.signal_scale(s) ** 2 * float(residual.square().mean()), 6),
                     "kurtosis": round(float(kurtosis.median()), 2),
                     "error": round(float(residual.square().mean()), 5),
-                    "linear_error": round(float((target - linear.clamp(-1, 1)).square().mean()), 5),
+                    "linear_error": round(float((target - best_linear(x_t, t).clamp(-1, 1)).square().mean()), 5),
                 }
             )
         return rows
@@ -294,25 +300,13 @@ class Run:
         return found
 
 
-def linear_estimate(
-    process: ld.LinearDiffusion, covariance: torch.Tensor, mean: torch.Tensor, t: int, s: int, x_t: torch.Tensor
-) -> torch.Tensor:
-    """The best linear estimate of c_s from x_t for data of this covariance (n, n) and mean."""
-    fine, coarse = (process.chain.cumulative(u).to_dense() for u in (s, t))
-    state = coarse @ covariance @ coarse.T + process.sigma(t) ** 2 * torch.eye(len(coarse), dtype=torch.float64)
-    gain = torch.linalg.solve(state, coarse @ covariance @ fine.T).T / process.signal_scale(s)
-    deviation = x_t.flatten(1).double() - coarse @ mean.flatten()
-    estimate = (fine @ mean.flatten()) / process.signal_scale(s) + deviation @ gain.T
-    return estimate.reshape(len(x_t), *process.shape(s)).to(x_t)
-
-
 def work(name: str, seed: int, arguments: argparse.Namespace, folder: Path) -> None:
     """Train, measure, draw: all that is not there yet."""
     torch.set_num_threads(1)
     run = Run(name, seed, arguments, folder)
     for steps in arguments.steps:
         for sampler in arguments.samplers:
-            for correction in run.residuals:
+            for correction in ("", *arguments.corrections) if run.process.shape_changes() else ("",):
                 run.draw(sampler, steps, correction)
     if arguments.trace:
         changes = run.process.shape_changes()
@@ -350,7 +344,10 @@ def main() -> None:
     if not arguments.report:
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(lambda job: run_on_one_core(__file__, [str(option) for option in job[0]], job[1]), jobs))
-    write_report(RUNS, real(train_data), real(held_out_data), *judge_of(train_data))
+    images = real(train_data)
+    shape = (images.shape[1], images.shape[2], images.shape[3])
+    processes = {name: build_process(process_config(MODELS[name], train_data), shape) for name in LABORATORY}
+    write_report(RUNS, images, real(held_out_data), judge_of(train_data), processes)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,10 @@ BOOTSTRAP = 200
 DDPM, EARLY = "DDPM", "SSD, from the data"
 HAAR = ["SSD, late, Haar", "SSD, 4 levels, Haar", "SSD, from the data, Haar", "SSD, from the data, Haar, long"]
 PAPER = [f"SSD, {levels} levels" for levels in (2, 3, 4)]
+LABORATORY = [DDPM, *PAPER, EARLY, "SSD, 4 levels, Haar", "SSD, from the data, Haar"]
+CORRECTIONS = {"spectrum": 0, "components": 64}  # principal components beside the spectrum
+# Times at which the states of Haar levels have 16 × 16 or 32 × 32 pixels.
+COMPARED = (380, 440, 500, 560, 620, 680, 740)
 CORRECTED = {"": "", "-spectrum": ", corrected by spectra", "-components": ", corrected"}
 
 Row = dict[str, Any]
@@ -94,25 +98,16 @@ def collect(runs: Path, real: Tensor) -> list[Row]:
     return rows
 
 
-def laboratory(images: Tensor, held_out: Tensor, threshold: float = 0.1) -> list[Row]:
+def laboratory(processes: dict[str, ld.LinearDiffusion], images: Tensor, held_out: Tensor) -> list[Row]:
     """What the optimal linear denoiser of these images leaves, W2 / √tr C: not corrected, corrected exactly, and by
     what is measured on the held-out images."""
     data, mean = torch.cov(images.flatten(1).double().T), images.double().mean(0)
-    shape = tuple(images.shape[1:])
-    early = ld.snr_matched(ld.lab.estimate(images)[0].gain, threshold)
-    processes = {
-        DDPM: ld.DDPM(shape),
-        **{name: ld.ScaleSpaceDiffusion(shape, levels) for levels, name in enumerate(PAPER, 2)},
-        EARLY: ld.ScaleSpaceDiffusion(shape, 4, resolution_schedule=early),
-        "SSD, 4 levels, Haar": ld.ScaleSpaceDiffusion(shape, 4, mode="haar"),
-        "SSD, from the data, Haar": ld.ScaleSpaceDiffusion(shape, 4, resolution_schedule=early, mode="haar"),
-    }
     rows = []
     for name, process in processes.items():
         corrections: dict[str, Any] = {"none": None}
         if process.shape_changes():
             denoiser = ld.lab.OptimalDenoiser(process, data, mean)
-            for label, rank in (("spectrum", 0), ("components", 64)):
+            for label, rank in CORRECTIONS.items():
                 generator = torch.Generator().manual_seed(0)
                 corrections[label] = ld.calibrate(
                     denoiser, held_out.double(), clip=None, rank=rank, generator=generator
@@ -127,7 +122,7 @@ def laboratory(images: Tensor, held_out: Tensor, threshold: float = 0.1) -> list
     return rows
 
 
-def linear_errors(images: Tensor, times: list[int]) -> dict[str, Row]:
+def linear_errors(images: Tensor, times: Sequence[int]) -> dict[str, Row]:
     """What `errors` of a run are for the best linear estimate: from the whole state of DDPM, and from its averages over
     2 × 2 pixels."""
     shape = tuple(images.shape[1:])
@@ -299,20 +294,24 @@ def plot(report: Row, path: Path) -> None:
     plt.close(figure)
 
 
-def write_report(runs: Path, images: Tensor, held_out: Tensor, judge: Judge, real: Tensor) -> None:
+def write_report(
+    runs: Path, images: Tensor, held_out: Tensor, judge: Judge, processes: dict[str, ld.LinearDiffusion]
+) -> None:
     """Everything, from the runs that are there.
 
     Arguments:
         runs: their folder.
         images, held_out: to learn from, and the others.
-        judge, real: the classifier, and the features of what it has learnt from.
+        judge: the classifier.
+        processes: those of LABORATORY.
     """
+    real = judge.learnt(images)
     report = {
         "environment": environment("einops"),
         "judge_accuracy": judge.accuracy,
         "held_out": distance([judge.features(held_out)], real),
-        "laboratory": laboratory(images, held_out),
-        "linear_errors": linear_errors(images, [380, 440, 500, 560, 620, 680, 740]),
+        "laboratory": laboratory(processes, images, held_out),
+        "linear_errors": linear_errors(images, COMPARED),
         "models": collect(runs, real),
     }
     RESULTS.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

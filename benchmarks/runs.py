@@ -6,8 +6,15 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
+
+import torch
+
+import lineardiffusion as ld
+
+CHUNK = 100
 
 
 def slug(model: str) -> str:
@@ -31,6 +38,13 @@ def run_on_one_core(script: str, arguments: list[str], folder: Path) -> None:
     with open(folder / "log.txt", "a", encoding="utf-8") as log:
         threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         subprocess.run(command, env={**os.environ, **threads}, stdout=log, stderr=log, check=True)
+
+
+def timed_draws(sampler: ld.Sampler, count: int) -> tuple[torch.Tensor, float]:
+    """Samples of the seeds 0 … count − 1, drawn CHUNK at a time, and the processor time of a thousand in seconds."""
+    cpu = time.process_time()
+    drawn = torch.cat([sampler(CHUNK, seeds=range(i, i + CHUNK), progress=False) for i in range(0, count, CHUNK)])
+    return drawn, round((time.process_time() - cpu) * 1000 / count, 1)
 
 
 def write_table(page: Path, name: str, table: str) -> None:

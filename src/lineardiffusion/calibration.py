@@ -18,7 +18,7 @@ held-out images.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -52,7 +52,8 @@ def calibrate(
         steps: of the sampler that is to be corrected.
         shape_changes_only: measure the steps that change the shape, whatever the number of steps; or all kept ones.
         rank: number of principal components (all of them where an event has fewer numbers), beside which the spectrum
-            is that of the rest; at the cost of a singular value decomposition of all residuals for each step.
+            is that of the rest; at the cost of a singular value decomposition of all residuals for each step, which
+            are kept until then.
         clip: as that of the sampler.
         generator: of the noise.
         batch_size: images at a time.
@@ -85,19 +86,25 @@ def calibrate(
     if not pairs:
         raise ValueError("steps: expected at least one step to measure; the process changes no shape")
     spectra, components = {}, {}
-    for t, s in pairs:
-        residuals = []
+
+    def residuals(t: int, s: int) -> Iterator[Tensor]:
         for start in range(0, len(images), batch_size):
             part = slice(start, start + batch_size)
             known = {name: value[part] if isinstance(value, Tensor) else value for name, value in conditioning.items()}
             estimate = denoiser(process.diffuse(images[part], t, generator=generator), t, s, **known)
             if clip is not None:
                 estimate = estimate.clamp(*clip)
-            residuals.append((process.clean(images[part], s) - estimate).cpu().double())
-        rest = torch.cat(residuals)
-        if rank:
-            components[t, s], rest = _principal(rest, rank)
-        spectra[t, s] = cosine_coefficients(rest, process.shape(s)).square().mean(0)
+            yield (process.clean(images[part], s) - estimate).cpu().double()
+
+    for t, s in pairs:
+        parts: Iterable[Tensor] = residuals(t, s)
+        if rank:  # components alone need all residuals at once
+            components[t, s], rest = _principal(torch.cat(list(parts)), rank)
+            parts = [rest]
+        total = torch.zeros(process.shape(s), dtype=torch.float64)
+        for part in parts:
+            total += cosine_coefficients(part, process.shape(s)).square().sum(0)
+        spectra[t, s] = total / len(images)
     return Residual(spectra, components)
 
 
