@@ -84,6 +84,7 @@ class Model:
 
 
 OFTEN = {"shape_change_fraction": 0.15, "shape_change_weights": False}
+MIXED = {"groups": 16}
 MODELS = {
     "DDPM": Model("ddpm", 1, kind="full"),
     "SSD, 2 levels": Model(levels=2),
@@ -105,6 +106,10 @@ MODELS = {
     "SSD, from the data, Haar, changes drawn": Model(threshold=0.1, mode="haar", optimization=OFTEN),
     "SSD, from the data, Haar, equal time": Model(threshold=0.1, mode="haar", effort=2.3),
     "SSD, from the data, Haar, long": Model(threshold=0.1, mode="haar", effort=5.0),
+    "SSD, from the data, Haar, mixed": Model(threshold=0.1, mode="haar", optimization=MIXED),
+    "SSD, 4 levels, Haar, mixed": Model(mode="haar", optimization=MIXED),
+    "SSD, 4 levels, mixed": Model(optimization=MIXED),
+    "DDPM, long": Model("ddpm", 1, kind="full", effort=5.0),
 }
 
 

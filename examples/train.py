@@ -64,10 +64,10 @@ class Trainer:
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.network.kind == "flexi")],
         )
         shares = self.accelerator.num_processes * run.accumulate
-        if options.batch_size % shares:
+        if options.batch_size % (shares * options.groups):
             raise ValueError(
-                f"optimization.batch_size: expected a multiple of {shares} (processes × run.accumulate), got "
-                f"{options.batch_size}"
+                f"optimization.batch_size: expected a multiple of {shares * options.groups} (processes × "
+                f"run.accumulate × optimization.groups), got {options.batch_size}"
             )
         self.images: Images = open_images(config.data, options.seed)
         self.num_classes = self.images.num_classes if config.data.labels else None
@@ -149,32 +149,33 @@ class Trainer:
     def backward(self, batch: Batch) -> Tensor:
         """Gradients of the mean loss of a batch; returns that loss, averaged over all processes."""
         options, parts = self.config.optimization, self.config.run.accumulate
-        # One draw for the whole batch: every process works at the same resolution.
+        # One draw for the whole batch: every process works at the same resolutions, in the same order.
+        generator = keyed_generator(options.seed, "t", self.step)
         times = self.process.sample_timesteps(
-            options.batch_size, keyed_generator(options.seed, "t", self.step), options.shape_change_fraction
-        )
-        times = times[self.share()]
+            options.batch_size, generator, options.shape_change_fraction, options.groups
+        )[self.share()]
         torch.manual_seed(
             keyed_generator(options.seed, "network", self.step, self.accelerator.process_index).initial_seed()
         )
         total = torch.zeros((), device=self.accelerator.device)
-        for part in range(parts):
-            chosen = slice(part * len(times) // parts, (part + 1) * len(times) // parts)
-            last = part == parts - 1
+        indices = torch.arange(len(times)).tensor_split(parts)
+        chunks = [part[same] for part in indices for same in self.process.group_by_shape(times[part])]
+        for chunk in chunks:
+            last = chunk is chunks[-1]
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.prepared):
-                loss = self.losses(batch, times, chosen).mean() / parts
+                loss = self.losses(batch, times, chunk).sum() / len(times)
                 self.accelerator.backward(loss)
             total += loss.detach()
         return self.accelerator.reduce(total, "mean")
 
-    def losses(self, batch: Batch, times: Tensor, chosen: slice) -> Tensor:
-        """Losses of some of the images of a batch."""
+    def losses(self, batch: Batch, times: Tensor, chosen: Tensor) -> Tensor:
+        """Losses of some of the images of a batch, whose states have one shape."""
         options, device = self.config.optimization, self.accelerator.device
         images = batch.images[chosen].to(device, non_blocking=True)
         if self.config.run.channels_last:
             images = images.to(memory_format=torch.channels_last)
         generators = [keyed_generator(options.seed, "noise", int(position)) for position in batch.positions[chosen]]
-        shape = self.process.shape(int(times[0]))
+        shape = self.process.shape(int(times[chosen[0]]))
         noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
         labels: dict[str, Tensor] = {}
         if self.num_classes is not None:

@@ -353,6 +353,48 @@ def test_a_fraction_of_shape_changes_and_its_weights():
     assert float(probability[[t - 1 for t in changes]].sum()) == pytest.approx(fraction)
 
 
+@pytest.mark.parametrize(("levels", "groups"), [(3, 5), (3, 6), (4, 12), (1, 4)])
+def test_times_in_groups_are_uniform_and_spread_evenly(levels, groups):
+    """How often each time comes, within five standard errors, and that a batch has of each resolution its share."""
+    process, generator = ld.ScaleSpaceDiffusion((1, 8), levels, num_steps=20), torch.Generator().manual_seed(0)
+    batches, size = 4000, 2 * groups
+    shapes = [(process.shape(t), process.shape(t - 1)) for t in range(1, 21)]
+    counts = torch.zeros(21)
+    for _ in range(batches):
+        t = process.sample_timesteps(size, generator, groups=groups)
+        counts += torch.bincount(t, minlength=21)
+        assert all(len({shapes[u - 1] for u in t[k::groups].tolist()}) == 1 for k in range(groups))
+        for pair in set(shapes):
+            share, found = shapes.count(pair) / 20, sum(shapes[u - 1] == pair for u in t[:groups].tolist()) / groups
+            assert abs(found - share) < 2 / groups  # evenly spaced times in an interval, or in two: the circle's seam
+    frequencies = counts[1:] / (batches * size)
+    assert bool(((frequencies - 1 / 20).abs() <= 5 * math.sqrt(1 / 20 / batches)).all())
+
+
+def test_parts_of_a_batch_with_one_shape():
+    process = ld.ScaleSpaceDiffusion((1, 8), 3, num_steps=20)
+    t = process.sample_timesteps(24, torch.Generator().manual_seed(0), groups=12)
+    parts = process.group_by_shape(t)
+    assert torch.equal(torch.cat(parts).sort().values, torch.arange(24))
+    shapes = [{(process.shape(u), process.shape(u - 1)) for u in t[part].tolist()} for part in parts]
+    assert all(len(pairs) == 1 for pairs in shapes)
+    assert len(set.union(*shapes)) == len(parts)
+    for part in parts:
+        assert process.diffuse(draw((1, 8), len(part)), t[part]).shape[1:] == process.shape(int(t[part][0]))
+    with pytest.raises(ValueError, match=r"t: expected 1 ≤ t ≤ 20, got 0"):
+        process.group_by_shape(torch.tensor([3, 0]))
+
+
+def test_bad_groups():
+    process = ld.ScaleSpaceDiffusion((1, 8), 3, num_steps=20)
+    with pytest.raises(ValueError, match=r"groups: expected a divisor of batch_size = 8, got 3"):
+        process.sample_timesteps(8, groups=3)
+    with pytest.raises(ValueError, match=r"groups: expected 1 with a shape_change_fraction, got 4"):
+        process.sample_timesteps(8, shape_change_fraction=0.1, groups=4)
+    with pytest.raises(ValueError, match=r"groups: expected"):
+        process.sample_timesteps(8, groups=16)
+
+
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5])
 def test_bad_fractions_of_shape_changes(fraction):
     process = ld.ScaleSpaceDiffusion((1, 8), 3, num_steps=20)

@@ -26,12 +26,13 @@ from examples.experiment.config import (
     RunConfig,
     parse,
 )
+from examples.experiment.data import loader
 from examples.experiment.pictures import read_png
 from examples.experiment.runs import Guided, find_checkpoint, load_denoiser
 
 import lineardiffusion as ld
 import restarts
-from lineardiffusion.training import CheckpointError, Checkpoints, read_checkpoint
+from lineardiffusion.training import CheckpointError, Checkpoints, keyed_generator, read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -146,6 +147,18 @@ def test_more_batches_for_changes_of_resolution(tmp_path):
     ratio = losses(weighted)[0] / losses(plain)[0]
     at_change, elsewhere = 2 / (1000 * 0.5), 998 / (1000 * 0.5)
     assert any(ratio == pytest.approx(value, rel=1e-5) for value in (at_change, elsewhere))
+
+
+def test_a_step_at_several_resolutions(tmp_path):
+    """Its loss is the mean of those of all its images, each at its own resolution."""
+    config = make(tmp_path, 1, optimization={"groups": 4})
+    trainer = train.Trainer(config)
+    batch = next(loader(trainer.images, 8, trainer.share(), 0, config.optimization.seed, 0))
+    process, generator = trainer.process, keyed_generator(config.optimization.seed, "t", 0)
+    times = process.sample_timesteps(8, generator, groups=4)
+    assert len({process.shape(t) for t in times.tolist()}) > 1
+    each = torch.cat([trainer.losses(batch, times, torch.tensor([index])) for index in range(8)])
+    assert float(trainer.backward(batch)) == pytest.approx(float(each.detach().mean()), rel=1e-5)
 
 
 def test_colour_images_that_are_not_square(tmp_path):
@@ -305,12 +318,13 @@ def launch(processes: int, script: str, *arguments: str) -> str:
     return result.stdout
 
 
-def test_two_processes_and_accumulation_learn_the_same(tmp_path):
+@pytest.mark.parametrize("groups", [1, 4])
+def test_two_processes_and_accumulation_learn_the_same(tmp_path, groups):
     """The same images, times and noise, summed in another order: the losses agree within the rounding of float32 that
     ten steps of Adam carry on (relative 2⁻²⁴ · √(terms) in a gradient, which Adam turns into as much of a step)."""
-    settings = {"data": {"labels": True}, "optimization": {"batch_size": 8, "warmup": 2}}
+    settings = {"data": {"labels": True}, "optimization": {"batch_size": 8, "warmup": 2, "groups": groups}}
     train.train(make(tmp_path / "one", 10, **settings))
-    train.train(make(tmp_path / "parts", 10, **settings, run={"accumulate": 4}))
+    train.train(make(tmp_path / "parts", 10, **settings, run={"accumulate": 4 if groups == 1 else 2}))
     make(tmp_path / "two", 10, **settings).save(tmp_path / "two.yaml")
     assert "2 processes" in launch(2, "train.py", "--config", str(tmp_path / "two.yaml"))
     one = losses(tmp_path / "one")
@@ -321,7 +335,7 @@ def test_two_processes_and_accumulation_learn_the_same(tmp_path):
 
 
 def test_a_batch_that_cannot_be_shared(tmp_path):
-    with pytest.raises(ValueError, match=r"batch_size: expected a multiple of 3 \(processes × run.accumulate\), got 8"):
+    with pytest.raises(ValueError, match=r"batch_size: expected a multiple of 3 \(processes × .*, got 8"):
         train.train(make(tmp_path, 2, run={"accumulate": 3}))
 
 

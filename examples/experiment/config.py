@@ -113,6 +113,8 @@ class OptimizationConfig:
         weighting: weight of the loss at a signal-to-noise ratio.
         shape_change_fraction: probability that a batch is for a change of resolution, in place of 1/T for each of them.
         shape_change_weights: weight losses so that this fraction leaves the objective as it is.
+        groups: equal groups of a batch for each of which times are drawn. With 1 a batch is at one resolution, as in
+            the paper; with more it is at several, spread evenly over 1…T, and a step calls the network for each.
         label_dropout: share of the images whose label is hidden, for classifier-free guidance.
         seed: of everything that is random.
         precision: "bf16" for autocast.
@@ -127,6 +129,7 @@ class OptimizationConfig:
     weighting: Literal["min-snr", "snr", "truncated-snr", "uniform"] = "min-snr"
     shape_change_fraction: float | None = None
     shape_change_weights: bool = True
+    groups: int = 1
     label_dropout: float = 0.1
     seed: int = 0
     precision: Literal["no", "bf16"] = "no"
@@ -182,7 +185,8 @@ class Config:
     def __post_init__(self) -> None:
         at_least = {
             "data.max_corrupt": 0, "process.levels": 1, "process.num_steps": 1, "optimization.batch_size": 1,
-            "optimization.warmup": 0, "run.steps": 0, "run.save_every": 1, "run.keep": 1, "run.log_every": 1,
+            "optimization.warmup": 0, "optimization.groups": 1,
+            "run.steps": 0, "run.save_every": 1, "run.keep": 1, "run.log_every": 1,
             "run.sample_every": 0, "run.sample_steps": 1, "run.accumulate": 1, "run.workers": 0,
         }  # fmt: skip
         for name, least in at_least.items():
@@ -236,13 +240,13 @@ class Config:
         Raises:
             ValueError: naming each field that differs.
         """
-        own = self.to_dict()
+        own, other = self.to_dict(), self.from_dict(other).to_dict()  # fields added since have their defaults
         sections = [name for name in own if name != "run"]
         differing = [
-            f"    {section}.{entry}: {other.get(section, {}).get(entry)!r} there, {own[section][entry]!r} here"
+            f"    {section}.{entry}: {other[section][entry]!r} there, {own[section][entry]!r} here"
             for section in sections
             for entry in own[section]
-            if own[section][entry] != other.get(section, {}).get(entry)
+            if own[section][entry] != other[section][entry]
         ]
         if differing:
             raise ValueError(

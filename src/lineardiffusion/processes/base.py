@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import overload
 
 import torch
 from torch import Tensor
@@ -16,11 +15,10 @@ from lineardiffusion.gaussian import Gaussian, GaussianMarginal
 from lineardiffusion.operators.base import LinearOperator, apply_each
 from lineardiffusion.operators.chain import OperatorChain
 from lineardiffusion.posterior import check_feasible, feasible_kernel, transition
+from lineardiffusion.processes.times import Time, Times
 
-Time = int | Tensor
 
-
-class LinearDiffusion:
+class LinearDiffusion(Times):
     r"""Any linear diffusion: a chain of operators and the noise level of each state.
 
     Arguments:
@@ -49,71 +47,20 @@ class LinearDiffusion:
         signal_scales: Sequence[float] | Tensor | None = None,
     ) -> None:
         self.chain = chain if isinstance(chain, OperatorChain) else OperatorChain(chain)
-        count = len(self.chain) + 1
-        self._shapes = [self.chain.shape(t) for t in range(count)]
-        self._noise = self._noise_levels(sigmas, count)
+        shapes = [self.chain.shape(t) for t in range(len(self.chain) + 1)]
+        self._noise = _noise_levels(sigmas, shapes)
+        super().__init__(
+            shapes,
+            [math.sqrt(level.mean_variance()) if isinstance(level, Covariance) else level for level in self._noise],
+            signal_scales,
+        )
         self.is_isotropic = not any(isinstance(level, Covariance) for level in self._noise)  # Σ_t = σ_t² I for all t
-        self._sigmas = [
-            math.sqrt(level.mean_variance()) if isinstance(level, Covariance) else level for level in self._noise
-        ]
-        self._scales = [1.0] * count if signal_scales is None else _levels(signal_scales, count, "signal_scales")
         if self._noise[0] != 0:
             raise ValueError(f"sigmas: expected σ_0 = 0 (state 0 is clean data), got {self._noise[0]}")
-        if self._scales[0] != 1 or min(self._scales) <= 0:
-            raise ValueError("signal_scales: expected a_0 = 1 and all of them > 0")
-        for t in range(1, count):
+        for t in range(1, len(shapes)):
             check_feasible(self.chain.step(t), self._noise[t - 1], self._noise[t], at=f" at t = {t}")
 
-    def _noise_levels(self, sigmas: Sequence[NoiseLevel] | Tensor, count: int) -> list[NoiseLevel]:
-        values: list[NoiseLevel] = list(sigmas.detach().cpu()) if isinstance(sigmas, Tensor) else list(sigmas)
-        if len(values) != count:
-            raise ValueError(f"sigmas: expected {count} values, for t = 0 … {count - 1}, got {len(values)}")
-        return [
-            as_noise_level(level, shape, "sigmas", at=f" at t = {t}")
-            for t, (level, shape) in enumerate(zip(values, self._shapes, strict=True))
-        ]
-
-    # ------------------------------------------------------------------ schedule
-
-    @property
-    def num_steps(self) -> int:
-        """T"""
-        return len(self.chain)
-
-    def shape(self, t: int) -> Shape:
-        """Event shape of x_t."""
-        return self._shapes[as_index(t, 0, self.num_steps, "t")]
-
-    def shape_changes(self) -> list[int]:
-        """The t for which x_t and x_{t−1} differ in shape, ascending."""
-        return [t for t in range(1, self.num_steps + 1) if self._shapes[t] != self._shapes[t - 1]]
-
-    @overload
-    def sigma(self, t: int) -> float: ...
-    @overload
-    def sigma(self, t: Tensor) -> Tensor: ...
-    def sigma(self, t: Time) -> float | Tensor:
-        """Noise level σ_t (root mean square over an event): a float for an int t, a float64 tensor for a LongTensor."""
-        return self._at(self._sigmas, t)
-
-    @overload
-    def signal_scale(self, t: int) -> float: ...
-    @overload
-    def signal_scale(self, t: Tensor) -> Tensor: ...
-    def signal_scale(self, t: Time) -> float | Tensor:
-        """Signal scale a_t: a float for an int t, a float64 tensor for a LongTensor."""
-        return self._at(self._scales, t)
-
-    @overload
-    def snr(self, t: int) -> float: ...
-    @overload
-    def snr(self, t: Tensor) -> Tensor: ...
-    def snr(self, t: Time) -> float | Tensor:
-        """Signal-to-noise ratio a_t² / σ_t², infinite at t = 0."""
-        if isinstance(t, Tensor) and t.ndim:
-            return (self.signal_scale(t) / self.sigma(t)).square()
-        sigma = self.sigma(t)
-        return (self.signal_scale(t) / sigma) ** 2 if sigma else math.inf
+    # ------------------------------------------------------------------ noise
 
     def noise_covariance(self, t: int) -> Covariance:
         """Σ_t, the covariance of x_t given x_0."""
@@ -203,80 +150,9 @@ class LinearDiffusion:
         check_event(x0, self.shape(0), "x0")
         times = self._times(t)
         mean = self._mean(x0, times)
-        return mean / column(_pick(self._scales, times), mean)
-
-    def sample_timesteps(
-        self, batch_size: int, generator: torch.Generator | None = None, shape_change_fraction: float | None = None
-    ) -> Tensor:
-        r"""Times of a training batch that can be stacked, each t with probability 1/T in expectation.
-
-        The rule of Scale Space Diffusion (Sec. 4.2): draw one t uniformly from 1…T. If x_t and x_{t−1} have the same
-        shape, fill the batch uniformly with the t_i of that shape that keep it; otherwise repeat t.
-
-        That trains each step that changes the shape with one batch in T. A `shape_change_fraction` draws one of them
-        with this probability instead, and the others with what is left; `timestep_weights` are then the weights that
-        keep the objective as it was.
-
-        Arguments:
-            batch_size: how many.
-            generator: the source of randomness; the global one by default.
-            shape_change_fraction: in (0, 1), for processes that change shape.
-
-        Returns:
-            LongTensor (batch_size,) on the CPU.
-
-        Raises:
-            ValueError: a fraction out of range, or for a process that does not change shape.
-        """
-        batch_size = as_index(batch_size, 1, 2**31, "batch_size")
-        device = None if generator is None else generator.device
-        if shape_change_fraction is None:
-            candidates: Sequence[int] = range(1, self.num_steps + 1)
-        else:
-            self._check_fraction(shape_change_fraction)
-            changes = self.shape_changes()
-            coin = float(torch.rand((), generator=generator, device=device))
-            kept = [u for u in range(1, self.num_steps + 1) if u not in changes]
-            candidates = changes if coin < shape_change_fraction else kept
-        t = candidates[int(torch.randint(len(candidates), (), generator=generator, device=device))]
-        alike = self._alike(t)
-        picks = torch.randint(len(alike), (batch_size,), generator=generator, device=device).cpu()
-        return alike[picks]
-
-    def timestep_weights(self, t: Tensor, shape_change_fraction: float) -> Tensor:
-        r"""(1/T) / q(t), q(t) the probability of t under `sample_timesteps` with a `shape_change_fraction`: losses
-        times these weights have the expectation they have with the paper's rule.
-
-        Arguments:
-            t: LongTensor (B,).
-            shape_change_fraction: as in `sample_timesteps`.
-
-        Returns:
-            Weights (B,) in float64.
-
-        Raises:
-            ValueError: as `sample_timesteps`, or times outside 1…T.
-        """
-        self._check_fraction(shape_change_fraction)
-        times, changes, last = self.check_times(t), set(self.shape_changes()), self.num_steps
-        at_change = len(changes) / (last * shape_change_fraction)
-        elsewhere = (last - len(changes)) / (last * (1 - shape_change_fraction))
-        return torch.tensor([at_change if u in changes else elsewhere for u in times], dtype=torch.float64)
+        return mean / column(self._at(self._scales, times), mean)
 
     # ------------------------------------------------------------------ helpers
-
-    def _check_fraction(self, fraction: float) -> None:
-        if not 0 < fraction < 1:
-            raise ValueError(f"shape_change_fraction: expected a number in (0, 1), got {fraction}")
-        if not 0 < len(self.shape_changes()) < self.num_steps:
-            raise ValueError("shape_change_fraction: expected a process some of whose steps change the shape")
-
-    def _alike(self, t: int) -> Tensor:
-        """The times that may share a training batch with t."""
-        shapes = self._shapes
-        if shapes[t] != shapes[t - 1]:
-            return torch.tensor([t])
-        return torch.tensor([u for u in range(1, len(shapes)) if shapes[u] == shapes[u - 1] == shapes[t]])
 
     def _pair(self, t: int, s: int | None) -> tuple[int, int]:
         t = as_index(t, 1, self.num_steps, "t")
@@ -284,28 +160,6 @@ class LinearDiffusion:
         if s >= t:
             raise ValueError(f"s: expected s < t = {t}, got {s}")
         return t, s
-
-    def _at(self, levels: list[float], t: Time) -> float | Tensor:
-        return _pick(levels, self._times(t))
-
-    def _times(self, t: Time) -> int | list[int]:
-        """One time for all, or one for each sample, checked."""
-        if isinstance(t, Tensor) and t.ndim:
-            return self.check_times(t)
-        return as_index(t, 0, self.num_steps, "t")
-
-    def check_times(self, t: Tensor) -> list[int]:
-        """Times (B,) as integers.
-
-        Raises:
-            ValueError: not integers, not one-dimensional, or outside 0…T.
-        """
-        if t.ndim != 1 or t.is_floating_point() or t.is_complex() or t.numel() == 0:
-            raise ValueError(f"t: expected a LongTensor of shape (B,), got {t.dtype} of shape {tuple(t.shape)}")
-        times: list[int] = t.tolist()
-        if min(times) < 0 or max(times) > self.num_steps:
-            raise ValueError(f"t: expected 0 ≤ t ≤ {self.num_steps}, got values in {min(times)}…{max(times)}")
-        return times
 
     def _mean(self, x0: Tensor, times: int | list[int]) -> Tensor:
         """M_{1:t} x_0"""
@@ -324,13 +178,11 @@ class LinearDiffusion:
         return f"{type(self).__name__}({self.shape(0)} → {self.shape(self.num_steps)}, num_steps={self.num_steps})"
 
 
-def _pick(levels: list[float], times: int | list[int]) -> float | Tensor:
-    return levels[times] if isinstance(times, int) else torch.tensor([levels[u] for u in times], dtype=torch.float64)
-
-
-def _levels(values: Sequence[float] | Tensor, length: int, name: str) -> list[float]:
-    levels = torch.as_tensor(values, dtype=torch.float64, device="cpu").detach()
-    if levels.shape != (length,):
-        raise ValueError(f"{name}: expected {length} values, for t = 0 … {length - 1}, got shape {tuple(levels.shape)}")
-    check_finite(levels, name)
-    return list(levels.tolist())
+def _noise_levels(sigmas: Sequence[NoiseLevel] | Tensor, shapes: Sequence[Shape]) -> list[NoiseLevel]:
+    values: list[NoiseLevel] = list(sigmas.detach().cpu()) if isinstance(sigmas, Tensor) else list(sigmas)
+    if len(values) != len(shapes):
+        raise ValueError(f"sigmas: expected {len(shapes)} values, for t = 0 … {len(shapes) - 1}, got {len(values)}")
+    return [
+        as_noise_level(level, shape, "sigmas", at=f" at t = {t}")
+        for t, (level, shape) in enumerate(zip(values, shapes, strict=True))
+    ]
