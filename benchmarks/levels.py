@@ -84,7 +84,7 @@ class Model:
 
 
 OFTEN = {"shape_change_fraction": 0.15, "shape_change_weights": False}
-MIXED = {"groups": 16}
+MIXED = {"groups": 16}  # of four images
 MODELS = {
     "DDPM": Model("ddpm", 1, kind="full"),
     "SSD, 2 levels": Model(levels=2),
@@ -106,10 +106,17 @@ MODELS = {
     "SSD, from the data, Haar, changes drawn": Model(threshold=0.1, mode="haar", optimization=OFTEN),
     "SSD, from the data, Haar, equal time": Model(threshold=0.1, mode="haar", effort=2.3),
     "SSD, from the data, Haar, long": Model(threshold=0.1, mode="haar", effort=5.0),
-    "SSD, from the data, Haar, mixed": Model(threshold=0.1, mode="haar", optimization=MIXED),
-    "SSD, 4 levels, Haar, mixed": Model(mode="haar", optimization=MIXED),
+    "DDPM, twice": Model("ddpm", 1, kind="full", effort=2.1),
     "SSD, 4 levels, mixed": Model(optimization=MIXED),
-    "DDPM, long": Model("ddpm", 1, kind="full", effort=5.0),
+    "SSD, from the data, mixed": Model(threshold=0.1, optimization=MIXED),
+    "SSD, late, Haar, mixed": Model(changes=(620, 780, 938), mode="haar", optimization=MIXED),
+    "SSD, 4 levels, Haar, mixed": Model(mode="haar", optimization=MIXED),
+    "SSD, half, Haar, mixed": Model(changes=(380, 720, 920), mode="haar", optimization=MIXED),
+    "SSD, from the data, Haar, mixed": Model(threshold=0.1, mode="haar", optimization=MIXED),
+    "SSD, from the data, Haar, mixed, equal time": Model(threshold=0.1, mode="haar", optimization=MIXED, effort=1.8),
+    "SSD, from the data, Haar, mixed, uniform": Model(
+        threshold=0.1, mode="haar", optimization={**MIXED, "weighting": "uniform"}
+    ),
 }
 
 
