@@ -92,9 +92,20 @@ def test_information_matched_resolutions_hold_the_information():
     assert ((levels == 3) | (area / 4 < information)).all()
 
 
+def test_changes_at_their_times():
+    alpha_bar = ld.linear_schedule(20)
+    for times in ([1, 20], [5, 5], [7, 30], []):
+        levels = ld.changes_at(times)(len(times) + 1, alpha_bar)
+        assert levels.tolist() == [sum(t >= change for change in times) for t in range(1, 21)]
+    with pytest.raises(ValueError, match=r"times: expected 2 for 3 levels, got \[5\]"):
+        ld.ScaleSpaceDiffusion((1, 8), 3, resolution_schedule=ld.changes_at([5]))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: ld.changes_at([3, 2]), r"times: expected ascending times, got \[3, 2\]"),
+        (lambda: ld.changes_at([0, 2]), "times: expected"),
         (lambda: ld.linear_schedule(0), "num_steps: expected"),
         (lambda: ld.linear_schedule(10, 0.5, 0.1), "beta_start"),
         (lambda: ld.cosine_log_snr_schedule(10, 3.0, 3.0), "log_snr_min"),

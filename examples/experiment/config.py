@@ -261,12 +261,9 @@ def build_process(config: ProcessConfig, shape: tuple[int, int, int]) -> ld.Line
         return ld.DDPM(shape, config.num_steps, config.schedule)
     if config.family == "blurring":
         return ld.BlurringDiffusion(shape, config.num_steps, config.blur_sigma_max)
-    if config.changes is None:
-        schedule: Any = ld.convex_decay(config.decay)
-    elif len(config.changes) != config.levels - 1:
+    if config.changes is not None and len(config.changes) != config.levels - 1:
         raise ValueError(f"process.changes: expected {config.levels - 1} times, got {config.changes}")
-    else:
-        schedule = [sum(t >= change for change in config.changes) for t in range(1, config.num_steps + 1)]
+    schedule = ld.convex_decay(config.decay) if config.changes is None else ld.changes_at(config.changes)
     return ld.ScaleSpaceDiffusion(shape, config.levels, config.num_steps, config.schedule, schedule, config.mode)
 
 

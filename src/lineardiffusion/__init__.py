@@ -50,6 +50,7 @@ from lineardiffusion.processes import ScaleSpaceDiffusion as ScaleSpaceDiffusion
 from lineardiffusion.residual import Residual as Residual
 from lineardiffusion.sampling import AncestralSampler as AncestralSampler
 from lineardiffusion.sampling import DDIMSampler as DDIMSampler
+from lineardiffusion.schedules import changes_at as changes_at
 from lineardiffusion.schedules import convex_decay as convex_decay
 from lineardiffusion.schedules import cosine_log_snr_schedule as cosine_log_snr_schedule
 from lineardiffusion.schedules import cosine_schedule as cosine_schedule

@@ -9,7 +9,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -129,6 +129,35 @@ def convex_decay(power: float) -> ResolutionSchedule:
     """
     _check_power(power)
     return _discretised(lambda time: 1 - (1 - time) ** power)
+
+
+def changes_at(times: Sequence[int]) -> ResolutionSchedule:
+    """Level l from the l-th of these times on; a time that comes twice passes over a level.
+
+    Arguments:
+        times: first t of each lower resolution, one fewer than levels, from 1 on and ascending. A time beyond T leaves
+            its level out.
+
+    Raises:
+        ValueError: times that are not ascending; when it is used, a number of them that does not fit the levels.
+
+    Example:
+        >>> import lineardiffusion as ld
+        >>> schedule = ld.changes_at([360, 570])
+        >>> ld.ScaleSpaceDiffusion((1, 32, 32), levels=3, resolution_schedule=schedule).shape_changes()
+        [360, 570]
+    """
+    changes = [as_index(t, 1, 10**9, "times") for t in times]
+    if changes != sorted(changes):
+        raise ValueError(f"times: expected ascending times, got {changes}")
+
+    def schedule(levels: int, alpha_bar: Tensor) -> Tensor:
+        if len(changes) != levels - 1:
+            raise ValueError(f"times: expected {levels - 1} for {levels} levels, got {changes}")
+        # Level of x_t: how many of the changes are at t or before.
+        return torch.bucketize(torch.arange(1, len(alpha_bar)), torch.tensor(changes, dtype=torch.long), right=True)
+
+    return schedule
 
 
 def snr_matched(spectrum: Tensor, threshold: float = 0.1) -> ResolutionSchedule:

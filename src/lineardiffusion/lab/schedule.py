@@ -14,10 +14,11 @@ from lineardiffusion.lab.evaluate import Report, evaluate, sample_cost
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.processes.base import LinearDiffusion
 from lineardiffusion.sampling import kept_times
+from lineardiffusion.schedules import ResolutionSchedule, changes_at
 
 
 def optimise_schedule(
-    process_of: Callable[[list[int]], LinearDiffusion],
+    process_of: Callable[[ResolutionSchedule], LinearDiffusion],
     levels: int,
     num_steps: int,
     covariance: Tensor | LinearOperator,
@@ -32,7 +33,7 @@ def optimise_schedule(
     evaluated: at most binomial(grid, levels − 1) evaluations.
 
     Arguments:
-        process_of: from the levels of x_1, …, x_T to the process, such as
+        process_of: from a resolution schedule to the process, such as
             `lambda schedule: ld.ScaleSpaceDiffusion(shape, levels, resolution_schedule=schedule)`.
         levels: number of resolutions, at least 2.
         num_steps: T.
@@ -43,7 +44,7 @@ def optimise_schedule(
         options: of `evaluate`: sampler, steps, correction, …
 
     Returns:
-        The best levels, a resolution schedule for `ld.ScaleSpaceDiffusion`, and what it comes to.
+        The best times, for `ld.changes_at`, and what they come to.
 
     Raises:
         ValueError: no schedule of the grid is within the budget; the error names the smallest cost.
@@ -52,10 +53,10 @@ def optimise_schedule(
         >>> import lineardiffusion as ld
         >>> def process_of(schedule):
         ...     return ld.ScaleSpaceDiffusion((1, 16), 2, num_steps=50, resolution_schedule=schedule)
-        >>> schedule, report = ld.lab.optimise_schedule(
+        >>> times, report = ld.lab.optimise_schedule(
         ...     process_of, 2, 50, ld.lab.power_law((1, 16)), lambda here, there: there[-1] / 16, budget=40, steps=50
         ... )
-        >>> report.cost(lambda here, there: there[-1] / 16, process_of(schedule)) <= 40
+        >>> report.cost(lambda here, there: there[-1] / 16, process_of(ld.changes_at(times))) <= 40
         True
     """
     levels = as_index(levels, 2, 64, "levels")
@@ -64,8 +65,7 @@ def optimise_schedule(
     best: tuple[float, list[int], Report] | None = None
     cheapest = float("inf")
     for changes in itertools.combinations(times, levels - 1):
-        schedule = [sum(t >= change for change in changes) for t in range(1, num_steps + 1)]
-        process = process_of(schedule)
+        process = process_of(changes_at(changes))
         visited = kept_times(process, options.get("steps"))
         cost = sample_cost(process, visited[:-1], of_call)
         cheapest = min(cheapest, cost)
@@ -73,7 +73,7 @@ def optimise_schedule(
             continue
         report = evaluate(process, covariance, **options)
         if best is None or report.w2 < best[0]:
-            best = (report.w2, schedule, report)
+            best = (report.w2, list(changes), report)
     if best is None:
         raise ValueError(
             f"budget: expected at least {cheapest:.6g}, the cost of the cheapest schedule, got {budget:.6g}"
