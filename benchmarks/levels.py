@@ -85,6 +85,7 @@ class Model:
 
 OFTEN = {"shape_change_fraction": 0.15, "shape_change_weights": False}
 MIXED = {"groups": 16}  # of four images
+WIDER = {**MIXED, "coarse_from": 100}
 MODELS = {
     "DDPM": Model("ddpm", 1, kind="full"),
     "SSD, 2 levels": Model(levels=2),
@@ -114,6 +115,12 @@ MODELS = {
     "SSD, half, Haar, mixed": Model(changes=(380, 720, 920), mode="haar", optimization=MIXED),
     "SSD, from the data, Haar, mixed": Model(threshold=0.1, mode="haar", optimization=MIXED),
     "SSD, from the data, Haar, mixed, equal time": Model(threshold=0.1, mode="haar", optimization=MIXED, effort=1.8),
+    # Coarse levels trained with less noise than they are used at.
+    "SSD, 4 levels, mixed, coarse from 100": Model(optimization=WIDER),
+    "SSD, from the data, mixed, coarse from 100": Model(threshold=0.1, optimization=WIDER),
+    "SSD, 4 levels, Haar, mixed, coarse from 100": Model(mode="haar", optimization=WIDER),
+    "SSD, half, Haar, mixed, coarse from 100": Model(changes=(380, 720, 920), mode="haar", optimization=WIDER),
+    "SSD, from the data, Haar, mixed, coarse from 100": Model(threshold=0.1, mode="haar", optimization=WIDER),
     "SSD, from the data, Haar, mixed, uniform": Model(
         threshold=0.1, mode="haar", optimization={**MIXED, "weighting": "uniform"}
     ),

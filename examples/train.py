@@ -30,7 +30,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import lineardiffusion as ld
-from examples.experiment.config import WEIGHTINGS, Config, build_network, build_process, run_program
+from examples.experiment.config import WEIGHTINGS, Config, build_network, build_process, earlier_processes, run_program
 from examples.experiment.data import Batch, FaultLimit, Images, loader, open_images
 from examples.experiment.pictures import grid, write_png
 from examples.experiment.runs import load_reference_weights
@@ -87,6 +87,11 @@ class Trainer:
         self.network = self.accelerator.unwrap_model(prepared)
         self.prepared = prepared
         self.denoiser = ld.Denoiser(prepared, self.process, config.process.prediction)
+        self.earlier = {}
+        if options.coarse_from is not None:
+            for process in earlier_processes(config.process, self.process, options.coarse_from):
+                shape = process.shape(options.coarse_from)
+                self.earlier[shape] = ld.Denoiser(prepared, process, config.process.prediction)
         self.average = ExponentialMovingAverage(self.network, options.ema_decay)
         self.checkpoints = Checkpoints(run.folder / "checkpoints", run.keep)
         self.step = 0
@@ -175,7 +180,12 @@ class Trainer:
         if self.config.run.channels_last:
             images = images.to(memory_format=torch.channels_last)
         generators = [keyed_generator(options.seed, "noise", int(position)) for position in batch.positions[chosen]]
-        shape = self.process.shape(int(times[chosen[0]]))
+        t, denoiser = times[chosen], self.denoiser
+        shape = self.process.shape(int(t[0]))
+        if shape in self.earlier and shape == self.process.shape(int(t[0]) - 1):
+            denoiser = self.earlier[shape]
+            alike = denoiser.process.alike(int(t[0]))
+            t = torch.stack([alike[torch.randint(len(alike), (), generator=generator)] for generator in generators])
         noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
         labels: dict[str, Tensor] = {}
         if self.num_classes is not None:
@@ -183,12 +193,10 @@ class Trainer:
             hidden = coins < options.label_dropout
             labels["y"] = torch.where(hidden, self.num_classes, batch.labels[chosen]).to(device, non_blocking=True)
         weighting = WEIGHTINGS[options.weighting]
-        losses = ld.denoising_loss(
-            self.denoiser, images, times[chosen], noise.to(device, non_blocking=True), weighting, **labels
-        )
+        losses = ld.denoising_loss(denoiser, images, t, noise.to(device, non_blocking=True), weighting, **labels)
         if options.shape_change_fraction is None or not options.shape_change_weights:
             return losses
-        return losses * self.process.timestep_weights(times[chosen], options.shape_change_fraction).to(losses)
+        return losses * self.process.timestep_weights(t, options.shape_change_fraction).to(losses)
 
     def update(self) -> Tensor:
         """A step of the optimizer and of the average; returns the norm of the gradient before it was clipped."""

@@ -115,6 +115,8 @@ class OptimizationConfig:
         shape_change_weights: weight losses so that this fraction leaves the objective as it is.
         groups: equal groups of a batch for each of which times are drawn. With 1 a batch is at one resolution, as in
             the paper; with more it is at several, spread evenly over 1…T, and a step calls the network for each.
+        coarse_from: time from which on the lower resolutions of ssd are trained, those before their own times included;
+            by default they are trained at their own times alone, where nearly all is noise.
         label_dropout: share of the images whose label is hidden, for classifier-free guidance.
         seed: of everything that is random.
         precision: "bf16" for autocast.
@@ -130,6 +132,7 @@ class OptimizationConfig:
     shape_change_fraction: float | None = None
     shape_change_weights: bool = True
     groups: int = 1
+    coarse_from: int | None = None
     label_dropout: float = 0.1
     seed: int = 0
     precision: Literal["no", "bf16"] = "no"
@@ -265,6 +268,23 @@ def build_process(config: ProcessConfig, shape: tuple[int, int, int]) -> ld.Line
         raise ValueError(f"process.changes: expected {config.levels - 1} times, got {config.changes}")
     schedule = ld.convex_decay(config.decay) if config.changes is None else ld.changes_at(config.changes)
     return ld.ScaleSpaceDiffusion(shape, config.levels, config.num_steps, config.schedule, schedule, config.mode)
+
+
+def earlier_processes(config: ProcessConfig, process: ld.LinearDiffusion, start: int) -> list[ld.LinearDiffusion]:
+    """For each lower resolution, a process that is like this one but has it from `start` on.
+
+    Raises:
+        ValueError: a start that is not before the first change.
+    """
+    changes = process.shape_changes()
+    if not changes or not 1 <= start < changes[0]:
+        raise ValueError(
+            f"optimization.coarse_from: expected a time before all changes of resolution, {changes}, got {start}"
+        )
+    return [
+        build_process(dataclasses.replace(config, changes=[start] * level + changes[level:]), process.shape(0))
+        for level in range(1, len(changes) + 1)
+    ]
 
 
 def build_network(config: NetworkConfig, shape: tuple[int, int, int], num_classes: int | None) -> torch.nn.Module:

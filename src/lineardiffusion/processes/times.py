@@ -135,7 +135,7 @@ class Times:
         first = int(torch.randint(len(candidates), (), generator=generator, device=device))
         times = torch.empty(batch_size // groups, groups, dtype=torch.long)
         for k in range(groups):
-            alike = self._alike(candidates[(first + k * len(candidates) // groups) % len(candidates)])
+            alike = self.alike(candidates[(first + k * len(candidates) // groups) % len(candidates)])
             times[:, k] = alike[torch.randint(len(alike), (len(times),), generator=generator, device=device).cpu()]
         return times.flatten()
 
@@ -186,9 +186,17 @@ class Times:
         if not 0 < len(self.shape_changes()) < self.num_steps:
             raise ValueError("shape_change_fraction: expected a process some of whose steps change the shape")
 
-    def _alike(self, t: int) -> Tensor:
-        """The times that may share a training batch with t."""
-        shapes = self._shapes
+    def alike(self, t: int) -> Tensor:
+        """The times that can be stacked with t: all whose x_t and x_{t−1} have the shape that those of t have, or t alone
+        where these two differ.
+
+        Returns:
+            LongTensor on the CPU, ascending.
+
+        Raises:
+            ValueError: t outside 1…T.
+        """
+        t, shapes = as_index(t, 1, self.num_steps, "t"), self._shapes
         if shapes[t] != shapes[t - 1]:
             return torch.tensor([t])
         return torch.tensor([u for u in range(1, len(shapes)) if shapes[u] == shapes[u - 1] == shapes[t]])
