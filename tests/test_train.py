@@ -161,6 +161,33 @@ def test_a_step_at_several_resolutions(tmp_path):
     assert float(trainer.backward(batch)) == pytest.approx(float(each.detach().mean()), rel=1e-5)
 
 
+def test_coarse_levels_trained_before_their_own_times(tmp_path):
+    """Which pairs of a time and a resolution the network sees: those from the given time on, the finest at its own."""
+    config = make(tmp_path, 40, process={"changes": [300, 600]}, optimization={"groups": 4, "coarse_from": 100})
+    trainer, seen, changed = train.Trainer(config), {}, set()
+    forward = trainer.prepared.forward
+
+    def watched(x, t_index, size=None, **labels):
+        own, there = x.shape[-1], (size or x.shape)[-1]
+        (changed if own != there else seen.setdefault(own, set())).update((t_index + 1).tolist())
+        return forward(x, t_index, size=size, **labels)
+
+    trainer.prepared.forward = watched
+    batches = loader(trainer.images, 8, trainer.share(), 0, config.optimization.seed, 0)
+    for _ in range(40):
+        trainer.backward(next(batches))
+        trainer.step += 1
+    assert seen.keys() == {8, 4, 2}
+    for side, (first, last) in {8: (1, 299), 4: (101, 599), 2: (101, 1000)}.items():
+        assert first <= min(seen[side]) < first + 0.2 * (last - first)  # of some fifty draws or more
+        assert last - 0.2 * (last - first) < max(seen[side]) <= last
+    assert changed <= {300, 600}
+    with pytest.raises(
+        ValueError, match=r"coarse_from: expected a time before all changes of resolution, \[300, 600\]"
+    ):
+        train.Trainer(make(tmp_path, process={"changes": [300, 600]}, optimization={"coarse_from": 300}))
+
+
 def test_colour_images_that_are_not_square(tmp_path):
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 255, (9, 12, 16, 3), dtype=np.uint8))
     data = {"source": str(tmp_path / "images.npy"), "channels": 3, "flip": True}

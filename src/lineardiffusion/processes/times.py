@@ -187,7 +187,7 @@ class Times:
             raise ValueError("shape_change_fraction: expected a process some of whose steps change the shape")
 
     def alike(self, t: int) -> Tensor:
-        """The times that can be stacked with t: all whose x_t and x_{t−1} have the shape that those of t have, or t alone
+        """The times that can be stacked with t: those whose x_t and x_{t−1} have the same shapes as at t, or t alone
         where these two differ.
 
         Returns:
