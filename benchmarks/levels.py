@@ -85,7 +85,8 @@ class Model:
 
 OFTEN = {"shape_change_fraction": 0.15, "shape_change_weights": False}
 MIXED = {"groups": 16}  # of four images
-WIDER = {**MIXED, "coarse_from": 100}
+SHARES = {**MIXED, "shares": [0.45, 0.43, 0.07, 0.05]}
+WIDER = {"coarse_from": [100, 568, 610]}
 MODELS = {
     "DDPM": Model("ddpm", 1, kind="full"),
     "SSD, 2 levels": Model(levels=2),
@@ -115,12 +116,13 @@ MODELS = {
     "SSD, half, Haar, mixed": Model(changes=(380, 720, 920), mode="haar", optimization=MIXED),
     "SSD, from the data, Haar, mixed": Model(threshold=0.1, mode="haar", optimization=MIXED),
     "SSD, from the data, Haar, mixed, equal time": Model(threshold=0.1, mode="haar", optimization=MIXED, effort=1.8),
-    # Coarse levels trained with less noise than they are used at.
-    "SSD, 4 levels, mixed, coarse from 100": Model(optimization=WIDER),
-    "SSD, from the data, mixed, coarse from 100": Model(threshold=0.1, optimization=WIDER),
-    "SSD, 4 levels, Haar, mixed, coarse from 100": Model(mode="haar", optimization=WIDER),
-    "SSD, half, Haar, mixed, coarse from 100": Model(changes=(380, 720, 920), mode="haar", optimization=WIDER),
-    "SSD, from the data, Haar, mixed, coarse from 100": Model(threshold=0.1, mode="haar", optimization=WIDER),
+    # More draws for 16 × 16 pixels, and less noise there than in the states it is used for.
+    "SSD, from the data, Haar, mixed, shares": Model(threshold=0.1, mode="haar", optimization=SHARES),
+    "SSD, from the data, Haar, mixed, wider": Model(threshold=0.1, mode="haar", optimization={**MIXED, **WIDER}),
+    "SSD, from the data, Haar, mixed, shares, wider": Model(
+        threshold=0.1, mode="haar", optimization={**SHARES, **WIDER}
+    ),
+    "SSD, from the data, mixed, shares, wider": Model(threshold=0.1, optimization={**SHARES, **WIDER}),
     "SSD, from the data, Haar, mixed, uniform": Model(
         threshold=0.1, mode="haar", optimization={**MIXED, "weighting": "uniform"}
     ),

@@ -34,6 +34,12 @@ PAGE, IMAGES = ROOT / "docs" / "laboratory.md", ROOT / "docs" / "images"
 BOOTSTRAP = 200
 DDPM, EARLY = "DDPM", "SSD, from the data"
 HAAR = ["SSD, late, Haar", "SSD, 4 levels, Haar", "SSD, from the data, Haar", "SSD, from the data, Haar, long"]
+MIXED = [
+    "SSD, late, Haar, mixed",
+    "SSD, 4 levels, Haar, mixed",
+    "SSD, half, Haar, mixed, coarse from 100",
+    "SSD, from the data, Haar, mixed, coarse from 100",
+]
 PAPER = [f"SSD, {levels} levels" for levels in (2, 3, 4)]
 LABORATORY = [DDPM, *PAPER, EARLY, "SSD, 4 levels, Haar", "SSD, from the data, Haar"]
 CORRECTIONS = {"spectrum": 0, "components": 64}  # principal components beside the spectrum
@@ -163,7 +169,7 @@ def levels_table(report: Row) -> str:
     by_model = {row["model"]: row for row in report["models"]}
     steps = sorted({cell["steps"] for row in report["models"] for cell in row["cells"].values() if "steps" in cell})
     lines = []
-    for model in (DDPM, *PAPER, EARLY, *HAAR):
+    for model in (DDPM, *PAPER, EARLY, *HAAR, *MIXED):
         for suffix, added in CORRECTED.items():
             cells = by_model[model]["cells"] if model in by_model else {}
             found = [cells.get(f"ancestral-{count}{suffix}") for count in steps]
@@ -270,7 +276,7 @@ def plot(report: Row, path: Path) -> None:
         ("s per 1000 images", [20, 40, 80, 160], lambda cell: statistics.fmean(cell["cpu_s_per_1000_images"])),
     ]
     by_model = {row["model"]: row for row in report["models"]}
-    shown = [model for model in (DDPM, *PAPER, EARLY, *HAAR) if model in by_model]
+    shown = [model for model in (DDPM, *PAPER, EARLY, *MIXED) if model in by_model]
     for axis, (label, ticks, cost) in zip(axes, costs, strict=True):
         for index, model in enumerate(shown):
             for suffix, line in (("", "-"), ("-components", "--")):
@@ -322,7 +328,7 @@ def write_report(
     write_table(PAGE, "errors", errors_table(report))
     write_table(PAGE, "digits-laboratory", laboratory_table(report))
     plot(report, IMAGES / "levels.png")
-    for model in (DDPM, "SSD, 4 levels", EARLY, "SSD, late, Haar"):
+    for model in (DDPM, "SSD, 4 levels", EARLY, MIXED[-1]):
         picture = runs / f"{slug(model)}-seed-0" / "ancestral-100.png"
         if picture.exists():
             (IMAGES / f"levels_{slug(model)}.png").write_bytes(picture.read_bytes())

@@ -30,7 +30,15 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import lineardiffusion as ld
-from examples.experiment.config import WEIGHTINGS, Config, build_network, build_process, earlier_processes, run_program
+from examples.experiment.config import (
+    WEIGHTINGS,
+    Config,
+    build_network,
+    build_process,
+    earlier_processes,
+    run_program,
+    time_probabilities,
+)
 from examples.experiment.data import Batch, FaultLimit, Images, loader, open_images
 from examples.experiment.pictures import grid, write_png
 from examples.experiment.runs import load_reference_weights
@@ -87,11 +95,12 @@ class Trainer:
         self.network = self.accelerator.unwrap_model(prepared)
         self.prepared = prepared
         self.denoiser = ld.Denoiser(prepared, self.process, config.process.prediction)
-        self.earlier = {}
-        if options.coarse_from is not None:
-            for process in earlier_processes(config.process, self.process, options.coarse_from):
-                shape = process.shape(options.coarse_from)
-                self.earlier[shape] = ld.Denoiser(prepared, process, config.process.prediction)
+        earlier = [] if options.coarse_from is None else options.coarse_from
+        self.earlier = {
+            process.shape(process.shape_changes()[0]): ld.Denoiser(prepared, process, config.process.prediction)
+            for process in (earlier_processes(config.process, self.process, earlier) if earlier else [])
+        }
+        self.probabilities = None if options.shares is None else time_probabilities(self.process, options.shares)
         self.average = ExponentialMovingAverage(self.network, options.ema_decay)
         self.checkpoints = Checkpoints(run.folder / "checkpoints", run.keep)
         self.step = 0
@@ -157,7 +166,7 @@ class Trainer:
         # One draw for the whole batch: every process works at the same resolutions, in the same order.
         generator = keyed_generator(options.seed, "t", self.step)
         times = self.process.sample_timesteps(
-            options.batch_size, generator, options.shape_change_fraction, options.groups
+            options.batch_size, generator, options.shape_change_fraction, options.groups, self.probabilities
         )[self.share()]
         torch.manual_seed(
             keyed_generator(options.seed, "network", self.step, self.accelerator.process_index).initial_seed()

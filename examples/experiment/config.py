@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 import torch
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from torch import Tensor
 
 import lineardiffusion as ld
 from examples.flexi_unet import SETTINGS, FlexiUNet, FullUNet
@@ -115,8 +116,9 @@ class OptimizationConfig:
         shape_change_weights: weight losses so that this fraction leaves the objective as it is.
         groups: equal groups of a batch for each of which times are drawn. With 1 a batch is at one resolution, as in
             the paper; with more it is at several, spread evenly over 1…T, and a step calls the network for each.
-        coarse_from: time from which on the lower resolutions of ssd are trained, those before their own times included;
-            by default they are trained at their own times alone, where nearly all is noise.
+        shares: of the draws for each resolution of ssd, finest first, in the place of its share of 1…T.
+        coarse_from: for each lower resolution of ssd, the time from which on it is trained. By default that is its own
+            first time; before it, it is shown images with less noise than it is used for.
         label_dropout: share of the images whose label is hidden, for classifier-free guidance.
         seed: of everything that is random.
         precision: "bf16" for autocast.
@@ -132,7 +134,8 @@ class OptimizationConfig:
     shape_change_fraction: float | None = None
     shape_change_weights: bool = True
     groups: int = 1
-    coarse_from: int | None = None
+    shares: list[float] | None = None
+    coarse_from: list[int] | None = None
     label_dropout: float = 0.1
     seed: int = 0
     precision: Literal["no", "bf16"] = "no"
@@ -270,21 +273,38 @@ def build_process(config: ProcessConfig, shape: tuple[int, int, int]) -> ld.Line
     return ld.ScaleSpaceDiffusion(shape, config.levels, config.num_steps, config.schedule, schedule, config.mode)
 
 
-def earlier_processes(config: ProcessConfig, process: ld.LinearDiffusion, start: int) -> list[ld.LinearDiffusion]:
-    """For each lower resolution, a process that is like this one but has it from `start` on.
+def earlier_processes(
+    config: ProcessConfig, process: ld.LinearDiffusion, starts: list[int]
+) -> list[ld.LinearDiffusion]:
+    """For each lower resolution that starts earlier than in this process, a process like it in which it does.
 
     Raises:
-        ValueError: a start that is not before the first change.
+        ValueError: starts that do not fit the changes of resolution.
     """
     changes = process.shape_changes()
-    if not changes or not 1 <= start < changes[0]:
+    if len(starts) != len(changes) or not all(1 <= start <= t for start, t in zip(starts, changes, strict=True)):
         raise ValueError(
-            f"optimization.coarse_from: expected a time before all changes of resolution, {changes}, got {start}"
+            f"optimization.coarse_from: expected times up to the changes of resolution, {changes}, got {starts}"
         )
     return [
         build_process(dataclasses.replace(config, changes=[start] * level + changes[level:]), process.shape(0))
-        for level in range(1, len(changes) + 1)
+        for level, start in enumerate(starts, start=1)
+        if start < changes[level - 1]
     ]
+
+
+def time_probabilities(process: ld.LinearDiffusion, shares: list[float]) -> Tensor:
+    """Of t = 1, …, T, such that each resolution of x_t has its share.
+
+    Raises:
+        ValueError: shares that do not fit the resolutions.
+    """
+    shapes = [process.shape(t) for t in range(1, process.num_steps + 1)]
+    levels = list(dict.fromkeys(shapes))
+    if len(shares) != len(levels):
+        raise ValueError(f"optimization.shares: expected one for each of {levels}, got {shares}")
+    of = {shape: share / shapes.count(shape) for shape, share in zip(levels, shares, strict=True)}
+    return torch.tensor([of[shape] for shape in shapes], dtype=torch.float64)
 
 
 def build_network(config: NetworkConfig, shape: tuple[int, int, int], num_classes: int | None) -> torch.nn.Module:

@@ -82,8 +82,9 @@ class Times:
         generator: torch.Generator | None = None,
         shape_change_fraction: float | None = None,
         groups: int = 1,
+        probabilities: Tensor | None = None,
     ) -> Tensor:
-        r"""Times of a training batch, each t with probability 1/T in expectation.
+        r"""Times of a training batch, each t with probability 1/T in expectation, or with its own.
 
         The rule of Scale Space Diffusion (Sec. 4.2): draw one t uniformly from 1…T. If x_t and x_{t−1} have the same
         shape, fill the batch uniformly with the t_i of that shape that keep it; otherwise repeat t.
@@ -102,13 +103,14 @@ class Times:
             generator: the source of randomness; the global one by default.
             shape_change_fraction: in (0, 1), for processes that change shape.
             groups: a divisor of `batch_size`.
+            probabilities: of t = 1, …, T, in the place of 1/T, with shape (T,); scaled to a sum of 1.
 
         Returns:
             LongTensor (batch_size,) on the CPU.
 
         Raises:
-            ValueError: a fraction out of range, for a process that does not change shape or with several groups;
-                groups that do not divide the batch.
+            ValueError: a fraction out of range, for a process that does not change shape, with several groups or with
+                probabilities; groups that do not divide the batch; probabilities that are none.
 
         Example:
             >>> import torch, lineardiffusion as ld
@@ -123,6 +125,8 @@ class Times:
             raise ValueError(f"groups: expected a divisor of batch_size = {batch_size}, got {groups}")
         if groups > 1 and shape_change_fraction is not None:
             raise ValueError(f"groups: expected 1 with a shape_change_fraction, got {groups}")
+        if probabilities is not None and shape_change_fraction is not None:
+            raise ValueError("probabilities: expected none with a shape_change_fraction")
         device = None if generator is None else generator.device
         if shape_change_fraction is None:
             candidates: Sequence[int] = range(1, self.num_steps + 1)
@@ -132,10 +136,22 @@ class Times:
             coin = float(torch.rand((), generator=generator, device=device))
             kept = [u for u in range(1, self.num_steps + 1) if u not in changes]
             candidates = changes if coin < shape_change_fraction else kept
-        first = int(torch.randint(len(candidates), (), generator=generator, device=device))
         times = torch.empty(batch_size // groups, groups, dtype=torch.long)
+        if probabilities is not None:
+            weights = self._check_probabilities(probabilities)
+            first = torch.rand((), generator=generator, device=device, dtype=torch.float64).cpu()
+            spread = (first + torch.arange(groups) / groups) % 1
+            starts = torch.searchsorted(weights.cumsum(0), spread * weights.sum(), right=True).clamp(
+                max=len(weights) - 1
+            )
+            for k, start in enumerate((starts + 1).tolist()):
+                alike = self.alike(start)
+                share = weights[alike - 1].to(device)
+                times[:, k] = alike[torch.multinomial(share, len(times), replacement=True, generator=generator).cpu()]
+            return times.flatten()
+        first_one = int(torch.randint(len(candidates), (), generator=generator, device=device))
         for k in range(groups):
-            alike = self.alike(candidates[(first + k * len(candidates) // groups) % len(candidates)])
+            alike = self.alike(candidates[(first_one + k * len(candidates) // groups) % len(candidates)])
             times[:, k] = alike[torch.randint(len(alike), (len(times),), generator=generator, device=device).cpu()]
         return times.flatten()
 
@@ -179,6 +195,14 @@ class Times:
         return torch.tensor([at_change if u in changes else elsewhere for u in times], dtype=torch.float64)
 
     # ------------------------------------------------------------------ helpers
+
+    def _check_probabilities(self, probabilities: Tensor) -> Tensor:
+        weights = probabilities.detach().double().cpu()
+        if weights.shape != (self.num_steps,):
+            raise ValueError(f"probabilities: expected shape ({self.num_steps},), got {tuple(weights.shape)}")
+        if not bool(weights.isfinite().all() and (weights >= 0).all() and weights.sum() > 0):
+            raise ValueError("probabilities: expected finite numbers ≥ 0, not all of them 0")
+        return weights
 
     def _check_fraction(self, fraction: float) -> None:
         if not 0 < fraction < 1:
