@@ -95,10 +95,9 @@ class Trainer:
         self.network = self.accelerator.unwrap_model(prepared)
         self.prepared = prepared
         self.denoiser = ld.Denoiser(prepared, self.process, config.process.prediction)
-        earlier = [] if options.coarse_from is None else options.coarse_from
         self.earlier = {
             process.shape(process.shape_changes()[0]): ld.Denoiser(prepared, process, config.process.prediction)
-            for process in (earlier_processes(config.process, self.process, earlier) if earlier else [])
+            for process in earlier_processes(config.process, self.process, options.coarse_from)
         }
         self.probabilities = None if options.shares is None else time_probabilities(self.process, options.shares)
         self.average = ExponentialMovingAverage(self.network, options.ema_decay)
@@ -191,6 +190,7 @@ class Trainer:
         generators = [keyed_generator(options.seed, "noise", int(position)) for position in batch.positions[chosen]]
         t, denoiser = times[chosen], self.denoiser
         shape = self.process.shape(int(t[0]))
+        # A resolution that is trained before its own times too: then any of its times may take the place of these.
         if shape in self.earlier and shape == self.process.shape(int(t[0]) - 1):
             denoiser = self.earlier[shape]
             alike = denoiser.process.alike(int(t[0]))

@@ -371,6 +371,23 @@ def test_times_in_groups_are_uniform_and_spread_evenly(levels, groups):
     assert bool(((frequencies - 1 / 20).abs() <= 5 * math.sqrt(1 / 20 / batches)).all())
 
 
+@pytest.mark.parametrize("groups", [1, 3, 6])
+def test_times_with_probabilities_of_their_own(groups):
+    """How often each time comes, within five standard errors of batches whose groups are alike at worst."""
+    process, generator = ld.ScaleSpaceDiffusion((1, 8), 3, num_steps=20), torch.Generator().manual_seed(0)
+    probabilities = torch.rand(20, generator=torch.Generator().manual_seed(1)).square()
+    probabilities[[4, 19]] = 0
+    batches = 4000
+    draws = [process.sample_timesteps(6, generator, groups=groups, probabilities=probabilities) for _ in range(batches)]
+    for t in draws[:200]:
+        for k in range(groups):
+            assert len({(process.shape(u), process.shape(u - 1)) for u in t[k::groups].tolist()}) == 1
+    frequencies = torch.bincount(torch.cat(draws), minlength=21)[1:] / (6 * batches)
+    expected = probabilities / probabilities.sum()
+    assert bool(((frequencies - expected).abs() <= 5 * (expected / batches).sqrt()).all())
+    assert frequencies[4] == frequencies[19] == 0
+
+
 def test_parts_of_a_batch_with_one_shape():
     process = ld.ScaleSpaceDiffusion((1, 8), 3, num_steps=20)
     t = process.sample_timesteps(24, torch.Generator().manual_seed(0), groups=12)
@@ -393,6 +410,15 @@ def test_bad_groups():
         process.sample_timesteps(8, shape_change_fraction=0.1, groups=4)
     with pytest.raises(ValueError, match=r"groups: expected"):
         process.sample_timesteps(8, groups=16)
+    for probabilities, message in (
+        (torch.ones(19), r"probabilities: expected shape \(20,\), got \(19,\)"),
+        (torch.zeros(20), "probabilities: expected finite numbers ≥ 0, not all of them 0"),
+        (-torch.ones(20), "probabilities: expected finite numbers ≥ 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            process.sample_timesteps(8, probabilities=probabilities)
+    with pytest.raises(ValueError, match="probabilities: expected none with a shape_change_fraction"):
+        process.sample_timesteps(8, shape_change_fraction=0.1, probabilities=torch.ones(20))
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5])

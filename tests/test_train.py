@@ -163,7 +163,7 @@ def test_a_step_at_several_resolutions(tmp_path):
 
 def test_coarse_levels_trained_before_their_own_times(tmp_path):
     """Which pairs of a time and a resolution the network sees: those from the given time on, the finest at its own."""
-    config = make(tmp_path, 40, process={"changes": [300, 600]}, optimization={"groups": 4, "coarse_from": 100})
+    config = make(tmp_path, 40, process={"changes": [300, 600]}, optimization={"groups": 4, "coarse_from": [100, 600]})
     trainer, seen, changed = train.Trainer(config), {}, set()
     forward = trainer.prepared.forward
 
@@ -178,14 +178,21 @@ def test_coarse_levels_trained_before_their_own_times(tmp_path):
         trainer.backward(next(batches))
         trainer.step += 1
     assert seen.keys() == {8, 4, 2}
-    for side, (first, last) in {8: (1, 299), 4: (101, 599), 2: (101, 1000)}.items():
+    for side, (first, last) in {8: (1, 299), 4: (101, 599), 2: (601, 1000)}.items():
         assert first <= min(seen[side]) < first + 0.2 * (last - first)  # of some fifty draws or more
         assert last - 0.2 * (last - first) < max(seen[side]) <= last
     assert changed <= {300, 600}
-    with pytest.raises(
-        ValueError, match=r"coarse_from: expected a time before all changes of resolution, \[300, 600\]"
-    ):
-        train.Trainer(make(tmp_path, process={"changes": [300, 600]}, optimization={"coarse_from": 300}))
+    with pytest.raises(ValueError, match=r"coarse_from: expected times up to the changes of resolution, \[300, 600\]"):
+        train.Trainer(make(tmp_path, process={"changes": [300, 600]}, optimization={"coarse_from": [301, 600]}))
+
+
+def test_shares_of_the_resolutions(tmp_path):
+    process = {"changes": [300, 600]}
+    trainer = train.Trainer(make(tmp_path, process=process, optimization={"shares": [0.5, 0.4, 0.1]}))
+    for times, share in ((slice(0, 299), 0.5), (slice(299, 599), 0.4), (slice(599, 1000), 0.1)):
+        assert float(trainer.probabilities[times].sum()) == pytest.approx(share)
+    with pytest.raises(ValueError, match=r"optimization.shares: expected one for each of .*, got \[1.0\]"):
+        train.Trainer(make(tmp_path, process=process, optimization={"shares": [1.0]}))
 
 
 def test_colour_images_that_are_not_square(tmp_path):

@@ -274,13 +274,15 @@ def build_process(config: ProcessConfig, shape: tuple[int, int, int]) -> ld.Line
 
 
 def earlier_processes(
-    config: ProcessConfig, process: ld.LinearDiffusion, starts: list[int]
+    config: ProcessConfig, process: ld.LinearDiffusion, starts: list[int] | None
 ) -> list[ld.LinearDiffusion]:
     """For each lower resolution that starts earlier than in this process, a process like it in which it does.
 
     Raises:
         ValueError: starts that do not fit the changes of resolution.
     """
+    if starts is None:
+        return []
     changes = process.shape_changes()
     if len(starts) != len(changes) or not all(1 <= start <= t for start, t in zip(starts, changes, strict=True)):
         raise ValueError(

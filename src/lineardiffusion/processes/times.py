@@ -127,32 +127,17 @@ class Times:
             raise ValueError(f"groups: expected 1 with a shape_change_fraction, got {groups}")
         if probabilities is not None and shape_change_fraction is not None:
             raise ValueError("probabilities: expected none with a shape_change_fraction")
+        weights = None if probabilities is None else self._check_probabilities(probabilities)
         device = None if generator is None else generator.device
-        if shape_change_fraction is None:
-            candidates: Sequence[int] = range(1, self.num_steps + 1)
-        else:
-            self._check_fraction(shape_change_fraction)
-            changes = self.shape_changes()
-            coin = float(torch.rand((), generator=generator, device=device))
-            kept = [u for u in range(1, self.num_steps + 1) if u not in changes]
-            candidates = changes if coin < shape_change_fraction else kept
         times = torch.empty(batch_size // groups, groups, dtype=torch.long)
-        if probabilities is not None:
-            weights = self._check_probabilities(probabilities)
-            first = torch.rand((), generator=generator, device=device, dtype=torch.float64).cpu()
-            spread = (first + torch.arange(groups) / groups) % 1
-            starts = torch.searchsorted(weights.cumsum(0), spread * weights.sum(), right=True).clamp(
-                max=len(weights) - 1
-            )
-            for k, start in enumerate((starts + 1).tolist()):
-                alike = self.alike(start)
+        for k, start in enumerate(self._starts(groups, generator, shape_change_fraction, weights)):
+            alike = self.alike(start)
+            if weights is None:
+                picks = torch.randint(len(alike), (len(times),), generator=generator, device=device)
+            else:
                 share = weights[alike - 1].to(device)
-                times[:, k] = alike[torch.multinomial(share, len(times), replacement=True, generator=generator).cpu()]
-            return times.flatten()
-        first_one = int(torch.randint(len(candidates), (), generator=generator, device=device))
-        for k in range(groups):
-            alike = self.alike(candidates[(first_one + k * len(candidates) // groups) % len(candidates)])
-            times[:, k] = alike[torch.randint(len(alike), (len(times),), generator=generator, device=device).cpu()]
+                picks = torch.multinomial(share, len(times), replacement=True, generator=generator)
+            times[:, k] = alike[picks.cpu()]
         return times.flatten()
 
     def group_by_shape(self, t: Tensor) -> list[Tensor]:
@@ -195,6 +180,25 @@ class Times:
         return torch.tensor([at_change if u in changes else elsewhere for u in times], dtype=torch.float64)
 
     # ------------------------------------------------------------------ helpers
+
+    def _starts(
+        self, groups: int, generator: torch.Generator | None, fraction: float | None, weights: Tensor | None
+    ) -> list[int]:
+        """The t of each group: one that is drawn, and the others at equal distances in probability."""
+        device = None if generator is None else generator.device
+        if weights is not None:
+            first = torch.rand((), generator=generator, device=device, dtype=torch.float64).cpu()
+            spread = (first + torch.arange(groups) / groups) % 1
+            below = torch.searchsorted(weights.cumsum(0), spread * weights.sum(), right=True)
+            return [min(t + 1, self.num_steps) for t in below.tolist()]
+        candidates: Sequence[int] = range(1, self.num_steps + 1)
+        if fraction is not None:
+            self._check_fraction(fraction)
+            changes = self.shape_changes()
+            coin = float(torch.rand((), generator=generator, device=device))
+            candidates = changes if coin < fraction else [t for t in candidates if t not in changes]
+        offset = int(torch.randint(len(candidates), (), generator=generator, device=device))
+        return [candidates[(offset + k * len(candidates) // groups) % len(candidates)] for k in range(groups)]
 
     def _check_probabilities(self, probabilities: Tensor) -> Tensor:
         weights = probabilities.detach().double().cpu()
