@@ -123,6 +123,9 @@ MODELS = {
         threshold=0.1, mode="haar", optimization={**SHARES, **WIDER}
     ),
     "SSD, from the data, mixed, shares, wider": Model(threshold=0.1, optimization={**SHARES, **WIDER}),
+    "SSD, half, Haar, mixed, shares, wider": Model(
+        changes=(380, 720, 920), mode="haar", optimization={**SHARES, "coarse_from": [100, 720, 920]}
+    ),
     "SSD, from the data, Haar, mixed, uniform": Model(
         threshold=0.1, mode="haar", optimization={**MIXED, "weighting": "uniform"}
     ),
