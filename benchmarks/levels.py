@@ -113,7 +113,6 @@ MODELS = {
     "SSD, from the data, mixed": Model(threshold=0.1, optimization=MIXED),
     "SSD, late, Haar, mixed": Model(changes=(620, 780, 938), mode="haar", optimization=MIXED),
     "SSD, 4 levels, Haar, mixed": Model(mode="haar", optimization=MIXED),
-    "SSD, half, Haar, mixed": Model(changes=(380, 720, 920), mode="haar", optimization=MIXED),
     "SSD, from the data, Haar, mixed": Model(threshold=0.1, mode="haar", optimization=MIXED),
     "SSD, from the data, Haar, mixed, equal time": Model(threshold=0.1, mode="haar", optimization=MIXED, effort=1.8),
     # More draws for 16 × 16 pixels, and less noise there than in the states it is used for.
@@ -124,7 +123,7 @@ MODELS = {
     ),
     "SSD, from the data, mixed, shares, wider": Model(threshold=0.1, optimization={**SHARES, **WIDER}),
     "SSD, half, Haar, mixed, shares, wider": Model(
-        changes=(380, 720, 920), mode="haar", optimization={**SHARES, "coarse_from": [100, 720, 920]}
+        changes=(375, 700, 900), mode="haar", optimization={**SHARES, "coarse_from": [100, 700, 900]}
     ),
     "SSD, from the data, Haar, mixed, uniform": Model(
         threshold=0.1, mode="haar", optimization={**MIXED, "weighting": "uniform"}

@@ -37,8 +37,8 @@ HAAR = ["SSD, late, Haar", "SSD, 4 levels, Haar", "SSD, from the data, Haar", "S
 MIXED = [
     "SSD, late, Haar, mixed",
     "SSD, 4 levels, Haar, mixed",
-    "SSD, half, Haar, mixed, coarse from 100",
-    "SSD, from the data, Haar, mixed, coarse from 100",
+    "SSD, half, Haar, mixed, shares, wider",
+    "SSD, from the data, Haar, mixed, shares, wider",
 ]
 PAPER = [f"SSD, {levels} levels" for levels in (2, 3, 4)]
 LABORATORY = [DDPM, *PAPER, EARLY, "SSD, 4 levels, Haar", "SSD, from the data, Haar"]
