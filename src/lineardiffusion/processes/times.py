@@ -159,6 +159,21 @@ class Times:
             parts.setdefault((self.shape(time), self.shape(time - 1)), []).append(index)
         return [torch.tensor(part) for part in parts.values()]
 
+    def alike(self, t: int) -> Tensor:
+        """The times that can be stacked with t: those whose x_t and x_{t−1} have the same shapes as at t, or t alone
+        where these two differ.
+
+        Returns:
+            LongTensor on the CPU, ascending.
+
+        Raises:
+            ValueError: t outside 1…T.
+        """
+        t, shapes = as_index(t, 1, self.num_steps, "t"), self._shapes
+        if shapes[t] != shapes[t - 1]:
+            return torch.tensor([t])
+        return torch.tensor([u for u in range(1, len(shapes)) if shapes[u] == shapes[u - 1] == shapes[t]])
+
     def timestep_weights(self, t: Tensor, shape_change_fraction: float) -> Tensor:
         r"""(1/T) / q(t), q(t) the probability of t under `sample_timesteps` with a `shape_change_fraction`: losses
         times these weights have the expectation they have with the paper's rule.
@@ -213,21 +228,6 @@ class Times:
             raise ValueError(f"shape_change_fraction: expected a number in (0, 1), got {fraction}")
         if not 0 < len(self.shape_changes()) < self.num_steps:
             raise ValueError("shape_change_fraction: expected a process some of whose steps change the shape")
-
-    def alike(self, t: int) -> Tensor:
-        """The times that can be stacked with t: those whose x_t and x_{t−1} have the same shapes as at t, or t alone
-        where these two differ.
-
-        Returns:
-            LongTensor on the CPU, ascending.
-
-        Raises:
-            ValueError: t outside 1…T.
-        """
-        t, shapes = as_index(t, 1, self.num_steps, "t"), self._shapes
-        if shapes[t] != shapes[t - 1]:
-            return torch.tensor([t])
-        return torch.tensor([u for u in range(1, len(shapes)) if shapes[u] == shapes[u - 1] == shapes[t]])
 
     def _at(self, levels: list[float], times: int | list[int]) -> float | Tensor:
         if isinstance(times, int):
