@@ -123,7 +123,7 @@ MODELS = {
     ),
     "SSD, from the data, mixed, shares, wider": Model(threshold=0.1, optimization={**SHARES, **WIDER}),
     "SSD, half, Haar, mixed, shares, wider": Model(
-        changes=(375, 700, 900), mode="haar", optimization={**SHARES, "coarse_from": [100, 700, 900]}
+        changes=(420, 568, 610), mode="haar", optimization={**SHARES, **WIDER}
     ),
     "SSD, from the data, Haar, mixed, uniform": Model(
         threshold=0.1, mode="haar", optimization={**MIXED, "weighting": "uniform"}
