@@ -272,8 +272,8 @@ def plot(report: Row, path: Path) -> None:
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True, layout="constrained")
     costs: list[tuple[str, list[float], Callable[[Row], float]]] = [
-        ("GFLOPs per image", [2, 4, 8, 12], lambda cell: float(cell["gflops_per_image"])),
-        ("s per 1000 images", [20, 40, 80, 160], lambda cell: statistics.fmean(cell["cpu_s_per_1000_images"])),
+        ("GFLOPs per image", [2, 5, 12, 50, 120], lambda cell: float(cell["gflops_per_image"])),
+        ("s per 1000 images", [20, 60, 150, 600, 1500], lambda cell: statistics.fmean(cell["cpu_s_per_1000_images"])),
     ]
     by_model = {row["model"]: row for row in report["models"]}
     shown = [model for model in (DDPM, *PAPER, EARLY, *MIXED) if model in by_model]
