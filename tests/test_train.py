@@ -369,8 +369,19 @@ def test_two_processes_and_accumulation_learn_the_same(tmp_path, groups):
 
 
 def test_a_batch_that_cannot_be_shared(tmp_path):
-    with pytest.raises(ValueError, match=r"batch_size: expected a multiple of 3 \(processes × .*, got 8"):
+    factors = r"processes × run.accumulate × optimization.groups"
+    with pytest.raises(ValueError, match=rf"batch_size: expected a multiple of 3 \({factors}\), got 8"):
         train.train(make(tmp_path, 2, run={"accumulate": 3}))
+    with pytest.raises(ValueError, match=rf"batch_size: expected a multiple of 16 \({factors}\), got 8"):
+        train.train(make(tmp_path, 2, optimization={"groups": 16}))
+
+
+def test_fields_that_came_after_a_checkpoint_have_their_defaults(tmp_path):
+    older = make(tmp_path, 2).to_dict()
+    del older["optimization"]["groups"]
+    make(tmp_path, 2).check_resumable(older, tmp_path)
+    with pytest.raises(ValueError, match=r"optimization.groups: 1 there, 4 here"):
+        make(tmp_path, 2, optimization={"groups": 4}).check_resumable(older, tmp_path)
 
 
 def test_bf16_channels_last_and_workers(tmp_path):

@@ -191,9 +191,8 @@ class Config:
     def __post_init__(self) -> None:
         at_least = {
             "data.max_corrupt": 0, "process.levels": 1, "process.num_steps": 1, "optimization.batch_size": 1,
-            "optimization.warmup": 0, "optimization.groups": 1,
-            "run.steps": 0, "run.save_every": 1, "run.keep": 1, "run.log_every": 1,
-            "run.sample_every": 0, "run.sample_steps": 1, "run.accumulate": 1, "run.workers": 0,
+            "optimization.warmup": 0, "optimization.groups": 1, "run.steps": 0, "run.save_every": 1, "run.keep": 1,
+            "run.log_every": 1, "run.sample_every": 0, "run.sample_steps": 1, "run.accumulate": 1, "run.workers": 0,
         }  # fmt: skip
         for name, least in at_least.items():
             if self[name] < least:
@@ -241,18 +240,19 @@ class Config:
         path.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
 
     def check_resumable(self, other: dict[str, dict[str, Any]], where: Path) -> None:
-        """That a checkpoint with another configuration can be gone on from: all but the section "run" is equal.
+        """That a checkpoint with another configuration can be gone on from: all but the section "run" is equal. Fields
+        that came after it have their defaults.
 
         Raises:
             ValueError: naming each field that differs.
         """
-        own, other = self.to_dict(), self.from_dict(other).to_dict()  # fields added since have their defaults
-        sections = [name for name in own if name != "run"]
+        own, defaults = self.to_dict(), Config().to_dict()
+        there = {section: {**defaults[section], **other.get(section, {})} for section in own if section != "run"}
         differing = [
-            f"    {section}.{entry}: {other[section][entry]!r} there, {own[section][entry]!r} here"
-            for section in sections
+            f"    {section}.{entry}: {entries[entry]!r} there, {own[section][entry]!r} here"
+            for section, entries in there.items()
             for entry in own[section]
-            if own[section][entry] != other[section][entry]
+            if own[section][entry] != entries[entry]
         ]
         if differing:
             raise ValueError(

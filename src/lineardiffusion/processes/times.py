@@ -33,6 +33,11 @@ class Times:
         self._scales = [1.0] * count if signal_scales is None else _levels(signal_scales, count, "signal_scales")
         if self._scales[0] != 1 or min(self._scales) <= 0:
             raise ValueError("signal_scales: expected a_0 = 1 and all of them > 0")
+        # For each shape the t at which x_t and x_{t−1} both have it: every training batch asks for them, many times.
+        self._keeping: dict[Shape, list[int]] = {}
+        for t in range(1, count):
+            if shapes[t] == shapes[t - 1]:
+                self._keeping.setdefault(shapes[t], []).append(t)
 
     @property
     def num_steps(self) -> int:
@@ -170,9 +175,7 @@ class Times:
             ValueError: t outside 1…T.
         """
         t, shapes = as_index(t, 1, self.num_steps, "t"), self._shapes
-        if shapes[t] != shapes[t - 1]:
-            return torch.tensor([t])
-        return torch.tensor([u for u in range(1, len(shapes)) if shapes[u] == shapes[u - 1] == shapes[t]])
+        return torch.tensor(self._keeping[shapes[t]] if shapes[t] == shapes[t - 1] else [t])
 
     def timestep_weights(self, t: Tensor, shape_change_fraction: float) -> Tensor:
         r"""(1/T) / q(t), q(t) the probability of t under `sample_timesteps` with a `shape_change_fraction`: losses
