@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.levels_report import COMPARED, CORRECTIONS, LABORATORY, write_report
+from benchmarks.levels_report import COMPARED, CORRECTIONS, EVERYWHERE, LABORATORY, write_report
 from benchmarks.runs import CHUNK, run_on_one_core, slug, timed_draws
 from examples.experiment.config import (
     Config,
@@ -68,7 +68,7 @@ class Model:
         changes: the first t of each lower resolution instead.
         mode: how the levels resample.
         optimization: fields of OptimizationConfig.
-        kind, widths: of the network; a level of it for each of the process.
+        kind, widths: of the network; a level of it for each of the process. "resized" has no zeros for skips.
         effort: training steps, as a multiple of those of the others.
     """
 
@@ -120,6 +120,9 @@ MODELS = {
     "SSD, from the data, Haar, mixed, wider": Model(threshold=0.1, mode="haar", optimization={**MIXED, **WIDER}),
     "SSD, from the data, Haar, mixed, shares, wider": Model(
         threshold=0.1, mode="haar", optimization={**SHARES, **WIDER}
+    ),
+    "SSD, from the data, Haar, mixed, shares, wider, resized": Model(
+        threshold=0.1, mode="haar", optimization={**SHARES, **WIDER}, kind="resized"
     ),
     "SSD, from the data, mixed, shares, wider": Model(threshold=0.1, optimization={**SHARES, **WIDER}),
     "SSD, half, Haar, mixed, shares, wider": Model(
@@ -215,13 +218,15 @@ class Run:
     def has(self, cell: str) -> bool:
         return any(row["cell"] == cell for row in self.result["samples"])
 
-    def residual(self, correction: str) -> ld.Residual | None:
-        """None for "", or one of CORRECTIONS, measured when it is first asked for."""
-        if correction not in self.residuals:
+    def residual(self, correction: str, steps: int) -> ld.Residual | None:
+        """None for "", one of CORRECTIONS, measured when it is first asked for, or EVERYWHERE for a number of steps."""
+        if correction and (correction == EVERYWHERE or correction not in self.residuals):
             self.residuals[correction] = ld.calibrate(
                 self.denoiser,
                 self.held_out,
-                rank=CORRECTIONS[correction],
+                steps,
+                shape_changes_only=correction != EVERYWHERE,
+                rank=CORRECTIONS["components" if correction == EVERYWHERE else correction],
                 generator=keyed_generator(self.seed, "calibrate"),
             )
         return self.residuals[correction]
@@ -232,7 +237,7 @@ class Run:
         if self.has(cell):
             return
         kind = {"ancestral": ld.AncestralSampler, "ddim": ld.DDIMSampler}[sampler]
-        made = kind(self.denoiser, steps, residual=self.residual(correction))
+        made = kind(self.denoiser, steps, residual=self.residual(correction, steps))
         drawn, seconds = timed_draws(made, self.count)
         write_png(grid(drawn[:64]), self.folder / f"{cell}.png")
         self.add(
@@ -327,12 +332,12 @@ def work(name: str, seed: int, arguments: argparse.Namespace, folder: Path) -> N
     """Train, measure, draw: all that is not there yet."""
     torch.set_num_threads(1)
     run = Run(name, seed, arguments, folder)
+    changes = run.process.shape_changes()
     for steps in arguments.steps:
         for sampler in arguments.samplers:
-            for correction in ("", *arguments.corrections) if run.process.shape_changes() else ("",):
+            for correction in ("", *(known for known in arguments.corrections if changes or known == EVERYWHERE)):
                 run.draw(sampler, steps, correction)
     if arguments.trace:
-        changes = run.process.shape_changes()
         # DDPM from the same times, as the measure of what can be reached from there.
         for t in (changes[0] - 1, *changes) if changes else TRACED_DDPM:
             run.trace(t)
@@ -345,7 +350,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000, help="digits drawn for each cell (%(default)s)")
     parser.add_argument("--steps", type=int, nargs="*", default=[25, 100, 1000], help="sampling steps (%(default)s)")
     parser.add_argument("--samplers", nargs="+", default=["ancestral", "ddim"], choices=["ancestral", "ddim"])
-    parser.add_argument("--corrections", nargs="*", default=list(CORRECTIONS), choices=CORRECTIONS)
+    parser.add_argument("--corrections", nargs="*", default=list(CORRECTIONS), choices=[*CORRECTIONS, EVERYWHERE])
     parser.add_argument("--trace", action="store_true", help="also sample from real states at every change of shape")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS, metavar="MODEL")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(%(default)s)")

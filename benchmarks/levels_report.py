@@ -43,6 +43,7 @@ MIXED = [
 PAPER = [f"SSD, {levels} levels" for levels in (2, 3, 4)]
 LABORATORY = [DDPM, *PAPER, EARLY, "SSD, 4 levels, Haar", "SSD, from the data, Haar"]
 CORRECTIONS = {"spectrum": 0, "components": 64}  # principal components beside the spectrum
+EVERYWHERE = "everywhere"  # components at all steps, not at the changes of shape alone
 # Times at which the states of Haar levels have 16 × 16 or 32 × 32 pixels.
 COMPARED = (380, 440, 500, 560, 620, 680, 740)
 CORRECTED = {"": "", "-spectrum": ", corrected by spectra", "-components": ", corrected"}
@@ -181,6 +182,20 @@ def levels_table(report: Row) -> str:
                 lines.append([model + added, *costs, *map(short, found), str(len(middle["seeds"]))])
     header = ["", "GFLOPs, 100 steps", "s per 1000 images", *(f"{count} steps" for count in steps), "seeds"]
     return table(header, lines)
+
+
+def samplers_table(report: Row) -> str:
+    """What becomes of the same networks with few steps."""
+    steps, lines = (10, 25), []
+    by_model = {row["model"]: row["cells"] for row in report["models"]}
+    for model in (DDPM, *MIXED[2:]):
+        for sampler in ("ancestral", "ddim"):
+            for suffix, added in {**CORRECTED, f"-{EVERYWHERE}": ", corrected at all steps"}.items():
+                found = [by_model.get(model, {}).get(f"{sampler}-{count}{suffix}") for count in steps]
+                if found[0]:
+                    kind = {"ancestral": "ancestral", "ddim": "DDIM, η = 0"}[sampler]
+                    lines.append([model + added, kind, *map(short, found), str(len(found[0]["seeds"]))])
+    return table(["", "sampler", *(f"{count} steps" for count in steps), "seeds"], lines)
 
 
 def causes_table(report: Row) -> str:
@@ -322,6 +337,7 @@ def write_report(
     }
     RESULTS.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     write_table(PAGE, "levels", levels_table(report))
+    write_table(PAGE, "samplers", samplers_table(report))
     write_table(PAGE, "causes", causes_table(report))
     write_table(PAGE, "traces", traces_table(report))
     write_table(PAGE, "changes", changes_table(report))

@@ -69,7 +69,7 @@ class Trainer:
             log_with=run.tracker,
             project_dir=run.folder,
             # A resolution uses a part of Flexi-UNet; which one, all processes agree on in each step.
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.network.kind == "flexi")],
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.network.kind != "full")],
         )
         shares = self.accelerator.num_processes * run.accumulate
         if options.batch_size % (shares * options.groups):

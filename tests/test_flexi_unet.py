@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from examples.flexi_unet import FlexiUNet, FullUNet
+from examples.flexi_unet import FlexiUNet, FullUNet, ResizedFlexiUNet
+from examples.flexi_unet.model import resize
 
 SMALL = {"model_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 2, 2), "attention_resolutions": (4,)}
 
@@ -31,6 +32,17 @@ def test_low_resolutions_skip_the_shallow_levels():
     called.clear()
     net(torch.zeros(1, 3, 8, 8), torch.tensor([5]), size=(16, 16))
     assert called == {"input_blocks.0", "input_blocks.5", "output_blocks.0", "output_blocks.1", "output_blocks.2"}
+
+
+def test_resized_inputs_enter_at_the_level_of_the_output():
+    torch.manual_seed(0)
+    flexi, resized = FlexiUNet(32, **SMALL).eval(), ResizedFlexiUNet(32, **SMALL).eval()
+    torch.nn.init.normal_(flexi.out[2].weight)
+    resized.load_state_dict(flexi.state_dict())
+    x, t = torch.randn(2, 3, 8, 8), torch.tensor([7, 600])
+    assert torch.equal(resized(x, t, size=(16, 16)), flexi(resize(x, (16, 16)), t))
+    assert not torch.allclose(resized(x, t, size=(16, 16)), flexi(x, t, size=(16, 16)))
+    assert torch.equal(resized(x, t), flexi(x, t))
 
 
 def test_class_labels_and_learning():

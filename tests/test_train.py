@@ -131,7 +131,7 @@ def test_times_of_change_are_those_that_are_asked_for():
     ],
     ids=lambda process: "-".join(map(str, process.values())),
 )
-@pytest.mark.parametrize("kind", ["flexi", "full"])
+@pytest.mark.parametrize("kind", ["flexi", "resized", "full"])
 def test_every_family_trains_and_samples(tmp_path, process, kind):
     folder = train.train(make(tmp_path, 2, process=process, network={"kind": kind}))
     out = sample.sample(sample.SampleConfig(model=folder, count=3, steps=3, sampler="ancestral", progress=False))

@@ -21,7 +21,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from torch import Tensor
 
 import lineardiffusion as ld
-from examples.flexi_unet import SETTINGS, FlexiUNet, FullUNet
+from examples.flexi_unet import SETTINGS, FlexiUNet, FullUNet, ResizedFlexiUNet
 from lineardiffusion.training import CheckpointError
 
 T = TypeVar("T")
@@ -88,13 +88,14 @@ class NetworkConfig:
     """The network.
 
     Args:
-        kind: Flexi-UNet uses the levels that a resolution needs, the Full UNet all of them.
+        kind: Flexi-UNet ("flexi") uses the levels that a resolution needs; so does "resized", which gets its inputs at
+            the size of its outputs; the Full UNet ("full") has all levels for all resolutions.
         settings: "paper-64", "paper-128" or "paper-256" (the paper's, for these sizes), "small" or "tiny" (for CPUs).
         overrides: keyword arguments of the network that replace those of the settings, e.g. {"model_channels": 64}.
         weights: a state dict of the original implementation (.pt) to start from.
     """
 
-    kind: Literal["flexi", "full"] = "flexi"
+    kind: Literal["flexi", "resized", "full"] = "flexi"
     settings: Literal["paper-64", "paper-128", "paper-256", "small", "tiny"] = "small"
     overrides: dict[str, Any] = field(default_factory=dict)
     weights: Path | None = None
@@ -317,7 +318,7 @@ def build_network(config: NetworkConfig, shape: tuple[int, int, int], num_classe
     """
     arguments = {**SETTINGS[config.settings], **config.overrides}
     classes = None if num_classes is None else num_classes + 1
-    kind = {"flexi": FlexiUNet, "full": FullUNet}[config.kind]
+    kind = {"flexi": FlexiUNet, "resized": ResizedFlexiUNet, "full": FullUNet}[config.kind]
     try:
         return kind(shape[1:], in_channels=shape[0], out_channels=shape[0], num_classes=classes, **arguments)
     except TypeError as error:

@@ -14,6 +14,7 @@ The decoder is left before the last block of level o, the one that would upsampl
 the original implementation does and what its weights are trained for; the very last block of the decoder is never used.
 
 The Full UNet is the ablation: every input passes all levels, and an input is resized before it where o < i.
+ResizedFlexiUNet resizes such inputs too, and has the levels of Flexi-UNet.
 """
 
 from __future__ import annotations
@@ -245,6 +246,24 @@ class FlexiUNet(UNet):
         """Adapters are named by the side of their level, as in the original implementation."""
         height, width = self.sizes[level]
         return str(height) if height == width else f"{height}x{width}"
+
+
+class ResizedFlexiUNet(FlexiUNet):
+    """An ablation: Flexi-UNet entered at the level of its output, to which x is first resized (bilinearly) where it is
+    smaller, so that no skip connections are zeros; arguments as `UNet`.
+
+    Example:
+        >>> import torch
+        >>> net = ResizedFlexiUNet(32, model_channels=32, num_res_blocks=1, channel_mult=(1, 2, 2))
+        >>> net(torch.zeros(2, 3, 8, 8), torch.tensor([999, 500]), size=(16, 16)).shape
+        torch.Size([2, 3, 16, 16])
+    """
+
+    def forward(self, x: Tensor, t_index: Tensor, size: Sequence[int] | None = None, y: Tensor | None = None) -> Tensor:
+        """Predict the clean image of size `size` from x, as `FlexiUNet.forward`, with any size of x."""
+        if size is not None and tuple(size) != tuple(x.shape[-2:]):
+            x = resize(x, (size[0], size[1]))
+        return super().forward(x, t_index, size, y)
 
 
 class FullUNet(UNet):
