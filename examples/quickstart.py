@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -136,10 +135,9 @@ def plot_trajectory(states: list[tuple[int, Tensor, Tensor]], path: Path) -> Non
 
 def save(denoiser: ld.Denoiser, config: dict[str, object], path: Path) -> None:
     """Write weights and configuration, whole or not at all."""
-    partial = path.with_suffix(".partial")
     weights = {name: value.contiguous() for name, value in denoiser.network.state_dict().items()}
-    save_file(weights, partial, metadata={"config": json.dumps(config)})
-    os.replace(partial, path)
+    with ld.training.whole_file(path) as partial:
+        save_file(weights, partial, metadata={"config": json.dumps(config)})
 
 
 def load(path: Path) -> ld.Denoiser:

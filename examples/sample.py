@@ -12,7 +12,6 @@ are grid.png, strips.png (how the first few came about), and samples.json (the s
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -33,7 +32,7 @@ import lineardiffusion as ld
 from examples.experiment.config import run_program
 from examples.experiment.pictures import from_bytes, grid, read_png, strip, to_bytes, write_png
 from examples.experiment.runs import Guided, find_checkpoint, load_denoiser, run_folder
-from lineardiffusion.training import keyed_generator, read_checkpoint
+from lineardiffusion.training import keyed_generator, read_checkpoint, whole_file
 
 Sampler = ld.AncestralSampler | ld.DDIMSampler
 
@@ -206,9 +205,8 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
             raise ValueError(f"folder: {folder} has images of other settings ({'; '.join(differing)})")
         return
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    partial = path.with_name("samples.json.partial")
-    partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def file_of(folder: Path, index: int) -> Path:
@@ -242,9 +240,9 @@ def finish(config: SampleConfig, folder: Path, sampler: Sampler, labels: list[in
 
 def pack(paths: list[Path], target: Path) -> None:
     """One array images (N, H, W, C) of all files, written whole or not at all."""
-    partial = target.with_name("partial.npz")
-    np.savez_compressed(partial, images=np.stack([read_png(path) for path in paths]))
-    os.replace(partial, target)
+    images = np.stack([read_png(path) for path in paths])
+    with whole_file(target) as partial, open(partial, "wb") as file:
+        np.savez_compressed(file, images=images)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import signal
 import sys
 import time
@@ -50,6 +49,7 @@ from lineardiffusion.training import (
     restore_optimizer,
     restore_tensors,
     state_tensors,
+    whole_file,
     write_checkpoint,
 )
 
@@ -352,9 +352,8 @@ class History:
         if active and path.exists():
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("}\n") and json.loads(line)["step"] <= step]
-            partial = path.with_name(path.name + ".partial")
-            partial.write_text("".join(kept), encoding="utf-8")
-            os.replace(partial, path)
+            with whole_file(path) as partial:
+                partial.write_text("".join(kept), encoding="utf-8")
 
     def add(self, **record: float) -> None:
         if self._active:

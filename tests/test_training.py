@@ -232,6 +232,25 @@ def test_a_full_disk_leaves_what_was_there(folder, monkeypatch):
         assert {path.name: path.read_bytes() for path in folder.folder.iterdir()} == before
 
 
+def test_a_file_is_whole_or_as_it_was(tmp_path):
+    path = tmp_path / "figures.json"
+    path.write_text("before")
+
+    def interrupted():
+        with training.whole_file(path) as partial:
+            partial.write_text("hal")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [file.name for file in tmp_path.iterdir()] == ["figures.json"]
+    assert path.read_text() == "before"
+    with training.whole_file(path) as partial:
+        partial.write_text("after")
+        assert path.read_text() == "before"
+    assert path.read_text() == "after"
+
+
 def test_a_disk_that_is_really_full(tmp_path):
     """On a file system of 1 MiB, where one can be mounted."""
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(tmp_path)], capture_output=True).returncode:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from lineardiffusion.training import whole_file
+
 
 def to_bytes(images: Tensor) -> np.ndarray:
     """Images (N, C, H, W) in [−1, 1] as uint8 (N, H, W, C), rounded."""
@@ -22,9 +23,8 @@ def to_bytes(images: Tensor) -> np.ndarray:
 
 def write_png(pixels: np.ndarray, path: Path) -> None:
     """Write an image (H, W, C), whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(partial, format="png")
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(partial, format="png")
 
 
 def from_bytes(pixels: np.ndarray) -> Tensor:

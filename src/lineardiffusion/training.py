@@ -4,6 +4,7 @@ function of its keys.
 - `ExponentialMovingAverage` of a model's parameters.
 - `Checkpoints`: a folder of safetensors files. Each is written whole or not at all, carries a SHA-256 of all that it
   holds, and is refused when it was changed; then the one before it is used.
+- `whole_file(path)`: a file that is there whole or not at all, for all that is written beside them.
 - `keyed_generator(seed, "noise", step, …)`: the same keys give the same random numbers in any process, in any order. A
   run whose randomness is keyed has no random state that could be lost.
 
@@ -200,8 +201,34 @@ class Checkpoint(NamedTuple):
         return {name[len(start) :]: tensor for name, tensor in self.tensors.items() if name.startswith(start)}
 
 
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A name to write a file to, which becomes `path` when it is written: synced to the disk, then renamed. After an
+    error, which is passed on, `path` is as it was and nothing is beside it.
+
+    Example:
+        >>> import tempfile, lineardiffusion as ld
+        >>> from pathlib import Path
+        >>> path = Path(tempfile.mkdtemp()) / "figures.json"
+        >>> with ld.training.whole_file(path) as partial:
+        ...     _ = partial.write_text("[1, 2]")
+        >>> [file.name for file in path.parent.iterdir()]
+        ['figures.json']
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        _sync(partial)
+        os.replace(partial, path)
+        _sync(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write a safetensors file, whole or not at all: it is written and synced under another name, then renamed.
+    """Write a safetensors file, whole or not at all.
 
     Arguments:
         path: the file.
@@ -215,15 +242,10 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mappin
     from safetensors.torch import save_file
 
     text = json.dumps(metadata, sort_keys=True)
-    partial = path.with_name(path.name + ".partial")
     try:
-        save_file(dict(tensors), partial, metadata={"metadata": text, "sha256": _digest(tensors, text)})
-        _sync(partial)
-        os.replace(partial, path)
-        _sync(path.parent)
+        with whole_file(path) as partial:
+            save_file(dict(tensors), partial, metadata={"metadata": text, "sha256": _digest(tensors, text)})
     except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
         raise CheckpointError(
             f"{path}: the checkpoint could not be written ({error}); nothing before it was touched"
         ) from error
