@@ -10,6 +10,7 @@ are means.
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -168,7 +169,7 @@ def table(header: list[str], lines: list[list[str]]) -> str:
 def levels_table(report: Row) -> str:
     """The models as in the paper, and with other levels, ancestral, at every number of steps."""
     by_model = {row["model"]: row for row in report["models"]}
-    steps = sorted({cell["steps"] for row in report["models"] for cell in row["cells"].values() if "steps" in cell})
+    steps = (10, 25, 100, 1000)
     lines = []
     for model in (DDPM, *PAPER, EARLY, *HAAR, *MIXED):
         for suffix, added in CORRECTED.items():
@@ -184,18 +185,23 @@ def levels_table(report: Row) -> str:
     return table(header, lines)
 
 
-def samplers_table(report: Row) -> str:
-    """What becomes of the same networks with few steps."""
-    steps, lines = (10, 25), []
+def few_steps_table(report: Row) -> str:
+    """Samples with few steps, by what they cost: every sampler, and what is drawn beside it."""
+    ways = {
+        "ancestral": "ancestral-{}",
+        "corrected": "ancestral-{}-components",
+        "corrected at all steps": "ancestral-{}-" + EVERYWHERE,
+        "DDIM, η = 0": "ddim-{}",
+        "DDIM, η = 0, corrected": "ddim-{}-components",
+    }
     by_model = {row["model"]: row["cells"] for row in report["models"]}
+    lines = []
     for model in (DDPM, *MIXED[2:]):
-        for sampler in ("ancestral", "ddim"):
-            for suffix, added in {**CORRECTED, f"-{EVERYWHERE}": ", corrected at all steps"}.items():
-                found = [by_model.get(model, {}).get(f"{sampler}-{count}{suffix}") for count in steps]
-                if found[0]:
-                    kind = {"ancestral": "ancestral", "ddim": "DDIM, η = 0"}[sampler]
-                    lines.append([model + added, kind, *map(short, found), str(len(found[0]["seeds"]))])
-    return table(["", "sampler", *(f"{count} steps" for count in steps), "seeds"], lines)
+        for steps in range(1, 26):
+            found = [by_model.get(model, {}).get(cell.format(steps)) for cell in ways.values()]
+            if found[0]:
+                lines.append([model, str(steps), f"{found[0]['gflops_per_image']:.2f}", *map(short, found)])
+    return table(["", "steps", "GFLOPs per image", *ways], lines)
 
 
 def causes_table(report: Row) -> str:
@@ -287,8 +293,12 @@ def plot(report: Row, path: Path) -> None:
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True, layout="constrained")
     costs: list[tuple[str, list[float], Callable[[Row], float]]] = [
-        ("GFLOPs per image", [2, 5, 12, 50, 120], lambda cell: float(cell["gflops_per_image"])),
-        ("s per 1000 images", [20, 60, 150, 600, 1500], lambda cell: statistics.fmean(cell["cpu_s_per_1000_images"])),
+        ("GFLOPs per image", [0.5, 1, 2, 5, 12, 50, 120], lambda cell: float(cell["gflops_per_image"])),
+        (
+            "s per 1000 images",
+            [5, 20, 60, 150, 600, 1500],
+            lambda cell: statistics.fmean(cell["cpu_s_per_1000_images"]),
+        ),
     ]
     by_model = {row["model"]: row for row in report["models"]}
     shown = [model for model in (DDPM, *PAPER, EARLY, *MIXED) if model in by_model]
@@ -296,8 +306,8 @@ def plot(report: Row, path: Path) -> None:
         for index, model in enumerate(shown):
             for suffix, line in (("", "-"), ("-components", "--")):
                 cells = by_model[model]["cells"]
-                found = [cells.get(f"ancestral-{steps}{suffix}") for steps in (25, 100, 1000)]
-                found = [cell for cell in found if cell]
+                known = [key for key in cells if re.fullmatch(rf"ancestral-\d+{suffix}", key)]
+                found = sorted((cells[key] for key in known), key=lambda cell: int(cell["steps"]))
                 if found:
                     axis.plot(
                         [cost(cell) for cell in found], [cell["frechet"] for cell in found], "o" + line, markersize=4,
@@ -337,7 +347,7 @@ def write_report(
     }
     RESULTS.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     write_table(PAGE, "levels", levels_table(report))
-    write_table(PAGE, "samplers", samplers_table(report))
+    write_table(PAGE, "few-steps", few_steps_table(report))
     write_table(PAGE, "causes", causes_table(report))
     write_table(PAGE, "traces", traces_table(report))
     write_table(PAGE, "changes", changes_table(report))
