@@ -1,7 +1,7 @@
 """The cost of levels on real digits: models, corrections, and the causes one by one.
 
     python benchmarks/levels.py --data mnist10k.npz                    # every model, three seeds; then the report
-    python benchmarks/levels.py --data mnist10k.npz --models "DDPM" --seeds 0 --steps 25
+    python benchmarks/levels.py --data mnist10k.npz --models "DDPM" --seeds 0 --steps 5 7 14 18 --corrections everywhere
 
 Digits of 28 × 28 pixels, padded to 32 × 32; 9000 to train on, 1000 to measure residuals with (`ld.calibrate`). Every
 model is the same network with the same number of training steps, except where its entry in MODELS says otherwise. Each
@@ -49,7 +49,7 @@ from examples.train import train
 
 import lineardiffusion as ld
 from lineardiffusion.operators.spectral import cosine_coefficients
-from lineardiffusion.training import keyed_generator
+from lineardiffusion.training import keyed_generator, whole_file
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "benchmark-levels"
@@ -110,21 +110,18 @@ MODELS = {
     "SSD, from the data, Haar, long": Model(threshold=0.1, mode="haar", effort=5.0),
     "DDPM, twice": Model("ddpm", 1, kind="full", effort=2.1),
     "SSD, 4 levels, mixed": Model(optimization=MIXED),
-    "SSD, from the data, mixed": Model(threshold=0.1, optimization=MIXED),
     "SSD, late, Haar, mixed": Model(changes=(620, 780, 938), mode="haar", optimization=MIXED),
     "SSD, 4 levels, Haar, mixed": Model(mode="haar", optimization=MIXED),
     "SSD, from the data, Haar, mixed": Model(threshold=0.1, mode="haar", optimization=MIXED),
     "SSD, from the data, Haar, mixed, equal time": Model(threshold=0.1, mode="haar", optimization=MIXED, effort=1.8),
     # More draws for 16 × 16 pixels, and less noise there than in the states it is used for.
     "SSD, from the data, Haar, mixed, shares": Model(threshold=0.1, mode="haar", optimization=SHARES),
-    "SSD, from the data, Haar, mixed, wider": Model(threshold=0.1, mode="haar", optimization={**MIXED, **WIDER}),
     "SSD, from the data, Haar, mixed, shares, wider": Model(
         threshold=0.1, mode="haar", optimization={**SHARES, **WIDER}
     ),
     "SSD, from the data, Haar, mixed, shares, wider, resized": Model(
         threshold=0.1, mode="haar", optimization={**SHARES, **WIDER}, kind="resized"
     ),
-    "SSD, from the data, mixed, shares, wider": Model(threshold=0.1, optimization={**SHARES, **WIDER}),
     "SSD, half, Haar, mixed, shares, wider": Model(
         changes=(420, 568, 610), mode="haar", optimization={**SHARES, **WIDER}
     ),
@@ -213,7 +210,8 @@ class Run:
         self.keep()
 
     def keep(self) -> None:
-        self.path.write_text(json.dumps(self.result, indent=1) + "\n", encoding="utf-8")
+        with whole_file(self.path) as partial:
+            partial.write_text(json.dumps(self.result, indent=1) + "\n", encoding="utf-8")
 
     def has(self, cell: str) -> bool:
         return any(row["cell"] == cell for row in self.result["samples"])
@@ -348,7 +346,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="a .npz file with images (N, 28, 28) and labels")
     parser.add_argument("--iterations", type=int, default=2000, help="training steps of each model (%(default)s)")
     parser.add_argument("--count", type=int, default=1000, help="digits drawn for each cell (%(default)s)")
-    parser.add_argument("--steps", type=int, nargs="*", default=[25, 100, 1000], help="sampling steps (%(default)s)")
+    parser.add_argument(
+        "--steps", type=int, nargs="*", default=[10, 25, 100, 1000], help="sampling steps (%(default)s)"
+    )
     parser.add_argument("--samplers", nargs="+", default=["ancestral", "ddim"], choices=["ancestral", "ddim"])
     parser.add_argument("--corrections", nargs="*", default=list(CORRECTIONS), choices=[*CORRECTIONS, EVERYWHERE])
     parser.add_argument("--trace", action="store_true", help="also sample from real states at every change of shape")
