@@ -317,7 +317,7 @@ def plot(report: Row, path: Path) -> None:
         axis.axhspan(low, high, color="C0", alpha=0.15, linewidth=0)
         axis.set(xscale="log", yscale="log", xlabel=label)
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axis.set_yticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"])
+        axis.set_yticks([0.25, 0.5, 1, 2, 4, 8], ["0.25", "0.5", "1", "2", "4", "8"])
         axis.minorticks_off()
     axes[0].set_ylabel("Fréchet distance (classifier features)")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
