@@ -202,7 +202,7 @@ class Run:
         self.judge = judge_of(train_data)
         with torch.device("meta"):
             self.shadow = build_network(config.network, self.process.shape(0), None)
-        self.residuals: dict[str, ld.Residual | None] = {"": None}
+        self.residuals: dict[tuple[str, int | None], ld.Residual] = {}
         if self.process.shape_changes() and "changes" not in self.result:
             self.result["changes"] = self.changes(real(train_data))
         if (name == "DDPM" or MODELS[name].mode == "haar") and "errors" not in self.result:
@@ -217,17 +217,21 @@ class Run:
         return any(row["cell"] == cell for row in self.result["samples"])
 
     def residual(self, correction: str, steps: int) -> ld.Residual | None:
-        """None for "", one of CORRECTIONS, measured when it is first asked for, or EVERYWHERE for a number of steps."""
-        if correction and (correction == EVERYWHERE or correction not in self.residuals):
-            self.residuals[correction] = ld.calibrate(
+        """None for "", one of CORRECTIONS, or EVERYWHERE for a number of steps: measured when it is first asked for."""
+        if not correction:
+            return None
+        everywhere = correction == EVERYWHERE
+        key = (correction, steps if everywhere else None)
+        if key not in self.residuals:
+            self.residuals[key] = ld.calibrate(
                 self.denoiser,
                 self.held_out,
                 steps,
-                shape_changes_only=correction != EVERYWHERE,
-                rank=CORRECTIONS["components" if correction == EVERYWHERE else correction],
+                shape_changes_only=not everywhere,
+                rank=CORRECTIONS["components" if everywhere else correction],
                 generator=keyed_generator(self.seed, "calibrate"),
             )
-        return self.residuals[correction]
+        return self.residuals[key]
 
     def draw(self, sampler: str, steps: int, correction: str) -> None:
         """A cell: digits by a sampler. Its first 64 are kept as a picture."""

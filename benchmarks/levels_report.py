@@ -10,7 +10,6 @@ are means.
 from __future__ import annotations
 
 import json
-import re
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -304,14 +303,14 @@ def plot(report: Row, path: Path) -> None:
     shown = [model for model in (DDPM, *PAPER, EARLY, *MIXED) if model in by_model]
     for axis, (label, ticks, cost) in zip(axes, costs, strict=True):
         for index, model in enumerate(shown):
-            for suffix, line in (("", "-"), ("-components", "--")):
-                cells = by_model[model]["cells"]
-                known = [key for key in cells if re.fullmatch(rf"ancestral-\d+{suffix}", key)]
-                found = sorted((cells[key] for key in known), key=lambda cell: int(cell["steps"]))
+            drawn = [cell for cell in by_model[model]["cells"].values() if cell.get("sampler") == "ancestral"]
+            for correction, line in (("", "-"), ("components", "--")):
+                known = [cell for cell in drawn if cell["correction"] == correction]
+                found = sorted(known, key=lambda cell: int(cell["steps"]))
                 if found:
                     axis.plot(
                         [cost(cell) for cell in found], [cell["frechet"] for cell in found], "o" + line, markersize=4,
-                        color=f"C{index}", label=None if suffix else model,
+                        color=f"C{index}", label=None if correction else model,
                     )  # fmt: skip
         low, high = by_model[DDPM]["cells"]["ancestral-100"]["interval"]
         axis.axhspan(low, high, color="C0", alpha=0.15, linewidth=0)

@@ -33,7 +33,6 @@ def surroundings():
         "held_out_images": images,
         "generator": torch.Generator().manual_seed(0),
         "save_file": save_file,
-        "torch": torch,
         "ld": ld,
     }
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 import lineardiffusion as ld
 from examples.flexi_unet import SETTINGS, FlexiUNet, FullUNet, ResizedFlexiUNet
-from lineardiffusion.training import CheckpointError
+from lineardiffusion.training import CheckpointError, whole_file
 
 T = TypeVar("T")
 
@@ -238,7 +238,8 @@ class Config:
 
     def save(self, path: Path) -> None:
         """Write the YAML file that `--config` reads."""
-        path.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
+        with whole_file(path) as partial:
+            partial.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
 
     def check_resumable(self, other: dict[str, dict[str, Any]], where: Path) -> None:
         """That a checkpoint with another configuration can be gone on from: all but the section "run" is equal. Fields

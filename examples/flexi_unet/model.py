@@ -261,9 +261,7 @@ class ResizedFlexiUNet(FlexiUNet):
 
     def forward(self, x: Tensor, t_index: Tensor, size: Sequence[int] | None = None, y: Tensor | None = None) -> Tensor:
         """Predict the clean image of size `size` from x, as `FlexiUNet.forward`, with any size of x."""
-        if size is not None and tuple(size) != tuple(x.shape[-2:]):
-            x = resize(x, (size[0], size[1]))
-        return super().forward(x, t_index, size, y)
+        return super().forward(resize(x, size), t_index, size, y)
 
 
 class FullUNet(UNet):
@@ -281,10 +279,8 @@ class FullUNet(UNet):
 
         Arguments: as `FlexiUNet.forward`, with any size of x.
         """
-        target = (x.shape[-2], x.shape[-1]) if size is None else (size[0], size[1])
-        if target != tuple(x.shape[-2:]):
-            x = resize(x, target)
-        sizes = [target]
+        x = resize(x, size)
+        sizes = [(x.shape[-2], x.shape[-1])]
         for _ in self.widths[1:]:
             sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
         emb = self.embed(t_index, y)
@@ -293,6 +289,8 @@ class FullUNet(UNet):
         return self.out(self.decode(skips[-1], skips, emb, len(self.output_blocks), sizes))
 
 
-def resize(x: Tensor, size: Size) -> Tensor:
-    """Bilinear upsampling of the input of a network whose output is larger."""
-    return F.interpolate(x, size, mode="bilinear", align_corners=False)
+def resize(x: Tensor, size: Sequence[int] | None) -> Tensor:
+    """The input of a network with outputs of a size, by default its own, to which it is resized (bilinearly)."""
+    if size is None or tuple(size) == tuple(x.shape[-2:]):
+        return x
+    return F.interpolate(x, (size[0], size[1]), mode="bilinear", align_corners=False)
