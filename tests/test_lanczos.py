@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import lineardiffusion as ld
-from lineardiffusion.lanczos import largest_eigenvalue
+from lineardiffusion.lanczos import spectrum_bounds
 
 
 def symmetric(values: torch.Tensor, seed: int = 0) -> torch.Tensor:
@@ -152,9 +152,14 @@ def test_gradients_flow():
     assert torch.isfinite(v.grad).all()
 
 
-def test_largest_eigenvalue():
-    a = symmetric(torch.linspace(0, 7, 60, dtype=torch.float64))
-    assert largest_eigenvalue(lambda x: x @ a, noise(60), event_ndim=1) == pytest.approx(7, rel=1e-4)
+@pytest.mark.parametrize("lowest", [0.0, 1.0])
+def test_bounds_of_a_spectrum(lowest):
+    a = symmetric(torch.linspace(lowest, 7, 60, dtype=torch.float64))
+    bounds = spectrum_bounds(lambda x: x @ a, noise(60), event_ndim=1, accuracy=2e-7, least=True)
+    assert 7 <= bounds.largest * (1 + 1e-14) <= 7 * (1 + 1e-6)
+    least = lowest or 7 / 59  # the least that is positive
+    assert 0.4 * least <= bounds.least <= least * (1 + 1e-12)
+    assert bounds.singular == (lowest == 0)
 
 
 @pytest.mark.parametrize(

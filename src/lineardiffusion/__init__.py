@@ -16,7 +16,6 @@ from lineardiffusion.denoiser import Denoiser as Denoiser
 from lineardiffusion.gaussian import Gaussian as Gaussian
 from lineardiffusion.gaussian import GaussianMarginal as GaussianMarginal
 from lineardiffusion.information import diffusion_information as diffusion_information
-from lineardiffusion.krylov import LanczosInfo as LanczosInfo
 from lineardiffusion.lanczos import lanczos_function as lanczos_function
 from lineardiffusion.lanczos import lanczos_sqrt as lanczos_sqrt
 from lineardiffusion.losses import SNR as SNR
@@ -24,6 +23,8 @@ from lineardiffusion.losses import MinSNR as MinSNR
 from lineardiffusion.losses import TruncatedSNR as TruncatedSNR
 from lineardiffusion.losses import Uniform as Uniform
 from lineardiffusion.losses import denoising_loss as denoising_loss
+from lineardiffusion.matrix_function import LanczosInfo as LanczosInfo
+from lineardiffusion.matrix_function import lanczos_options as lanczos_options
 from lineardiffusion.operators import AveragePool as AveragePool
 from lineardiffusion.operators import BlockDiagonal as BlockDiagonal
 from lineardiffusion.operators import ChannelMix as ChannelMix

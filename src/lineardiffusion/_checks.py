@@ -27,13 +27,14 @@ def as_shape(shape: Sequence[int] | int, name: str = "shape") -> Shape:
 
 
 def check_event(x: Tensor, event: Shape, name: str) -> None:
-    """Raise unless `x` has shape (*batch, *event) and holds floating-point or complex numbers."""
+    """Raise unless `x` has shape (*batch, *event) and holds real floating-point numbers."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
     if x.ndim < len(event) or tuple(x.shape[x.ndim - len(event) :]) != event:
         raise ValueError(f"{name}: expected shape (*batch, {', '.join(map(str, event))}), got {tuple(x.shape)}")
-    if not (x.is_floating_point() or x.is_complex()):
-        raise ValueError(f"{name}: expected a floating-point tensor, got {x.dtype}")
+    if not x.is_floating_point():
+        remedy = "; give real and imaginary parts as channels (torch.view_as_real)" if x.is_complex() else ""
+        raise ValueError(f"{name}: expected a real floating-point tensor, got {x.dtype}{remedy}")
 
 
 def check_finite(x: Tensor, name: str) -> None:
@@ -44,6 +45,27 @@ def check_finite(x: Tensor, name: str) -> None:
     if not bool(torch.isfinite(x.detach().sum())) and not bool(torch.isfinite(x).all()):
         bad = int((~torch.isfinite(x)).sum())
         raise ValueError(f"{name}: expected finite values, got {bad} NaN or infinite of {x.numel()}")
+
+
+def as_constant(x: Tensor, name: str, *, allow_complex: bool = False) -> Tensor:
+    """A copy in float64 (or complex128) on the CPU, for an operator to keep and to factorise.
+
+    Raises:
+        TypeError: not a tensor.
+        ValueError: complex where only real numbers make sense, NaN or infinite, or a parameter that is being learned:
+            what is factorised once cannot follow it.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
+    if x.is_complex() and not allow_complex:
+        raise ValueError(f"{name}: expected real numbers, got {x.dtype}")
+    if x.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            f"{name}: expected a constant, got a tensor that requires gradients, which would be lost here: pass "
+            f"{name}.detach(), or subclass LinearOperator with an `apply` that uses the parameter, and gradients follow"
+        )
+    check_finite(x, name)
+    return x.detach().to(device="cpu", dtype=torch.complex128 if x.is_complex() else torch.float64, copy=True)
 
 
 def as_index(value: SupportsIndex, low: int, high: int, name: str) -> int:

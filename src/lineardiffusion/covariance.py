@@ -20,9 +20,12 @@ from lineardiffusion.operators.base import GramMap, LinearOperator
 from lineardiffusion.operators.rules import rule
 from lineardiffusion.operators.scalar import Identity
 
-# How far below zero, relative to the largest variance, rounding may push an eigenvalue of a covariance: float32 Lanczos
-# knows λ to about 1e-6 λmax, and 1 − ρλ inherits that absolute error.
-_ROUNDING = 1e-5
+# How far below zero, relative to the largest variance, an eigenvalue of a covariance may be for want of digits: float32
+# products know λ to about 1e-6 λmax at best. The one tolerance of feasibility: σ_t² may be that much below σ_s² λmax.
+FEASIBILITY = 1e-6
+
+# Numbers in the unit vectors that a trace takes at a time.
+_PROBED_NUMBERS = 2**22
 
 # σ ≥ 0, for σ² I, or any covariance.
 NoiseLevel: TypeAlias = "float | Covariance"
@@ -75,11 +78,16 @@ class Covariance(LinearOperator):
         return float(values.log().sum())
 
     def mean_variance(self) -> float:
-        """tr Σ / n, estimated from 64 fixed vectors of random signs: exact for a diagonal Σ."""
-        signs = torch.randint(0, 2, (64, *self.in_shape), generator=torch.Generator().manual_seed(0)) * 2.0 - 1
-        probes = signs.to(self._example(self.in_shape))
+        """tr Σ / n, here from the diagonal, by a product with every unit vector: override it where the trace is known."""
+        like = self._example(self.in_shape)
+        n, total = like.numel(), 0.0
         with torch.no_grad():
-            return float((probes * self(probes)).mean())
+            for part in torch.arange(n, device=like.device).split(max(1, _PROBED_NUMBERS // n)):
+                units = like.new_zeros(len(part), n)
+                units[torch.arange(len(part), device=like.device), part] = 1
+                images = self(units.reshape(-1, *self.in_shape)).reshape(-1, n)
+                total += float((units * images).sum())
+        return total / n
 
     def root(self) -> LinearOperator:
         """L, as an operator."""
@@ -176,6 +184,14 @@ class GramCovariance(Covariance):
     def singular_values(self) -> Tensor:
         return self._variances(self._gram_eigenvalues())
 
+    def mean_variance(self) -> float:
+        """tr Σ / n, from the spectrum of M where its structure is known."""
+        return float(self.singular_values().mean()) if self.has_exact_functions else super().mean_variance()
+
+    @property
+    def has_exact_functions(self) -> bool:
+        return self.operator.has_exact_functions
+
     def root(self) -> LinearOperator:
         return self._cached("root", lambda: self.operator.function(self._deviations))
 
@@ -194,8 +210,10 @@ class GramCovariance(Covariance):
             return variances.clamp(min=0)
         lowest = float(variances.detach().min())
         if lowest < 0:
-            scale = float(variances.detach().abs().max())
-            if lowest < -_ROUNDING * scale:
+            # The largest may not be among the values at hand, where all are at the end of what is feasible.
+            at_zero = self.variance(torch.zeros((), dtype=values.dtype, device=values.device))
+            scale = max(float(variances.detach().abs().max()), float(at_zero.detach().abs().nan_to_num(0, 0, 0)))
+            if lowest < -FEASIBILITY * scale:
                 raise ValueError(f"covariance: expected eigenvalues ≥ 0, got {lowest:.6g} beside {scale:.6g}")
             variances = variances.clamp(min=0)
         return variances

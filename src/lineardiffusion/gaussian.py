@@ -30,14 +30,16 @@ class Gaussian:
         return self.covariance.sample(self.mean, draw_noise(self.mean, noise, generator))
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log density at x, with shape (*batch).
+        """Log density at x, with shape (*batch), in float64 where the device has it: a sum over a large event has few
+        digits left in float32.
 
         Raises:
             ValueError: x does not fit, or the covariance is singular.
         """
         event = self.covariance.in_shape
         check_event(x, event, "x")
-        difference = x - self.mean
+        wide = torch.float32 if x.device.type == "mps" else torch.float64
+        difference = x.to(wide) - self.mean.to(wide)
         dims = tuple(range(-len(event), 0))
         mahalanobis = (difference * self.covariance.solve(difference)).sum(dims)
         return -0.5 * (mahalanobis + self.covariance.logdet() + math.prod(event) * math.log(2 * math.pi))

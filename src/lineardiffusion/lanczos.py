@@ -2,7 +2,8 @@ r"""Functions of a symmetric matrix that is known only through its products with
 
     f(A) v ≈ ‖v‖ Q_k f(T_k) e_1
 
-with the Krylov basis Q_k and the tridiagonal T_k of krylov.py.
+with the Krylov basis Q_k and the tridiagonal T_k of krylov.py. matrix_function.py says when the iteration ends, and what
+its error and its gradients are.
 
 References:
     | Saad, Analysis of some Krylov subspace approximations to the matrix exponential operator, 1992
@@ -12,20 +13,14 @@ References:
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from typing import Literal, overload
+from typing import Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
 from lineardiffusion._checks import Shape, compute_dtype
-from lineardiffusion.krylov import KrylovSpace, converge, krylov_spaces
-from lineardiffusion.krylov import LanczosInfo as LanczosInfo
-from lineardiffusion.krylov import Matvec as Matvec
-from lineardiffusion.krylov import SpectralFunction as SpectralFunction
-
-# Of the functions of MᵀM that an operator of unknown structure computes.
-_TOLERANCE, _MAX_ITERATIONS = 1e-6, 100
+from lineardiffusion.krylov import Matvec, SpectralFunction, krylov_spaces
+from lineardiffusion.matrix_function import LanczosInfo, Measure, apply_function, resolve_options
 
 
 @overload
@@ -35,8 +30,8 @@ def lanczos_function(
     f: SpectralFunction,
     *,
     event_ndim: int,
-    tol: float = 1e-6,
-    max_iterations: int = 100,
+    tol: float | None = None,
+    max_iterations: int | None = None,
     return_info: Literal[False] = False,
 ) -> Tensor: ...
 
@@ -48,8 +43,8 @@ def lanczos_function(
     f: SpectralFunction,
     *,
     event_ndim: int,
-    tol: float = 1e-6,
-    max_iterations: int = 100,
+    tol: float | None = None,
+    max_iterations: int | None = None,
     return_info: Literal[True],
 ) -> tuple[Tensor, LanczosInfo]: ...
 
@@ -60,30 +55,35 @@ def lanczos_function(
     f: SpectralFunction,
     *,
     event_ndim: int,
-    tol: float = 1e-6,
-    max_iterations: int = 100,
+    tol: float | None = None,
+    max_iterations: int | None = None,
     return_info: bool = False,
 ) -> Tensor | tuple[Tensor, LanczosInfo]:
     r"""f(A) v for a symmetric A given by its products.
 
-    The iteration stops when the estimated relative error of every sample is within `tol`. With d_k the change of the
-    result in step k, the error of a sequence that converges at the rate r = d_k / d_{k−1} is d_k r / (1 − r): this is
-    the estimate. In single precision it cannot fall far below 1e-7, and neither can the error.
+    The iteration stops when the error of every sample, relative to max(‖y‖, 1e-3 ‖v‖ max|f|) with y = f(A) v, is
+    stated to be within `tol`, or to be that of rounding. The statement was found to hold, to a factor of three, in all
+    but 0.1 % of 5000 problems of many kinds (benchmarks/lanczos.py).
+
+    Differentiable in v, and in the parameters of `matvec` and f: exactly so as to the formulas, and as precisely as the
+    result itself.
 
     Arguments:
         matvec: x ↦ A x for x of the shape of v; A symmetric, and one A per sample of the batch at most.
-        v: vectors, with shape (*batch, *event). Half precisions are computed in float32.
+        v: vectors, with shape (*batch, *event), not empty. Half precisions are computed in float32.
         f: maps a float64 tensor of eigenvalues to their images, element by element.
         event_ndim: number of trailing dimensions of v that form one vector.
-        tol: relative error at which to stop.
-        max_iterations: products with A at most; a RuntimeWarning says when they do not suffice.
+        tol: error at which to stop; None for that of `lanczos_options`, by default 1e-6.
+        max_iterations: products with A at most; None for those of `lanczos_options`, by default 100. A RuntimeWarning
+            says where they do not suffice, or where rounding does not allow for `tol`.
         return_info: also return a LanczosInfo.
 
     Returns:
         f(A) v with the shape, dtype and device of v, and with `return_info` the LanczosInfo.
 
     Raises:
-        ValueError: `event_ndim` or `max_iterations` out of range, or `matvec` changes the shape.
+        ValueError: `event_ndim`, `tol` or `max_iterations` out of range, v is empty or not finite, `matvec` changes the
+            shape or is not finite, or f is not finite at an eigenvalue (the inverse of a singular matrix).
 
     Example:
         >>> import torch, lineardiffusion as ld
@@ -91,12 +91,12 @@ def lanczos_function(
         >>> ld.lanczos_function(lambda x: weights * x, torch.ones(3), torch.sqrt, event_ndim=1)
         tensor([1.0000, 2.0000, 3.0000])
     """
-    norms, spaces = krylov_spaces(matvec, v, event_ndim)
-    space, coefficients, info = converge(spaces, f, tol, max_iterations)
-    result = (norms[:, None] * space.combine(coefficients)).reshape(v.shape).to(v.dtype)
-    if return_info:
-        return result, replace(info, error=info.error.reshape(v.shape[: v.ndim - event_ndim]))
-    return result
+    options = resolve_options(tol, max_iterations)
+    if not isinstance(v, Tensor) or not v.is_floating_point():
+        raise ValueError(f"v: expected a real floating-point tensor, got {getattr(v, 'dtype', type(v).__name__)}")
+    work = v.to(compute_dtype(v.dtype))
+    result, info = apply_function(matvec, work, f, event_ndim, options)
+    return (result.to(v.dtype), info) if return_info else result.to(v.dtype)
 
 
 @overload
@@ -105,8 +105,8 @@ def lanczos_sqrt(
     v: Tensor,
     *,
     event_ndim: int,
-    tol: float = 1e-6,
-    max_iterations: int = 100,
+    tol: float | None = None,
+    max_iterations: int | None = None,
     return_info: Literal[False] = False,
 ) -> Tensor: ...
 
@@ -117,8 +117,8 @@ def lanczos_sqrt(
     v: Tensor,
     *,
     event_ndim: int,
-    tol: float = 1e-6,
-    max_iterations: int = 100,
+    tol: float | None = None,
+    max_iterations: int | None = None,
     return_info: Literal[True],
 ) -> tuple[Tensor, LanczosInfo]: ...
 
@@ -128,8 +128,8 @@ def lanczos_sqrt(
     v: Tensor,
     *,
     event_ndim: int,
-    tol: float = 1e-6,
-    max_iterations: int = 100,
+    tol: float | None = None,
+    max_iterations: int | None = None,
     return_info: bool = False,
 ) -> Tensor | tuple[Tensor, LanczosInfo]:
     r"""A^{1/2} v for a symmetric positive semi-definite A: turns white noise v into noise of covariance A.
@@ -166,89 +166,66 @@ def lanczos_sqrt(
     return lanczos_function(matvec, v, sqrt, event_ndim=event_ndim, tol=tol, max_iterations=max_iterations)
 
 
-def largest_eigenvalue(
-    matvec: Matvec, v: Tensor, *, event_ndim: int, tol: float = 1e-6, max_iterations: int = 200
-) -> float:
-    """Largest eigenvalue of a symmetric A, from below, by the largest Ritz value of the Krylov space of one vector v.
-
-    The iteration ends when the value grows by less than `tol`, relatively, in two steps in a row.
-    """
-    _, spaces = krylov_spaces(matvec, v, event_ndim)
-    value, still = -math.inf, 0
-    for iteration, space in enumerate(spaces, start=1):
-        last, value = value, float(torch.linalg.eigvalsh(space.tridiagonal.detach()).max())
-        still = still + 1 if value - last <= tol * abs(value) else 0
-        if still == 2 or bool(space.exhausted.all()) or iteration == max_iterations:
-            break
-    return value
-
-
 def gram_lanczos(
     forward: Matvec, adjoint: Matvec, f: SpectralFunction, x: Tensor, in_shape: Shape, out_shape: Shape
-) -> Tensor:
-    r"""f(MᵀM) x from the products y = M x (events of `out_shape`) and x = Mᵀ y (of `in_shape`).
+) -> tuple[Tensor, LanczosInfo]:
+    r"""f(MᵀM) x from the products y = M x (events of `out_shape`) and x = Mᵀ y (of `in_shape`), and how it came about.
 
-    Where f is finite at zero, only the part of x that M sees is left to the iteration,
+    Where M has fewer rows than columns and f is finite at zero, only the part of x that M sees is left to the iteration,
 
         f(MᵀM) x = f(0) x + Mᵀ h(MMᵀ) M x,   h(λ) = (f(λ) − f(0)) / λ ,
 
-    with the Krylov space among the rows or the columns of M, whichever are fewer. The rest is exact, also where f jumps
-    at zero, which no polynomial does.
+    with the Krylov space among the rows. The rest is exact, also where f jumps at zero, which no polynomial does.
     """
-    work = x.to(compute_dtype(x.dtype))
+    work, options = x.to(compute_dtype(x.dtype)), resolve_options(None, None)
     at_zero = _at_zero(f)
-    if at_zero is None:
-        rounded = _rounded(f, work.dtype)
-        return lanczos_function(lambda u: adjoint(forward(u)), work, rounded, event_ndim=len(in_shape)).to(x.dtype)
+    if at_zero is None or math.prod(in_shape) <= math.prod(out_shape):
+        gram = lambda u: adjoint(forward(u))  # noqa: E731
+        measure = Measure(at_zero=None if at_zero is None else at_zero.detach())
+        result, info = apply_function(gram, work, _of_gram(f), len(in_shape), options, measure)
+        return result.to(x.dtype), info
 
     def slope(values: Tensor) -> Tensor:
         return torch.where(values > 0, (f(values) - at_zero) / torch.where(values > 0, values, 1), 0)
 
-    y, rounded = forward(work), _rounded(slope, work.dtype)
-    if math.prod(out_shape) <= math.prod(in_shape):
-        seen = _through_rows(forward, adjoint, rounded, y, len(out_shape), beside=(at_zero, work))
-    else:
-        seen = lanczos_function(lambda u: adjoint(forward(u)), adjoint(y), rounded, event_ndim=len(in_shape))
-    return (at_zero * work + seen).to(x.dtype)
+    y = forward(work)
+    measure = Measure(rows=True, beside=at_zero.detach(), ratio=_ratio(work, in_shape, y, out_shape))
+    seen, info = _through_rows(forward, adjoint, slope, y, len(out_shape), measure)
+    return (at_zero * work + seen).to(x.dtype), info
 
 
 def adjoint_lanczos(
     forward: Matvec, adjoint: Matvec, g: SpectralFunction, y: Tensor, in_shape: Shape, out_shape: Shape
-) -> Tensor:
-    r"""Mᵀ g(MMᵀ) y = g(MᵀM) Mᵀ y, with the Krylov space among the rows or the columns of M, whichever are fewer."""
+) -> tuple[Tensor, LanczosInfo]:
+    r"""Mᵀ g(MMᵀ) y = g(MᵀM) Mᵀ y, with the Krylov space among the rows or the columns of M, whichever are fewer; and how
+    it came about."""
     work = y.to(compute_dtype(y.dtype))
-    rounded = _rounded(g, work.dtype)
     if math.prod(out_shape) < math.prod(in_shape):
-        return _through_rows(forward, adjoint, rounded, work, len(out_shape)).to(y.dtype)
-    x = adjoint(work)
-    return lanczos_function(lambda u: adjoint(forward(u)), x, rounded, event_ndim=len(in_shape)).to(y.dtype)
+        result, info = _through_rows(forward, adjoint, g, work, len(out_shape), Measure(rows=True))
+    else:
+        x, options = adjoint(work), resolve_options(None, None)
+        gram = lambda u: adjoint(forward(u))  # noqa: E731
+        measure = Measure(ratio=_ratio(work, out_shape, x, in_shape))
+        result, info = apply_function(gram, x, _of_gram(g), len(in_shape), options, measure)
+    return result.to(y.dtype), info
 
 
 def _through_rows(
-    forward: Matvec,
-    adjoint: Matvec,
-    g: SpectralFunction,
-    y: Tensor,
-    event_ndim: int,
-    beside: tuple[Tensor, Tensor] | None = None,
-) -> Tensor:
-    """Mᵀ g(MMᵀ) y by Krylov spaces of MMᵀ; with beside = (o, x) and y = M x, to a tolerance relative to o x + this."""
-    norms, spaces = krylov_spaces(lambda u: forward(adjoint(u)), y, event_ndim)
-    scale, o = torch.zeros(()), torch.zeros(())
-    if beside is not None:
-        o, x = beside
-        lengths = torch.linalg.vector_norm(x.reshape(len(norms), -1), dim=-1)
-        scale = (lengths / norms.clamp(min=torch.finfo(norms.dtype).tiny)).double().cpu()
+    forward: Matvec, adjoint: Matvec, g: SpectralFunction, y: Tensor, event_ndim: int, measure: Measure
+) -> tuple[Tensor, LanczosInfo]:
+    """Mᵀ g(MMᵀ) y by Krylov spaces of MMᵀ."""
+    product = lambda u: forward(adjoint(u))  # noqa: E731
+    inner, info = apply_function(product, y, _of_gram(g), event_ndim, resolve_options(None, None), measure)
+    return adjoint(inner), info
 
-    # In units of ‖y‖: |Mᵀ Q c|² = cᵀ T c, and ⟨x, Mᵀ Q c⟩ = ⟨M x, Q c⟩ = c_1.
-    def part(space: KrylovSpace, c: Tensor) -> Tensor:
-        return (c * torch.bmm(space.tridiagonal, c[..., None])[..., 0]).sum(-1).clamp(min=0).sqrt()
 
-    def whole(space: KrylovSpace, c: Tensor) -> Tensor:
-        return ((o * scale).square() + 2 * o * c[:, 0] + part(space, c).square()).clamp(min=0).sqrt()
-
-    space, coefficients, _ = converge(spaces, g, _TOLERANCE, _MAX_ITERATIONS, part, whole)
-    return adjoint((norms[:, None] * space.combine(coefficients)).reshape(y.shape))
+def _ratio(x: Tensor, in_shape: Shape, y: Tensor, out_shape: Shape) -> Tensor:
+    """‖x‖/‖y‖ of every sample, (B,); 0 where y = 0."""
+    length_x, length_y = (
+        torch.linalg.vector_norm(vectors.detach().reshape(-1, math.prod(shape)), dim=-1).double().cpu()
+        for vectors, shape in ((x, in_shape), (y, out_shape))
+    )
+    return torch.where(length_y > 0, length_x / torch.where(length_y > 0, length_y, 1), 0)
 
 
 def _at_zero(f: SpectralFunction) -> Tensor | None:
@@ -260,11 +237,47 @@ def _at_zero(f: SpectralFunction) -> Tensor | None:
     return value if bool(value.isfinite()) else None
 
 
-def _rounded(f: SpectralFunction, dtype: torch.dtype) -> SpectralFunction:
-    """f, with eigenvalues of a Gram matrix that are zero (or negative) within the rounding of `dtype` taken as zero."""
-    cutoff = 10 * torch.finfo(dtype).eps
+def _of_gram(f: SpectralFunction) -> SpectralFunction:
+    """f, for eigenvalues of a Gram matrix, which are negative by rounding alone."""
+    return lambda values: f(values.clamp(min=0))
 
-    def function(values: Tensor) -> Tensor:
-        return f(torch.where(values > cutoff * values.amax(-1, keepdim=True), values, 0))
 
-    return function
+class SpectrumBounds(NamedTuple):
+    """Bounds of the eigenvalues of a positive semi-definite matrix.
+
+    Attributes:
+        least: of the positive ones, from below.
+        largest: from above.
+        singular: whether zero is one of them.
+    """
+
+    least: float
+    largest: float
+    singular: bool
+
+
+def spectrum_bounds(
+    matvec: Matvec, v: Tensor, *, event_ndim: int, accuracy: float, least: bool = False, max_iterations: int = 200
+) -> SpectrumBounds:
+    """Bounds of the spectrum of a symmetric positive semi-definite A, from the Krylov space of one vector v.
+
+    The largest Ritz value θ of a random v is an estimate from below. Within the norm of its residual, |β_k u_k|, there is
+    an eigenvalue; the bound is θ plus that, once it is within the accuracy, relatively. With `least`, the iteration also
+    goes on until the residual of the least is below half of it.
+    """
+    _, spaces = krylov_spaces(matvec, v, event_ndim)
+    due = 1
+    for iteration, space in enumerate(spaces, start=1):
+        last_chance = iteration == max_iterations or bool(space.exhausted.all())
+        if iteration < due and not last_chance:
+            continue
+        due = iteration + max(1, iteration // 8)
+        values, vectors = space.eigen[0][0], space.eigen[1][0]
+        residuals = float(space.next_off_diagonal) * vectors[-1].abs()
+        high, at_high = float(values[-1]), float(residuals[-1])
+        positive = int((values <= 100 * torch.finfo(v.dtype).eps * high).sum())  # of the first that is not zero
+        first = min(positive, len(values) - 1)
+        low, at_low = float(values[first]), float(residuals[first])
+        if last_chance or (at_high <= accuracy * high and (not least or at_low <= 0.5 * low)):
+            break
+    return SpectrumBounds(max(0.0, low - at_low), max(0.0, high + at_high), positive > 0)

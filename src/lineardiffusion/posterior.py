@@ -21,18 +21,28 @@ References:
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import check_event
-from lineardiffusion.covariance import Covariance, GramCovariance, NoiseLevel, Sandwich, as_covariance, as_noise_level
+from lineardiffusion._checks import Shape, check_event, compute_dtype
+from lineardiffusion.covariance import (
+    FEASIBILITY,
+    Covariance,
+    GramCovariance,
+    NoiseLevel,
+    Sandwich,
+    as_covariance,
+    as_noise_level,
+)
 from lineardiffusion.gaussian import Gaussian
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.operators.scalar import Identity
 
-# σ_t² ≥ σ_s² λmax may be missed by rounding where a process is feasible with equality.
-FEASIBILITY_ROUNDING = 1e-9
+# 1 − ρλ below this is zero: noise levels that are feasible with equality give it no more than rounding.
+_ROUNDING = 1e-12
 
 
 def transition(operator: LinearOperator, sigma_s: NoiseLevel, sigma_t: NoiseLevel) -> Covariance:
@@ -58,11 +68,11 @@ def transition(operator: LinearOperator, sigma_s: NoiseLevel, sigma_t: NoiseLeve
     sigma_s, sigma_t = _noise_levels(operator, sigma_s, sigma_t)
     check_feasible(operator, sigma_s, sigma_t)
     if not isinstance(sigma_s, Covariance) and not isinstance(sigma_t, Covariance):
-        variances = sigma_s**2, sigma_t**2
-        return GramCovariance(operator.T, lambda values: variances[1] - variances[0] * values)
+        variance, rho = sigma_t**2, sigma_s**2 / sigma_t**2
+        return GramCovariance(operator.T, lambda values: variance * (1 - _carried(rho, values, _ROUNDING)))
     cov_s, cov_t = _covariances(operator, sigma_s, sigma_t)
     white = whitened(operator, cov_s, cov_t)
-    return Sandwich(cov_t, GramCovariance(white.T, lambda values: 1 - values))
+    return Sandwich(cov_t, GramCovariance(white.T, lambda values: 1 - _carried(1.0, values, _ROUNDING)))
 
 
 def posterior(
@@ -95,11 +105,20 @@ def ddim_kernel(
     r"""The DDIM kernel for any linear operator: N(μ_s + K (x_t − M μ_s), C) with, in the singular basis of M,
 
         C(λ) = η² σ_s² (1 − λσ_s²/σ_t²)   where λ > 0,        C(0) = σ_s²,
-        K = Mᵀ g(MMᵀ),   g(λ)² = (σ_s² − C(λ)) / (σ_t² λ).
+        K = Mᵀ(MMᵀ)^{−1/2} k(MMᵀ),   k(λ)² = (σ_s² − C(λ)) / σ_t².
 
     η = 1 is the posterior. At η = 0 nothing is drawn in the directions that M sees, where K is σ_s/σ_t times the polar
     factor Mᵀ(MMᵀ)^{−1/2}, while those it does not see (the new ones where a resolution grows) need fresh noise: without
     it the marginal at s would be wrong. For M = √(ᾱ_t/ᾱ_s) I this is DDIM (Song et al., 2021, Eq. 12 and 16).
+
+    Where the structure of M is unknown, Lanczos' method evaluates these functions, which no polynomial follows through
+    the jump of C at λ = 0. With η < 1 the two cases then pass into one another,
+
+        C(λ) = σ_s² [ q + (1 − q) η² (1 − λσ_s²/σ_t²) ],      q = exp(−λ/δ),
+
+    with δ a fiftieth of the largest eigenvalue, so that components which M lets through by less than a seventh are drawn
+    anew in part; or a fortieth of the least λ > 0 where that is no less than a hundredth of the largest: then q = 0 to all
+    digits there. K follows from C as above: the marginal is kept exactly.
 
     Arguments:
         x_t, mean_s, operator, sigma_s, sigma_t: as in `posterior`.
@@ -122,32 +141,83 @@ def feasible_kernel(
     of an operator of unknown structure is not estimated again in every step of a sampler."""
     check_event(x_t, operator.out_shape, "x_t")
     check_event(mean_s, operator.in_shape, "mean_s")
+    if sigma_s == 0:
+        return Gaussian(mean_s, _nothing(operator.in_shape))
     if not isinstance(sigma_s, Covariance) and not isinstance(sigma_t, Covariance):
-        gain, variance = isotropic_kernel(sigma_s, sigma_t, eta)
-        return Gaussian(operator.correct(gain, mean_s, x_t), GramCovariance(operator, variance))
+        mean, covariance = _isotropic(x_t, mean_s, operator, sigma_s, sigma_t, eta)
+        return Gaussian(mean, covariance)
     cov_s, cov_t = _covariances(operator, sigma_s, sigma_t)
-    white = whitened(operator, cov_s, cov_t)
-    gain, variance = isotropic_kernel(1.0, 1.0, eta)
     residual = cov_t.inverse_root()(x_t - operator(mean_s))
-    mean = mean_s + cov_s.root()(white.correct(gain, torch.zeros_like(mean_s), residual))
-    return Gaussian(mean, Sandwich(cov_s, GramCovariance(white, variance)))
+    mean, covariance = _isotropic(
+        residual, torch.zeros_like(mean_s), whitened(operator, cov_s, cov_t), 1.0, 1.0, eta
+    )
+    return Gaussian(mean_s + cov_s.root()(mean), Sandwich(cov_s, covariance))
 
 
-def isotropic_kernel(sigma_s: float, sigma_t: float, eta: float) -> tuple[float | SpectralFunction, SpectralFunction]:
-    """g and C as functions of λ."""
-    rho = sigma_s**2 / sigma_t**2
+def _isotropic(
+    x_t: Tensor, mean_s: Tensor, operator: LinearOperator, sigma_s: float, sigma_t: float, eta: float
+) -> tuple[Tensor, Covariance]:
+    rounding, smoothing, deterministic = _ROUNDING, 0.0, False
+    if not operator.has_exact_functions:
+        rounding = max(rounding, 10 * torch.finfo(compute_dtype(x_t.dtype)).eps)
+        if eta < 1:
+            least, largest, singular = operator.spectrum_bounds()
+            separated = least >= largest / 100 > 0  # of zero, if that is an eigenvalue
+            smoothing = least / 40 if separated else largest / 50
+            injective = not singular and math.prod(operator.in_shape) <= math.prod(operator.out_shape)
+            deterministic = eta == 0 and separated and injective
+    gain, variance = isotropic_kernel(sigma_s, sigma_t, eta, smoothing, rounding)
     if eta == 1:
-        return rho, lambda values: sigma_s**2 * (1 - rho * values)
+        mean = operator.correct(sigma_s**2 / sigma_t**2, mean_s, x_t)
+    else:
+        mean = operator.polar_correct(gain, mean_s, x_t)
+    return mean, _nothing(operator.in_shape) if deterministic else GramCovariance(operator, variance)
+
+
+def _nothing(shape: Shape) -> Covariance:
+    """The covariance of what is not random."""
+    return GramCovariance(0.0 * Identity(shape))
+
+
+class Kernel(NamedTuple):
+    """k and C as functions of λ."""
+
+    gain: SpectralFunction
+    variance: SpectralFunction
+
+
+def isotropic_kernel(
+    sigma_s: float, sigma_t: float, eta: float, smoothing: float = 0.0, rounding: float = _ROUNDING
+) -> Kernel:
+    """k and C of `ddim_kernel`.
+
+    Arguments:
+        sigma_s, sigma_t, eta: as there.
+        smoothing: δ; 0 for the jump.
+        rounding: 1 − ρλ up to which equality is meant.
+    """
+    rho = sigma_s**2 / sigma_t**2
+
+    def unseen(values: Tensor) -> Tensor:
+        return torch.exp(-values / smoothing) if smoothing else (values <= 0).to(values.dtype)
+
+    def seen(values: Tensor) -> Tensor:
+        return -torch.expm1(-values / smoothing) if smoothing else (values > 0).to(values.dtype)
 
     def variance(values: Tensor) -> Tensor:
-        seen = eta**2 * sigma_s**2 * (1 - rho * values).clamp(min=0)
-        return torch.where(values > 0, seen, sigma_s**2)
+        return sigma_s**2 * (unseen(values) + eta**2 * seen(values) * (1 - _carried(rho, values, rounding)))
 
     def gain(values: Tensor) -> Tensor:
-        positive = torch.where(values > 0, values, 1)
-        return torch.where(values > 0, ((sigma_s**2 - variance(values)) / positive).sqrt() / sigma_t, 0)
+        kept = seen(values) * (1 - eta**2 + eta**2 * _carried(rho, values, rounding))
+        return sigma_s / sigma_t * kept.sqrt()
 
-    return gain, variance
+    return Kernel(gain, variance)
+
+
+def _carried(rho: float, values: Tensor, rounding: float) -> Tensor:
+    """ρλ, which is at most 1 where noise levels are feasible, and 1 where it is so within rounding."""
+    carried = rho * values
+    return torch.where(carried < 1 - rounding, carried, 1)
 
 
 def whitened(operator: LinearOperator, cov_s: Covariance, cov_t: Covariance) -> LinearOperator:
@@ -160,10 +230,10 @@ def check_feasible(operator: LinearOperator, sigma_s: NoiseLevel, sigma_t: Noise
     if isinstance(sigma_s, Covariance) or isinstance(sigma_t, Covariance):
         if sigma_s != 0:
             ratio = whitened(operator, *_covariances(operator, sigma_s, sigma_t)).norm() ** 2
-            if ratio > 1 + FEASIBILITY_ROUNDING:
+            if ratio > 1 + FEASIBILITY:
                 raise ValueError(
                     f"sigma: expected Σ_t ⪰ M Σ_s Mᵀ{at}, got λmax(Σ_t⁻¹ M Σ_s Mᵀ) = {ratio:.6g}; "
-                    f"the smallest feasible multiple of Σ_t is {ratio:.6g} Σ_t"
+                    f"the smallest feasible multiple of Σ_t is {ratio:.9g} Σ_t"
                 )
         return
     if sigma_t == 0:
@@ -172,11 +242,11 @@ def check_feasible(operator: LinearOperator, sigma_s: NoiseLevel, sigma_t: Noise
         return
     largest = operator.norm() ** 2
     ratio = sigma_s**2 * largest / sigma_t**2
-    if ratio > 1 + FEASIBILITY_ROUNDING:
+    if ratio > 1 + FEASIBILITY:
         raise ValueError(
             f"sigma: expected σ_t² ≥ σ_s² λmax(MMᵀ){at}, got σ_s = {sigma_s:.6g}, σ_t = {sigma_t:.6g}, "
             f"λmax = {largest:.6g}, ratio σ_s² λmax / σ_t² = {ratio:.6g}; "
-            f"the smallest feasible σ_t is {sigma_s * math.sqrt(largest):.6g}"
+            f"the smallest feasible σ_t is {sigma_s * math.sqrt(largest):.9g}"
         )
 
 

@@ -29,7 +29,6 @@ import torch
 from torch import Tensor
 
 from lineardiffusion._checks import Shape
-from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.lab.frames import (
     Frame,
     act,
@@ -289,18 +288,14 @@ def _kernel(operator: Tensor, sigma_s: float, sigma_t: float, eta: float) -> tup
     gain, variance = isotropic_kernel(sigma_s, sigma_t, eta)
     if operator.ndim == 1:
         values = operator.square()
-        return operator * _evaluated(gain, values), variance(values)
+        return operator.sgn() * gain(values), variance(values)
     left, singular, right = torch.linalg.svd(operator, full_matrices=False)
     singular = torch.where(singular > 1e-10 * singular.max(), singular, 0)  # of a rank that rounding hides
     values = singular.square()
-    kernel = (right.T * (singular * _evaluated(gain, values))) @ left.T
+    kernel = (right.T * gain(values)) @ left.T
     unseen = variance(values.new_zeros(1))
     noise = (right.T * (variance(values) - unseen)) @ right
     return kernel, plus(unseen.expand(len(noise)), noise)
-
-
-def _evaluated(f: float | SpectralFunction, values: Tensor) -> Tensor:
-    return f(values) if callable(f) else torch.full_like(values, f)
 
 
 def _check_option(value: object, allowed: tuple[object, ...], name: str) -> None:

@@ -15,14 +15,15 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from lineardiffusion._checks import as_shape, check_event, compute_dtype
-from lineardiffusion.lanczos import SpectralFunction, adjoint_lanczos, gram_lanczos, largest_eigenvalue
+from lineardiffusion.krylov import SpectralFunction
+from lineardiffusion.lanczos import SpectrumBounds, adjoint_lanczos, gram_lanczos, spectrum_bounds
 from lineardiffusion.operators.rules import dispatch
 
 Cached = TypeVar("Cached")
@@ -97,19 +98,27 @@ class LinearOperator(ABC):
 
     def _pullback(self, v: Tensor, event: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
         """Mᵀ for many vectors, of the batch shape, device and computing precision of v: the graph of `apply` is built
-        once and serves them all. Where gradients are asked for, or a subclass has a transpose of its own, that."""
-        if type(self).transpose is not LinearOperator.transpose or torch.is_grad_enabled():
+        once and serves them all. Where M depends on parameters whose gradients are asked for, or a subclass has a
+        transpose of its own, that."""
+        if type(self).transpose is not LinearOperator.transpose:
+            return self.transpose
+        shape, dtype = self._batch(v, event) + self.in_shape, compute_dtype(v.dtype)
+        zeros = torch.zeros(shape, dtype=dtype, device=v.device)
+        if torch.is_grad_enabled() and self.apply(zeros).requires_grad:
             return self.transpose
         with torch.inference_mode(False), torch.enable_grad():
-            dtype = compute_dtype(v.dtype)
-            x = torch.zeros(self._batch(v, event) + self.in_shape, dtype=dtype, device=v.device, requires_grad=True)
+            x = zeros.clone().requires_grad_()
             out = self.apply(x)
 
         def pull(y: Tensor) -> Tensor:
             with torch.inference_mode(False):
                 return _vjp(out, x, y, retain_graph=True)
 
-        return pull
+        def differentiable_pull(y: Tensor) -> Tensor:
+            result: Tensor = _Transposed.apply(y, pull, self)
+            return result
+
+        return differentiable_pull if torch.is_grad_enabled() else pull
 
     def gram(self, x: Tensor) -> Tensor:
         """MᵀM x, from (*batch, *in_shape) to the same shape."""
@@ -118,8 +127,8 @@ class LinearOperator(ABC):
     def gram_function(self, f: SpectralFunction, x: Tensor) -> Tensor:
         """f(MᵀM) x for x of shape (*batch, *in_shape).
 
-        Here by Lanczos' method to a relative error of 1e-6, with a RuntimeWarning where that is not reached; exact
-        where a subclass knows its structure.
+        Here by Lanczos' method to an error of 1e-6 (see `lanczos_function`; `lanczos_options` changes it), with a
+        RuntimeWarning where that is not reached; exact where a subclass knows its structure.
 
         Arguments:
             f: maps a float64 tensor of eigenvalues λ ≥ 0 to their images, element by element.
@@ -127,13 +136,13 @@ class LinearOperator(ABC):
         """
         check_event(x, self.in_shape, "x")
         adjoint = self._pullback(x, self.in_shape)
-        return gram_lanczos(self, adjoint, f, x, self.in_shape, self.out_shape)
+        return gram_lanczos(self, adjoint, f, x, self.in_shape, self.out_shape)[0]
 
     def cogram_function(self, f: SpectralFunction, y: Tensor) -> Tensor:
         """f(MMᵀ) y for y of shape (*batch, *out_shape); otherwise as `gram_function`."""
         check_event(y, self.out_shape, "y")
         adjoint = self._pullback(y, self.out_shape)
-        return gram_lanczos(adjoint, self, f, y, self.out_shape, self.in_shape)
+        return gram_lanczos(adjoint, self, f, y, self.out_shape, self.in_shape)[0]
 
     def gram_map(self, f: SpectralFunction) -> GramMap:
         """(x, onto) ↦ onto + f(MᵀM) x, onto = 0 by default, for many x: what depends on f alone is computed once."""
@@ -155,36 +164,74 @@ class LinearOperator(ABC):
             x: with shape (*batch, *in_shape).
             y: with shape (*batch, *out_shape).
         """
+        if callable(gain):
+            return self.polar_correct(lambda values: values.sqrt() * gain(values), x, y)
+        return self._checked_correct(gain, x, y)
+
+    def polar_correct(self, gain: SpectralFunction, x: Tensor, y: Tensor) -> Tensor:
+        r"""x + U k(MᵀM) (y − M x) with U = Mᵀ(MMᵀ)^{−1/2}, the transpose of the polar factor of M: `correct` with
+        k(λ) = √λ g(λ), for a k that is bounded where g = k/√λ is not.
+
+        Arguments:
+            gain: k, as in `gram_function`; where λ = 0 there is no such direction, and k plays no part.
+            x: with shape (*batch, *in_shape).
+            y: with shape (*batch, *out_shape).
+        """
+        return self._checked_correct(gain, x, y)
+
+    def _checked_correct(self, gain: float | SpectralFunction, x: Tensor, y: Tensor) -> Tensor:
         check_event(x, self.in_shape, "x")
         check_event(y, self.out_shape, "y")
         work = x.to(compute_dtype(x.dtype))
         return self._correct(gain, work, y.to(work.dtype), 1.0).to(x.dtype)
 
     def _correct(self, gain: float | SpectralFunction, x: Tensor, y: Tensor, scale: float) -> Tensor:
-        """`correct` for scale · M, so that multiples of an operator share its structure."""
+        """`correct` by a number, `polar_correct` by a function, for scale · M: multiples of an operator share its
+        structure."""
         operator = self if scale == 1 else scale * self
         residual = y - operator(x)
-        if callable(gain):
-            return x + operator._adjoint_function(gain, residual)
-        return x + gain * operator.transpose(residual)
+        if not callable(gain):
+            return x + gain * operator.transpose(residual)
+
+        def g(values: Tensor) -> Tensor:
+            return torch.where(values > 0, gain(values) / torch.where(values > 0, values, 1).sqrt(), 0)
+
+        return x + operator._adjoint_function(g, residual)
 
     def _adjoint_function(self, g: SpectralFunction, y: Tensor) -> Tensor:
         """Mᵀ g(MMᵀ) y"""
         adjoint = self._pullback(y, self.out_shape)
-        return adjoint_lanczos(self, adjoint, g, y, self.in_shape, self.out_shape)
+        return adjoint_lanczos(self, adjoint, g, y, self.in_shape, self.out_shape)[0]
+
+    @property
+    def has_exact_functions(self) -> bool:
+        """Whether functions of MᵀM are exact, also where they jump; not here, where Lanczos' method evaluates them."""
+        return False
 
     def norm(self) -> float:
-        """The largest singular value; here a Lanczos estimate from below, in general within 1e-4 of it relatively."""
-        return float(self._cached("norm", self._estimate_norm))
+        """The largest singular value. Of an operator of unknown structure it is a bound from above, in general within
+        1e-6 of it, relatively: so that noise levels which are feasible by it are feasible."""
+        bounds = self._cached(("norm", self._version()), lambda: self._gram_bounds(accuracy=2e-7))
+        return math.sqrt(bounds.largest)
 
-    def _estimate_norm(self) -> float:
+    def spectrum_bounds(self) -> SpectrumBounds:
+        """Rough bounds of the eigenvalues of the smaller of MᵀM and MMᵀ, for operators of unknown structure."""
+        key = "spectrum bounds", self._version()
+        return self._cached(key, lambda: self._gram_bounds(accuracy=0.05, least=True, max_iterations=60))
+
+    def _gram_bounds(self, **options: Any) -> SpectrumBounds:
         rows = math.prod(self.out_shape) < math.prod(self.in_shape)
         event = self.out_shape if rows else self.in_shape
         noise = torch.randn(event, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         with torch.no_grad():
             start = noise.to(self._example(event))
-            product = (lambda y: self(self.transpose(y))) if rows else self.gram
-            return math.sqrt(max(0.0, largest_eigenvalue(product, start, event_ndim=len(event))))
+            pull = self._pullback(start, event)
+            product = (lambda y: self(pull(y))) if rows else (lambda x: pull(self(x)))
+            return spectrum_bounds(product, start, event_ndim=len(event), **options)
+
+    def _version(self) -> tuple[int, ...]:
+        """Changes with every change in place of the tensors that this operator, of unknown structure, holds."""
+        return tuple(number for tensor in _tensors_of(self) for number in (id(tensor), tensor._version))
 
     def _example(self, event: tuple[int, ...]) -> Tensor:
         """Zeros where this operator keeps its tensors, in the best precision there is."""
@@ -204,7 +251,8 @@ class LinearOperator(ABC):
                 f"singular_values: expected at most {_MAX_DENSE_ENTRIES} matrix entries for an operator of unknown "
                 f"structure, got {entries} ({type(self).__name__}, {self.in_shape} → {self.out_shape})"
             )
-        values: Tensor = self._cached("singular_values", lambda: torch.linalg.svdvals(self.to_dense()))
+        key = "singular_values", self._version()
+        values: Tensor = self._cached(key, lambda: torch.linalg.svdvals(self.to_dense().detach()))
         return values
 
     def to_dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -328,15 +376,38 @@ def _vjp(out: Tensor, x: Tensor, y: Tensor, **graph: bool) -> Tensor:
     return result
 
 
-def _device_of(value: object) -> torch.device:
-    """The device of the tensors in a value: an accelerator if any of them is on one, else the CPU."""
+class _Transposed(torch.autograd.Function):
+    """y ↦ Mᵀ y by a graph that serves many y; its derivative is M."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, pull: Callable[[Tensor], Tensor], operator: LinearOperator) -> Tensor:
+        ctx.operator = operator
+        return pull(y)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return ctx.operator.apply(gradient), None, None
+
+
+def _tensors_of(value: object) -> Iterator[Tensor]:
+    """The tensors in a value: in an operator, in a module, in lists and dictionaries of them."""
     if isinstance(value, Tensor):
-        return value.device
-    parts: Iterable[object] = ()
-    if isinstance(value, torch.nn.Module):
-        parts = itertools.chain(value.parameters(), value.buffers())
+        yield value
+    elif isinstance(value, torch.nn.Module):
+        yield from itertools.chain(value.parameters(), value.buffers())
     elif isinstance(value, LinearOperator):
-        parts = vars(value).values()
+        for name, part in vars(value).items():
+            if name != "_cache":
+                yield from _tensors_of(part)
     elif isinstance(value, (list, tuple)):
-        parts = value
-    return next((device for device in map(_device_of, parts) if device.type != "cpu"), torch.device("cpu"))
+        for part in value:
+            yield from _tensors_of(part)
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _tensors_of(part)
+
+
+def _device_of(operator: LinearOperator) -> torch.device:
+    """The device of the tensors of an operator: an accelerator if any of them is on one, else the CPU."""
+    devices = (tensor.device for tensor in _tensors_of(operator))
+    return next((device for device in devices if device.type != "cpu"), torch.device("cpu"))

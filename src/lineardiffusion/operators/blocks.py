@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import check_event, check_finite, compute_dtype
+from lineardiffusion._checks import as_constant, check_event, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.factored import cast
@@ -65,6 +65,10 @@ class BlockDiagonal(LinearOperator):
         channels = zip(self.blocks, x.unbind(axis_x), y.unbind(axis_y), strict=True)
         return torch.stack([block._correct(gain, x_i, y_i, scale) for block, x_i, y_i in channels], axis_x)
 
+    @property
+    def has_exact_functions(self) -> bool:
+        return all(block.has_exact_functions for block in self.blocks)
+
     def norm(self) -> float:
         return max(block.norm() for block in self.blocks)
 
@@ -84,7 +88,7 @@ class ChannelMix(LinearOperator):
         operator: A, on events without the axis of channels.
 
     Raises:
-        ValueError: a weight that is not a finite matrix.
+        ValueError: a weight that is not a finite, real, constant matrix.
 
     Example:
         >>> import torch, lineardiffusion as ld
@@ -96,8 +100,7 @@ class ChannelMix(LinearOperator):
     def __init__(self, weight: Tensor, operator: LinearOperator) -> None:
         if weight.ndim != 2:
             raise ValueError(f"weight: expected a matrix (channels out, channels in), got shape {tuple(weight.shape)}")
-        check_finite(weight, "weight")
-        self.weight = weight.detach().to(device="cpu", dtype=torch.float64)
+        self.weight = as_constant(weight, "weight")
         self.operator = operator
         super().__init__((weight.shape[1], *operator.in_shape), (weight.shape[0], *operator.out_shape))
 
@@ -126,8 +129,24 @@ class ChannelMix(LinearOperator):
         scales = [*self._svd()[1].tolist(), *[0.0] * (count - min(self.weight.shape))]
         return self._cached(("blocks", count), lambda: BlockDiagonal([scale * self.operator for scale in scales]))
 
+    def _correct(self, gain: float | SpectralFunction, x: Tensor, y: Tensor, scale: float) -> Tensor:
+        if not callable(gain):
+            return super()._correct(gain, x, y, scale)
+        # Channel by channel, between rotations of both sides; what W does not see stays as it is.
+        left, singular, right = self._svd()
+        axis_x, axis_y = -len(self.in_shape), -len(self.out_shape)
+        channels = list(_mix(right, x, len(self.in_shape)).unbind(axis_x))
+        told = _mix(left.T, y, len(self.out_shape)).unbind(axis_y)
+        for i, s in enumerate(singular.tolist()):
+            channels[i] = self.operator._correct(gain, channels[i], told[i], scale * s)
+        return _mix(right.T, torch.stack(channels, axis_x), len(self.in_shape))
+
     def _adjoint_function(self, g: SpectralFunction, y: Tensor) -> Tensor:
         return self.transpose(self.cogram_function(g, y))
+
+    @property
+    def has_exact_functions(self) -> bool:
+        return self.operator.has_exact_functions
 
     def norm(self) -> float:
         return float(self._svd()[1].max()) * self.operator.norm()

@@ -7,6 +7,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from lineardiffusion.krylov import SpectralFunction
+from lineardiffusion.lanczos import SpectrumBounds
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.rules import rule
 
@@ -86,8 +87,15 @@ class Transposed(LinearOperator):
     def _adjoint_function(self, g: SpectralFunction, y: Tensor) -> Tensor:
         return self.transpose(self.cogram_function(g, y))
 
+    @property
+    def has_exact_functions(self) -> bool:
+        return self.operator.has_exact_functions
+
     def norm(self) -> float:
         return self.operator.norm()
+
+    def spectrum_bounds(self) -> SpectrumBounds:
+        return self.operator.spectrum_bounds()
 
     def singular_values(self) -> Tensor:
         return self.operator.singular_values()

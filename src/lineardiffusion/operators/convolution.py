@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lineardiffusion._checks import Shape, as_shape, check_event, check_finite
+from lineardiffusion._checks import Shape, as_constant, as_shape, check_event
 from lineardiffusion.krylov import SpectralFunction
+from lineardiffusion.lanczos import SpectrumBounds
 from lineardiffusion.operators.base import GramMap, LinearOperator
 from lineardiffusion.operators.dense import truncated_svd
 from lineardiffusion.operators.rules import rule
@@ -29,12 +30,13 @@ class Convolution(LinearOperator):
     convolution, its functions through Lanczos.
 
     Arguments:
-        kernel: real weights with an odd size for each of the last axes of an event, the spatial ones.
+        kernel: real constant weights with an odd size for each of the last axes of an event, the spatial ones.
         shape: event shape, channels first.
         padding: "circular", "reflect" (without repeating the border, as in torch) or "zeros".
 
     Raises:
-        ValueError: an unknown padding, or a kernel that is even-sized, too large for the shape or not finite.
+        ValueError: an unknown padding, or a kernel that is even-sized, too large for the shape, not finite, complex or
+            being learned.
 
     Example:
         >>> import torch, lineardiffusion as ld
@@ -48,7 +50,7 @@ class Convolution(LinearOperator):
         super().__init__(in_shape=event, out_shape=event)
         if padding not in _TORCH_PADDING:
             raise ValueError(f"padding: expected 'circular', 'reflect' or 'zeros', got {padding!r}")
-        check_finite(kernel, "kernel")
+        self.kernel = as_constant(kernel, "kernel")
         sizes = event[-kernel.ndim :]
         if not 1 <= kernel.ndim <= len(event) or any(
             k % 2 == 0 or k > n or (padding == "reflect" and k // 2 >= n)
@@ -57,7 +59,6 @@ class Convolution(LinearOperator):
             raise ValueError(
                 f"kernel: expected odd sizes, at most those of the last axes of {event}, got {tuple(kernel.shape)}"
             )
-        self.kernel = kernel.detach().to(device="cpu", dtype=torch.float64)
         self.padding = padding
         self.structure = _structure(self.kernel, event, padding)
 
@@ -79,8 +80,15 @@ class Convolution(LinearOperator):
     def _correct(self, gain: float | SpectralFunction, x: Tensor, y: Tensor, scale: float) -> Tensor:
         return self.structure._correct(gain, x, y, scale)
 
+    @property
+    def has_exact_functions(self) -> bool:
+        return self.structure.has_exact_functions
+
     def norm(self) -> float:
         return self.structure.norm()
+
+    def spectrum_bounds(self) -> SpectrumBounds:
+        return self.structure.spectrum_bounds()
 
     def singular_values(self) -> Tensor:
         return self.structure.singular_values()

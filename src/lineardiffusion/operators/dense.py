@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, check_event, check_finite, compute_dtype
+from lineardiffusion._checks import Shape, as_constant, check_event, compute_dtype
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.factored import FactoredOperator, cast
 from lineardiffusion.operators.rules import rule
@@ -18,12 +18,12 @@ class Matrix(FactoredOperator):
     r"""M x = W x on flattened events; the singular value decomposition is computed once, when first needed.
 
     Arguments:
-        weight: real matrix W, with shape (prod out, prod in).
+        weight: real constant matrix W, with shape (prod out, prod in).
         in_shape: event shape of the input.
         out_shape: event shape of the output.
 
     Raises:
-        ValueError: a weight whose shape does not fit the event shapes, or that is not finite.
+        ValueError: a weight whose shape does not fit the event shapes, or that is not finite, complex or being learned.
 
     Example:
         >>> import torch, lineardiffusion as ld
@@ -37,8 +37,7 @@ class Matrix(FactoredOperator):
         expected = (math.prod(self.out_shape), math.prod(self.in_shape))
         if tuple(weight.shape) != expected:
             raise ValueError(f"weight: expected shape (prod out, prod in) = {expected}, got {tuple(weight.shape)}")
-        check_finite(weight, "weight")
-        self.weight = weight.detach().to(device="cpu", dtype=torch.float64)
+        self.weight = as_constant(weight, "weight")
 
     def spectrum(self) -> Tensor:
         return self._svd()[1]

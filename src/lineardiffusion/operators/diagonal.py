@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import check_finite, compute_dtype
+from lineardiffusion._checks import as_constant, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.factored import FactoredOperator, cast
@@ -18,10 +18,10 @@ class Diagonal(FactoredOperator):
     r"""M x = w ∘ x.
 
     Arguments:
-        weight: real weights w; their shape is the event shape.
+        weight: real constant weights w; their shape is the event shape.
 
     Raises:
-        ValueError: NaN or infinite weights, or a scalar.
+        ValueError: weights that are NaN, infinite, complex or being learned, or a scalar.
 
     Example:
         >>> import torch, lineardiffusion as ld
@@ -31,9 +31,8 @@ class Diagonal(FactoredOperator):
     """
 
     def __init__(self, weight: Tensor) -> None:
+        self.weight = as_constant(weight, "weight")
         super().__init__(in_shape=weight.shape, out_shape=weight.shape)
-        check_finite(weight, "weight")
-        self.weight = weight.detach().to(device="cpu", dtype=torch.float64)
 
     def spectrum(self) -> Tensor:
         return self.weight

@@ -29,6 +29,8 @@ class FactoredOperator(LinearOperator):
     The changes of basis default to the identity: M is then diagonal in the basis of its events.
     """
 
+    has_exact_functions = True
+
     @abstractmethod
     def spectrum(self) -> Tensor:
         """The diagonal S, float64 (or complex128), broadcastable against coordinates; it may have signs."""
@@ -98,10 +100,13 @@ class FactoredOperator(LinearOperator):
         return torch.cat([torch.zeros(1, dtype=torch.float64), self._eigenvalues().flatten()])
 
     def _correct(self, gain: float | SpectralFunction, x: Tensor, y: Tensor, scale: float) -> Tensor:
-        # In coordinates, with s = scale:  x + s S̄ g (y − s S x) = (1 − g s²|S|²) x + g s S̄ y.
-        eigenvalues = scale**2 * self._eigenvalues()
-        gains = gain(eigenvalues) if callable(gain) else gain
-        told, seen = self.spectrum().conj() * (scale * gains), eigenvalues * gains
+        # In coordinates, with s = scale · S:  x + ū k (y − s x) = (1 − |s| k) x + ū k y, where k = |s| g and u = s/|s|.
+        spectrum, eigenvalues = scale * self.spectrum(), scale**2 * self._eigenvalues()
+        if callable(gain):
+            k = gain(eigenvalues)
+            told, seen = spectrum.sgn().conj() * k, spectrum.abs() * k
+        else:
+            told, seen = spectrum.conj() * gain, eigenvalues * gain
         if self._coordinates() == math.prod(self.in_shape):
             return self._from_right(blend(1 - seen, self._to_right(x), told, self._to_left(y)))
         return x + self._from_right(blend(-seen, self._to_right(x), told, self._to_left(y)))

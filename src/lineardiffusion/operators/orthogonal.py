@@ -58,6 +58,8 @@ class OrthogonalRows(LinearOperator):
     def _adjoint_function(self, g: SpectralFunction, y: Tensor) -> Tensor:
         return self.transpose(self.cogram_function(g, y))
 
+    has_exact_functions = True
+
     def norm(self) -> float:
         return math.sqrt(self.squared_norm)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lineardiffusion._checks import check_event, column, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
+from lineardiffusion.lanczos import SpectrumBounds
 from lineardiffusion.operators.base import GramMap, LinearOperator, apply_each
 from lineardiffusion.operators.factored import FactoredOperator
 from lineardiffusion.operators.rules import rule
@@ -78,8 +79,17 @@ class Scaled(LinearOperator):
     def _adjoint_function(self, g: SpectralFunction, y: Tensor) -> Tensor:
         return self.scale * self.operator._adjoint_function(lambda values: g(self.scale**2 * values), y)
 
+    @property
+    def has_exact_functions(self) -> bool:
+        return self.operator.has_exact_functions
+
     def norm(self) -> float:
         return abs(self.scale) * self.operator.norm()
+
+    def spectrum_bounds(self) -> SpectrumBounds:
+        bounds = self.operator.spectrum_bounds()
+        scale = self.scale**2
+        return SpectrumBounds(scale * bounds.least, scale * bounds.largest, bounds.singular or scale == 0)
 
     def singular_values(self) -> Tensor:
         return abs(self.scale) * self.operator.singular_values()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lineardiffusion._checks import Shape, as_shape, check_event, check_finite, compute_dtype
+from lineardiffusion._checks import Shape, as_constant, as_shape, check_event, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import GramMap, LinearOperator
 from lineardiffusion.operators.dense import truncated_svd
@@ -29,11 +29,11 @@ class Separable(FactoredOperator):
     r"""M = A_1 ⊗ … ⊗ A_d on the last d axes of an event.
 
     Arguments:
-        factors: real matrices A_1, …, A_d for the last d axes, in order; A_i has shape (out_i, in_i).
+        factors: real constant matrices A_1, …, A_d for the last d axes, in order; A_i has shape (out_i, in_i).
         in_shape: event shape of the input.
 
     Raises:
-        ValueError: factors that do not fit `in_shape` or are not finite.
+        ValueError: factors that do not fit `in_shape`, or that are not finite, complex or being learned.
 
     Example:
         >>> import torch, lineardiffusion as ld
@@ -52,11 +52,9 @@ class Separable(FactoredOperator):
                 f"factors: expected matrices with {axes} columns for in_shape {event}, "
                 f"got shapes {[tuple(factor.shape) for factor in factors]}"
             )
-        for factor in factors:
-            check_finite(factor, "factors")
         out = event[: len(event) - len(factors)] + tuple(factor.shape[0] for factor in factors)
         super().__init__(in_shape=event, out_shape=out)
-        self.factors = tuple(factor.detach().to(device="cpu", dtype=torch.float64) for factor in factors)
+        self.factors = tuple(as_constant(factor, "factors") for factor in factors)
 
     def spectrum(self) -> Tensor:
         singular = [s for _, s, _ in self._svds()]

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_shape, check_finite, compute_dtype
+from lineardiffusion._checks import Shape, as_constant, as_shape, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.factored import FactoredOperator, cast
@@ -28,13 +28,14 @@ class SpectralFilter(FactoredOperator):
 
     Arguments:
         shape: event shape, channels first.
-        gain: multipliers, broadcastable to `shape`; index k of an axis is the k-th frequency of the transform
+        gain: constant multipliers, broadcastable to `shape`; index k of an axis is the k-th frequency of the transform
             (`torch.fft.fftfreq` order for "fft"). With as many axes as an event of three or more, the first is that of
             the channels, which have a gain each and are not transformed. Complex gains need basis="fft".
         basis: "dct" (type II, orthonormal) or "fft".
 
     Raises:
-        ValueError: a gain that does not fit, is not finite, or whose filter would turn real signals into complex ones.
+        ValueError: a gain that does not fit, is not finite or is being learned, or whose filter would turn real signals
+            into complex ones.
 
     Example:
         >>> import torch, lineardiffusion as ld
@@ -47,11 +48,10 @@ class SpectralFilter(FactoredOperator):
         super().__init__(in_shape=shape, out_shape=shape)
         if basis not in ("dct", "fft"):
             raise ValueError(f"basis: expected 'dct' or 'fft', got {basis!r}")
-        check_finite(gain, "gain")
+        self.gain = as_constant(gain, "gain", allow_complex=True)
         self.basis = basis
         transformed = gain.ndim - 1 if gain.ndim == len(self.in_shape) >= 3 else max(1, gain.ndim)
         self.axes = tuple(range(-transformed, 0))
-        self.gain = gain.detach().cpu().to(torch.complex128 if gain.is_complex() else torch.float64)
         try:
             full = self.gain.broadcast_to(self.in_shape)
         except RuntimeError:
