@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import SupportsIndex, overload
 
 import torch
@@ -74,6 +75,13 @@ def as_range(clip: tuple[float, float] | None) -> tuple[float, float] | None:
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype arithmetic is done in: what is narrower than float32 is widened to it, all others kept."""
     return torch.float32 if dtype.is_floating_point and dtype.itemsize < 4 else dtype
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """Arithmetic in the dtype of x, in a caller's `torch.autocast` too, which is meant for networks."""
+    device = x.device.type
+    active = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if active else nullcontext()
 
 
 def draw_noise(like: Tensor, noise: Tensor | None, generator: torch.Generator | None) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lineardiffusion._checks import as_index, check_event, column, compute_dtype
+from lineardiffusion._checks import as_index, check_event, column, compute_dtype, full_precision
 from lineardiffusion.processes.base import LinearDiffusion
 
 Prediction = Literal["clean", "noise", "velocity"]
@@ -157,7 +157,8 @@ class Denoiser(nn.Module):
             return clean
         ratio = self.process.signal_scale(s) / self.process.signal_scale(r)
         degradation = ratio * self.process.chain.between(s, r)
-        return degradation.correct(_damped_inverse, clean, clean)
+        with full_precision(clean):
+            return degradation.correct(_damped_inverse, clean, clean)
 
 
 def first_weight(module: nn.Module) -> Tensor | None:

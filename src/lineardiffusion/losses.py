@@ -1,9 +1,9 @@
 r"""The training objective E[w(SNR_t) ‖ĉ_{t−1} − c_{t−1}‖²] (Eq. 7 of Scale Space Diffusion), and its weightings.
 
 The error is always that of the clean image; what is usual for other predictions is a weighting of it. Where c_{t−1} is
-c_t, as for DDPM and between the changes of shape of Scale Space Diffusion, `SNR` is the mean squared error of the noise,
-the "simple" loss of DDPM. Where a step degrades the image, the error of c_{t−1} is that of the noise after the step has
-been undone, largest where it removes most: no weighting by t alone makes it the error of the noise.
+c_t, as for DDPM and between the changes of shape of Scale Space Diffusion, `SNR` is the mean squared error of the
+noise, the "simple" loss of DDPM. Where a step degrades the image, or noise is not isotropic, it is not: the error of
+c_{t−1} is then that of the noise coloured, and with the step undone, and no weighting by t alone takes that back.
 """
 
 from __future__ import annotations

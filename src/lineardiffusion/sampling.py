@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import as_index, as_range, compute_dtype, draw_noise
+from lineardiffusion._checks import as_index, as_range, compute_dtype, draw_noise, full_precision
 from lineardiffusion.denoiser import Denoiser, first_weight
 from lineardiffusion.gaussian import Gaussian
 from lineardiffusion.processes.base import LinearDiffusion
@@ -103,9 +103,10 @@ class Sampler(ABC):
             clean = clean.clamp(*self.clip)
         if s == 0:
             return clean, clean
-        c_s = clean + self.residual.sample(t, s, clean, spread) if (t, s) in self.residual else clean
-        kernel = self._kernel(x_t, self.denoiser.process.signal_scale(s) * c_s, t, s)
-        return kernel.sample(draw(kernel.mean)), clean
+        with full_precision(x_t):
+            c_s = clean + self.residual.sample(t, s, clean, spread) if (t, s) in self.residual else clean
+            kernel = self._kernel(x_t, self.denoiser.process.signal_scale(s) * c_s, t, s)
+            return kernel.sample(draw(kernel.mean)), clean
 
     def __call__(
         self,
@@ -198,8 +199,8 @@ class DDIMSampler(Sampler):
 
     Arguments:
         denoiser, steps, clip, residual: as `Sampler`.
-        eta: η in [0, 1], which multiplies the standard deviation of the noise, as in the paper and in diffusers; azula's
-            multiplies the variance: its η is the square of this one.
+        eta: η in [0, 1], a factor of the standard deviation of the noise, as in the paper and in diffusers; azula's is
+            one of the variance, so that this η is the root of its.
 
     Raises:
         ValueError: as `Sampler`, or η outside [0, 1].

@@ -142,8 +142,8 @@ class Resize(Separable):
     Arguments:
         in_shape: event shape of the input, channels first, e.g. (3, 64, 64).
         size: new sizes of the last len(size) axes; an int stands for every axis but the first.
-        mode: "bilinear" (linear in each axis), "bicubic", "nearest", "nearest-exact" (which takes the pixel at the centre,
-            where "nearest" takes the first) or "area".
+        mode: "bilinear" (linear in each axis), "bicubic", "area", "nearest", which takes the first of the pixels that
+            one replaces, or "nearest-exact", which takes the one in their middle.
         antialias: widen the kernel when shrinking, for "bilinear" and "bicubic"; the others have no such variant.
 
     Raises:

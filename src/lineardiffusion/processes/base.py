@@ -10,7 +10,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_index, check_event, check_finite, column, compute_dtype, draw_noise
+from lineardiffusion._checks import (
+    Shape,
+    as_index,
+    check_event,
+    check_finite,
+    column,
+    compute_dtype,
+    draw_noise,
+    full_precision,
+)
 from lineardiffusion.covariance import Covariance, NoiseLevel, as_covariance, as_noise_level
 from lineardiffusion.gaussian import Gaussian, GaussianMarginal
 from lineardiffusion.operators.base import LinearOperator, apply_each
@@ -19,8 +28,9 @@ from lineardiffusion.posterior import check_feasible, feasible_kernel, transitio
 from lineardiffusion.processes.times import Time, Times
 
 # Most of the signal, ‖Σ_T^{-1/2} M_{1:T}‖², that x_T may hold and still be taken for noise. What is in use as such has
-# less: 4e-5 (β from 1e-4 to 0.02 in 1000 steps, a log-SNR of −10), 2e-4 (EDM's σ = 80), 1e-3 (β_T = 0.999). Stable Diffusion's schedule
-# has 5e-3, and its images are known to be of medium brightness for this reason (https://arxiv.org/abs/2305.08891).
+# less: 4e-5 (β from 1e-4 to 0.02 in 1000 steps, a log-SNR of −10), 2e-4 (EDM's σ = 80), 1e-3 (β_T = 0.999). Stable
+# Diffusion's schedule has 5e-3, and for this reason its images are known to be of medium brightness
+# (https://arxiv.org/abs/2305.08891).
 _TERMINAL_SNR = 2e-3
 # Standardised values and latents are of either sign, and images in [0, 1] stay below this.
 _PIXELS = 10.0
@@ -80,7 +90,8 @@ class LinearDiffusion(Times):
 
     def add_noise(self, mean: Tensor, t: Time, noise: Tensor) -> Tensor:
         """mean + Σ_t^{1/2} noise, for white noise of the shape of the mean; t as in `diffuse`."""
-        return self._add_noise(mean, self._times(t), noise)
+        with full_precision(mean):
+            return self._add_noise(mean, self._times(t), noise)
 
     def _add_noise(self, mean: Tensor, times: int | list[int], noise: Tensor) -> Tensor:
         if isinstance(times, list) and len(set(times)) == 1:
@@ -143,26 +154,26 @@ class LinearDiffusion(Times):
         return self.add_noise(zeros, self.num_steps, draw_noise(zeros, noise, generator))
 
     def terminal_snr(self) -> float:
-        r"""‖Σ_T^{−1/2} M_{1:T}‖², the largest signal-to-noise ratio that is left in x_T, of a direction in which the data
-        have variance 1: a_T²/σ_T² for DDPM and Blurring Diffusion."""
+        r"""‖Σ_T^{−1/2} M_{1:T}‖²: the largest signal-to-noise ratio that is left in x_T, of a direction in which the
+        data have variance 1. For DDPM and Blurring Diffusion a_T²/σ_T²."""
         if self._terminal_snr is None:
             operator, level = self.chain.cumulative(self.num_steps), self._noise[self.num_steps]
             if isinstance(level, Covariance):
                 self._terminal_snr = (level.inverse_root() @ operator).norm() ** 2
             else:
-                self._terminal_snr = (operator.norm() / level) ** 2 if level else math.inf
+                self._terminal_snr = (operator.norm() / level) ** 2
         return self._terminal_snr
 
     def check_prior(self) -> None:
-        """Warn, once for each process, where `terminal_snr` is above 0.002: x_T is then not the noise that samplers start
-        from, and their samples are drawn towards a mean of zero."""
+        """Warn, once for each process, where `terminal_snr` is above 0.002: x_T is then not the noise that samplers
+        start from, and their samples are drawn towards a mean of zero."""
         if "prior" in self._warned or self.terminal_snr() <= _TERMINAL_SNR:
             return
         self._warn(
             "prior",
             f"x_T is not noise: a signal-to-noise ratio of ‖M_(1:T)‖²/σ_T² = {self.terminal_snr():.3g} is left in it, "
-            f"expected at most {_TERMINAL_SNR}. Samples that start from N(0, σ_T² I) will be biased towards zero. Use a "
-            f"schedule that ends in noise, more steps of it, or start from x_T = process.diffuse(images, "
+            f"expected at most {_TERMINAL_SNR}. Samples that start from N(0, σ_T² I) are drawn towards zero. Use a "
+            f"schedule that ends in noise, more of its steps, or start from x_T = process.diffuse(images, "
             f"{self.num_steps}) and take the steps of a sampler one by one.",
         )
 
@@ -190,15 +201,17 @@ class LinearDiffusion(Times):
             check_finite(x0, "x0")
         self._check_range(x0)
         times = self._times(t)
-        mean = self._mean(x0, times)
-        return self._add_noise(mean, times, draw_noise(mean, noise, generator))
+        with full_precision(x0):
+            mean = self._mean(x0, times)
+            return self._add_noise(mean, times, draw_noise(mean, noise, generator))
 
     def clean(self, x0: Tensor, t: Time) -> Tensor:
         """c_t = M_{1:t} x_0 / a_t: the degraded image in data range, what denoisers predict. Arguments as `diffuse`."""
         check_event(x0, self.shape(0), "x0")
         times = self._times(t)
-        mean = self._mean(x0, times)
-        return mean / column(self._at(self._scales, times), mean)
+        with full_precision(x0):
+            mean = self._mean(x0, times)
+            return mean / column(self._at(self._scales, times), mean)
 
     # ------------------------------------------------------------------ helpers
 
@@ -214,8 +227,8 @@ class LinearDiffusion(Times):
         if bool((low >= 0) & (high > _PIXELS)):
             self._warn(
                 "pixels",
-                f"x0: expected values of about ±1, got {float(low):.4g}…{float(high):.4g}, as of images in 0…255: scale "
-                f"those by x / 127.5 - 1",
+                f"x0: expected values of about ±1, got {float(low):.4g}…{float(high):.4g}, as of images in 0…255: "
+                f"scale those by x / 127.5 - 1",
             )
 
     def _warn(self, of: str, message: str) -> None:
