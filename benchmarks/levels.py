@@ -229,6 +229,7 @@ class Run:
                 steps,
                 shape_changes_only=not everywhere,
                 rank=CORRECTIONS["components" if everywhere else correction],
+                clip=(-1, 1),
                 generator=keyed_generator(self.seed, "calibrate"),
             )
         return self.residuals[key]
@@ -239,7 +240,7 @@ class Run:
         if self.has(cell):
             return
         kind = {"ancestral": ld.AncestralSampler, "ddim": ld.DDIMSampler}[sampler]
-        made = kind(self.denoiser, steps, residual=self.residual(correction, steps))
+        made = kind(self.denoiser, steps, clip=(-1, 1), residual=self.residual(correction, steps))
         drawn, seconds = timed_draws(made, self.count)
         write_png(grid(drawn[:64]), self.folder / f"{cell}.png")
         self.add(
@@ -259,7 +260,7 @@ class Run:
         if self.has(cell):
             return
         generator = keyed_generator(self.seed, "trace", t)
-        sampler = ld.AncestralSampler(self.denoiser, TRACED_STEPS)
+        sampler = ld.AncestralSampler(self.denoiser, TRACED_STEPS, clip=(-1, 1))
         times = [t, *(u for u in sampler.times if u < t)]
         drawn = []
         for images in self.held_out.split(CHUNK):

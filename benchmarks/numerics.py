@@ -123,7 +123,7 @@ def sampler_steps(threads: int) -> Iterator[Row]:
         ):
             grows = bool(process.shape_changes())
             network = (lambda x, i, size: x) if grows else (lambda x, i: x)
-            sampler = ld.AncestralSampler(ld.Denoiser(network, process))
+            sampler = ld.AncestralSampler(ld.Denoiser(network, process), clip=(-1, 1))
             with torch.no_grad():
                 figures = ratio(
                     lambda s=sampler, x=x: s.step(x, 201, 200),

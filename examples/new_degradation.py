@@ -107,7 +107,7 @@ def main() -> None:
     denoiser = ld.Denoiser(network, process)
     train(denoiser, images, arguments.steps, generator)
 
-    samples = ld.AncestralSampler(denoiser.eval())(100, seeds=range(100))
+    samples = ld.AncestralSampler(denoiser.eval(), clip=(-1, 1))(100, seeds=range(100))
     plot_samples(samples, images, arguments.output / "samples.png")
     print(f"wrote {arguments.output}/degraded.png and samples.png")
 

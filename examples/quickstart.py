@@ -171,7 +171,7 @@ def main() -> None:
     denoiser = train(denoiser, images, arguments.steps, generator)
     save(denoiser, {"network": NETWORK, "levels": arguments.levels}, arguments.out / "model.safetensors")
 
-    sampler = ld.AncestralSampler(denoiser, steps=SAMPLING_STEPS)
+    sampler = ld.AncestralSampler(denoiser, steps=SAMPLING_STEPS, clip=(-1, 1))
     samples = sampler(JUDGED_SAMPLES, seeds=range(JUDGED_SAMPLES))
     plot_samples(samples, images[torch.randperm(len(images), generator=generator)], arguments.out / "samples.png")
     states = list(sampler.trajectory(1, seeds=[0], progress=False))

@@ -242,7 +242,8 @@ class Trainer:
     def samples(self, count: int = 16) -> Tensor:
         """Samples of the averaged weights, the same seeds each time; on every process, which all hold the same."""
         denoiser = ld.Denoiser(self.network, self.process, self.config.process.prediction)
-        sampler = ld.DDIMSampler(denoiser, steps=min(self.config.run.sample_steps, self.process.num_steps))
+        steps = min(self.config.run.sample_steps, self.process.num_steps)
+        sampler = ld.DDIMSampler(denoiser, steps, clip=(-1, 1))
         labels = {}
         if self.num_classes is not None:
             labels["y"] = torch.arange(count, device=self.accelerator.device) % self.num_classes

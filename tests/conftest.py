@@ -82,7 +82,7 @@ def zoo() -> dict[str, ld.LinearOperator]:
         "transposed": Opaque(ld.Resize(shape, (3, 2))).T,
         "opaque": Opaque(ld.Resize(shape, (3, 2))),
     }
-    for mode in ("bilinear", "bicubic", "nearest", "area"):
+    for mode in ("bilinear", "bicubic", "nearest", "nearest-exact", "area"):
         operators[f"resize {mode}"] = ld.Resize(shape, (3, 2), mode)
     return operators
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
+from examples.experiment.config import WEIGHTINGS, OptimizationConfig
 
 import lineardiffusion as ld
 from test_operators import draw
@@ -102,7 +104,10 @@ def test_parameters_and_state_are_those_of_the_network():
         (ld.MinSNR(5.0), lambda snr: min(snr, 5.0)),
         (ld.MinSNR(0.5), lambda snr: min(snr, 0.5)),
         (ld.SNR(), lambda snr: snr),
+        (ld.MaxSNR(5.0), lambda snr: max(snr, 5.0)),
+        (ld.MaxSNR(0.5), lambda snr: max(snr, 0.5)),
         (ld.TruncatedSNR(), lambda snr: max(snr, 1.0)),
+        (ld.InverseSNR(), lambda snr: 1 / snr),
         (ld.Uniform(), lambda snr: 1.0),
         (None, lambda snr: min(snr, 5.0)),
     ],
@@ -121,6 +126,13 @@ def test_loss_is_the_weighted_error_of_the_clean_image(weighting, expected):
     torch.testing.assert_close(ld.denoising_loss(d, x0, times, weighting=weighting), weights * error)
 
 
+def test_programs_know_every_weighting():
+    assert set(get_args(get_type_hints(OptimizationConfig)["weighting"])) == set(WEIGHTINGS)
+    assert {type(weighting) for weighting in WEIGHTINGS.values()} == {
+        ld.MinSNR, ld.MaxSNR, ld.SNR, ld.InverseSNR, ld.TruncatedSNR, ld.Uniform
+    }  # fmt: skip
+
+
 def test_snr_weighting_is_the_error_of_the_noise():
     """The simple loss of DDPM, Eq. 14 of Ho et al. (2020)."""
     p = ld.DDPM((1, 8), STEPS, SCHEDULE)
@@ -128,6 +140,32 @@ def test_snr_weighting_is_the_error_of_the_noise():
     d = ld.Denoiser(lambda x, t_index: 0.3 * x, p, "noise")
     expected = (0.3 * p.diffuse(x0, 30, noise=noise) - noise).square().flatten(1).mean(1)
     torch.testing.assert_close(ld.denoising_loss(d, x0, 30, noise=noise, weighting=ld.SNR()), expected)
+
+
+def test_a_blur_makes_snr_weighting_more_than_the_error_of_the_noise():
+    """The error of c_{t−1} is that of c_t with the blur of a step undone."""
+    p = ld.BlurringDiffusion((1, 16), num_steps=50)
+    x0, noise = draw((1, 16), 5), draw((1, 16), 5, seed=1)
+    d = ld.Denoiser(lambda x, t_index: 0 * x, p, "noise")
+    loss = ld.denoising_loss(d, x0, 10, noise=noise, weighting=ld.SNR())
+    assert (loss > 2 * noise.square().flatten(1).mean(1)).all()
+
+
+def test_weights_where_no_signal_is_left():
+    snr = torch.tensor([0.0, 0.5, math.inf], dtype=torch.float64)
+    assert ld.InverseSNR()(snr).tolist() == [1.0, 2.0, 0.0]
+    assert ld.MaxSNR(2.0)(snr).tolist() == [2.0, 2.0, math.inf]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_losses_of_half_precision_images_are_computed_in_float32(dtype):
+    p = FAMILIES["DDPM"]
+    conv = torch.nn.Conv2d(2, 2, 1, bias=False)
+    network = lambda x, t_index: conv(x)  # noqa: E731
+    x0, noise = draw(p.shape(0), 4).to(dtype), draw(p.shape(0), 4, seed=1).float()
+    for t in (1, torch.tensor([1, 9, 20, 60])):
+        expected = ld.denoising_loss(ld.Denoiser(network, p), x0.float(), t, noise)
+        assert torch.equal(ld.denoising_loss(ld.Denoiser(network, p), x0, t, noise), expected)
 
 
 def test_gradients_reach_the_network():
@@ -169,5 +207,7 @@ def test_bad_input():
         d(draw(p.shape(change), 2), change)
     with pytest.raises(ValueError, match="x0: expected finite"):
         ld.denoising_loss(d, x * math.nan, 3)
-    with pytest.raises(ValueError, match="gamma: expected"):
-        ld.MinSNR(0)
+    for weighting in (ld.MinSNR, ld.MaxSNR):
+        for gamma in (0, -1.0, math.inf, math.nan):
+            with pytest.raises(ValueError, match="gamma: expected a positive number"):
+                weighting(gamma)

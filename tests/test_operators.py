@@ -164,7 +164,7 @@ def test_composition_is_associative_and_is_the_product_of_matrices(data):
 # ---------------------------------------------------------------------------------------------- particular operators
 
 
-@pytest.mark.parametrize("mode", ["bilinear", "bicubic", "nearest", "area"])
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic", "nearest", "nearest-exact", "area"])
 @pytest.mark.parametrize("size", [(32, 24), (17, 40), (64, 48), (7, 5)])
 def test_resize_equals_interpolate(mode, size):
     x = draw((3, 64, 48), 2)

@@ -12,6 +12,7 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import lineardiffusion as ld
 from lineardiffusion.sampling import kept_times
@@ -134,7 +135,7 @@ def test_ancestral_steps_of_every_special_case_equal_those_of_diffusers(make, pr
     p = make((3, 8, 8), ld.linear_schedule(1000))
     x_t = draw((3, 8, 8), 2).float()
     output = 0.7 * draw((3, 8, 8), 2, seed=1).float()
-    sampler = ld.AncestralSampler(ld.Denoiser(lambda x, t_index: output, p, prediction))
+    sampler = ld.AncestralSampler(ld.Denoiser(lambda x, t_index: output, p, prediction), clip=(-1, 1))
     for t in (1000, 700, 2, 1):
         noise = torch.randn(x_t.shape, generator=torch.Generator().manual_seed(t))
         expected = reference.step(output, t - 1, x_t, generator=torch.Generator().manual_seed(t)).prev_sample
@@ -160,6 +161,46 @@ def test_ddim_steps_of_every_special_case_equal_those_of_diffusers(make, eta):
         noise = torch.randn(x_t.shape, generator=torch.Generator().manual_seed(t))
         expected = reference.step(output, t - 1, x_t, eta=eta, variance_noise=noise).prev_sample
         torch.testing.assert_close(sampler.step(x_t, t, s, noise=noise), expected, rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.4])
+def test_clipping_derives_the_noise_again(eta):
+    """As diffusers do with use_clipped_model_output=True, and not as they do without."""
+    diffusers = pytest.importorskip("diffusers")
+    reference = diffusers.DDIMScheduler(1000, beta_schedule="linear", clip_sample=True, timestep_spacing="trailing")
+    reference.set_timesteps(50)
+    p = ld.DDPM((3, 8, 8))
+    x_t, output = draw((3, 8, 8), 2).float(), 0.3 * draw((3, 8, 8), 2, seed=1).float()
+    sampler = ld.DDIMSampler(ld.Denoiser(lambda x, t_index: output, p, "noise"), eta=eta, clip=(-1, 1))
+    for t, s in ((1000, 980), (500, 480), (40, 20)):
+        noise = torch.randn(x_t.shape, generator=torch.Generator().manual_seed(t))
+        options = {"eta": eta, "variance_noise": noise}
+        again, kept = (
+            reference.step(output, t - 1, x_t, use_clipped_model_output=clipped, **options).prev_sample
+            for clipped in (True, False)
+        )
+        own = sampler.step(x_t, t, s, noise=noise)
+        torch.testing.assert_close(own, again, rtol=1e-3, atol=2e-4)
+        assert (own - kept).abs().max() > 0.02
+
+
+@pytest.mark.parametrize(("name", "eta"), [("ddim0", 0.0), ("ddim05", 0.5**0.5), ("ddpm", 1.0)])
+def test_ddim_equals_azula_whose_eta_is_the_square_of_ours(shared, name, eta):
+    """A flow, α = 1 − t and σ = t, in ten steps; state 1 is its end, where σ = 0.001."""
+    path = shared / "vectors" / "solvers" / "azula_samplers.safetensors"
+    if not path.exists():
+        pytest.skip(f"no vectors of azula: {path}")
+    theirs = load_file(path)
+    alpha, sigma = (theirs[f"rectified.{which}"].flip(0) for which in ("alpha", "sigma"))
+    scales = torch.cat([torch.ones(1, dtype=torch.float64), alpha])
+    steps = [float(b / a) * ld.Identity((1, 8, 8)) for a, b in itertools.pairwise(scales)]
+    p = ld.LinearDiffusion(steps, torch.cat([torch.zeros(1, dtype=torch.float64), sigma]), scales)
+    data = ld.SpectralFilter((1, 8, 8), theirs["toy.spectrum"])
+    sampler = ld.DDIMSampler(ld.lab.OptimalDenoiser(p, data, theirs["toy.mean"]), eta=eta)
+    states = theirs[f"rectified.{name}.x"]
+    for i, t in enumerate(range(11, 1, -1)):
+        own = sampler.step(states[i], t, t - 1, noise=theirs["noise"][i].double())
+        torch.testing.assert_close(own, states[i + 1], rtol=1e-9, atol=1e-11)
 
 
 def test_ddim_with_eta_one_is_ancestral(generator):
@@ -201,7 +242,7 @@ def test_randomness_comes_from_the_generator_alone():
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_trajectory(name):
     p = FAMILIES[name]
-    sampler = ld.AncestralSampler(shrinking(p), steps=7)
+    sampler = ld.AncestralSampler(shrinking(p), steps=7, clip=(-1, 1))
     states = list(sampler.trajectory(2, seeds=[0, 1], progress=False))
     assert [t for t, _, _ in states] == sampler.times
     for (t, x_t, clean), (s, _, _) in itertools.pairwise(states):
@@ -293,7 +334,12 @@ def test_progress_bar_and_its_absence(capsys, monkeypatch):
         (lambda d: ld.AncestralSampler(d, steps=0), "steps: expected"),
         (lambda d: ld.AncestralSampler(d, steps=STEPS + 1), "steps: expected"),
         (lambda d: ld.AncestralSampler(d, steps=[0, 5]), "steps: expected"),
-        (lambda d: ld.AncestralSampler(d, clip=(1.0, -1.0)), "clip: expected"),
+        (lambda d: ld.AncestralSampler(d, clip=(1.0, -1.0)), r"clip: expected \(low, high\)"),
+        (lambda d: ld.AncestralSampler(d, clip=1.0), r"clip: expected \(low, high\) .* got 1.0"),
+        (lambda d: ld.DDIMSampler(d, clip=(-1.0, math.nan)), r"clip: expected \(low, high\)"),
+        (lambda d: ld.DDIMSampler(d, clip=(-1.0, 0.0, 1.0)), r"clip: expected \(low, high\)"),
+        (lambda d: ld.DDIMSampler(d, clip=True), r"clip: expected \(low, high\)"),
+        (lambda d: ld.calibrate(d, torch.zeros(2, 2, 8, 6), clip=1.0), r"clip: expected \(low, high\)"),
         (lambda d: ld.DDIMSampler(d, eta=-0.1), "eta: expected"),
         (lambda d: ld.DDIMSampler(d).step(torch.zeros(2, 2, 8, 6), 3, 5), "s: expected s < t = 3"),
         (lambda d: ld.DDIMSampler(d).step(torch.zeros(2, 2, 8, 5), 5, 3), "x_t: expected shape"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -60,6 +61,27 @@ def test_linear_schedule():
     torch.testing.assert_close(ld.linear_schedule(1000)[1:], expected)
 
 
+@pytest.mark.parametrize("num_steps", [1, 2, 10, 20, 21, 100, 250, 4000])
+def test_linear_schedule_ends_in_noise_for_every_number_of_steps(num_steps):
+    alpha_bar = ld.linear_schedule(num_steps)
+    betas = 1 - alpha_bar[1:] / alpha_bar[:-1]
+    ends = [min(end * 1000 / num_steps, 0.999) for end in ((1e-4, 0.02) if num_steps > 1 else (0.02,))]
+    expected = torch.from_numpy(np.linspace(*ends, num_steps)) if num_steps > 1 else torch.tensor(ends).double()
+    torch.testing.assert_close(betas, expected)
+    assert alpha_bar[-1] < 1.1e-3
+    assert ld.DDPM((1,), num_steps).snr(num_steps) < 2e-3
+
+
+def test_explicit_betas_are_kept():
+    torch.testing.assert_close(ld.linear_schedule(3, 0.1, 0.3)[1:], torch.tensor([0.9, 0.72, 0.504]).double())
+    torch.testing.assert_close(ld.linear_schedule(2, beta_end=0.5)[1:], torch.tensor([0.95, 0.475]).double())
+    assert ld.linear_schedule(1, 0.1, 0.5)[-1] == 0.5
+    torch.testing.assert_close(
+        ld.linear_schedule(100, 1e-4, 0.02)[1:],
+        torch.cumprod(1 - torch.linspace(1e-4, 0.02, 100, dtype=torch.float64), 0),
+    )
+
+
 def test_cosine_schedule_equals_that_of_diffusers():
     diffusers = pytest.importorskip("diffusers")
     reference = diffusers.DDPMScheduler(1000, beta_schedule="squaredcos_cap_v2").alphas_cumprod
@@ -108,6 +130,10 @@ def test_changes_at_their_times():
         (lambda: ld.changes_at([0, 2]), "times: expected"),
         (lambda: ld.linear_schedule(0), "num_steps: expected"),
         (lambda: ld.linear_schedule(10, 0.5, 0.1), "beta_start"),
+        (lambda: ld.linear_schedule(10, 0.0), "beta_start"),
+        (lambda: ld.linear_schedule(1000, beta_start=0.1), "beta_start, beta_end: expected .* got 0.1, 0.02"),
+        (lambda: ld.linear_schedule(10, beta_end=1.0), "beta_end"),
+        (lambda: ld.linear_schedule(10, beta_end=math.nan), "beta_end"),
         (lambda: ld.cosine_log_snr_schedule(10, 3.0, 3.0), "log_snr_min"),
         (lambda: ld.convex_decay(0.0), "power: expected"),
         (lambda: ld.tanh_like(-1.0), "power: expected"),

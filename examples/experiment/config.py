@@ -26,7 +26,14 @@ from lineardiffusion.training import CheckpointError, whole_file
 
 T = TypeVar("T")
 
-WEIGHTINGS = {"min-snr": ld.MinSNR(5.0), "snr": ld.SNR(), "truncated-snr": ld.TruncatedSNR(), "uniform": ld.Uniform()}
+WEIGHTINGS = {
+    "min-snr": ld.MinSNR(5.0),
+    "max-snr": ld.MaxSNR(5.0),
+    "snr": ld.SNR(),
+    "inverse-snr": ld.InverseSNR(),
+    "truncated-snr": ld.TruncatedSNR(),
+    "uniform": ld.Uniform(),
+}
 
 
 @dataclass
@@ -131,7 +138,7 @@ class OptimizationConfig:
     warmup: int = 500
     ema_decay: float = 0.9999
     clip_norm: float = 1.0
-    weighting: Literal["min-snr", "snr", "truncated-snr", "uniform"] = "min-snr"
+    weighting: Literal["min-snr", "max-snr", "snr", "inverse-snr", "truncated-snr", "uniform"] = "min-snr"
     shape_change_fraction: float | None = None
     shape_change_weights: bool = True
     groups: int = 1

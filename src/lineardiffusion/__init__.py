@@ -19,6 +19,8 @@ from lineardiffusion.information import diffusion_information as diffusion_infor
 from lineardiffusion.lanczos import lanczos_function as lanczos_function
 from lineardiffusion.lanczos import lanczos_sqrt as lanczos_sqrt
 from lineardiffusion.losses import SNR as SNR
+from lineardiffusion.losses import InverseSNR as InverseSNR
+from lineardiffusion.losses import MaxSNR as MaxSNR
 from lineardiffusion.losses import MinSNR as MinSNR
 from lineardiffusion.losses import TruncatedSNR as TruncatedSNR
 from lineardiffusion.losses import Uniform as Uniform

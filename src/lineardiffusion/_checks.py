@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import SupportsIndex, overload
 
 import torch
@@ -79,22 +80,45 @@ def as_index(value: SupportsIndex, low: int, high: int, name: str) -> int:
     return result
 
 
+def as_range(clip: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Normalise the range that estimates are clipped to, (low, high), or None."""
+    if clip is None:
+        return None
+    try:
+        low, high = clip
+        valid = bool(low < high)
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise ValueError(f"clip: expected (low, high) with low < high, such as (-1, 1), or None, got {clip!r}")
+    return float(low), float(high)
+
+
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype arithmetic is done in: half precisions are widened to float32, all others kept."""
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+    """The dtype arithmetic is done in: what is narrower than float32 is widened to it, all others kept."""
+    return torch.float32 if dtype.is_floating_point and dtype.itemsize < 4 else dtype
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """Arithmetic in the dtype of x, in a caller's `torch.autocast` too, which is meant for networks."""
+    device = x.device.type
+    active = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if active else nullcontext()
 
 
 def draw_noise(like: Tensor, noise: Tensor | None, generator: torch.Generator | None) -> Tensor:
     """Standard normal noise shaped like `like`: the one given (checked), or drawn from `generator`.
 
-    A generator may live on another device than `like`: the noise is drawn where the generator is, then moved.
+    It is drawn in float32 and cast, so that a seed is the same noise in every dtype. A generator may live on another
+    device than `like`: the noise is drawn where the generator is, then moved.
     """
     if noise is not None:
         if noise.shape != like.shape:
             raise ValueError(f"noise: expected shape {tuple(like.shape)}, got {tuple(noise.shape)}")
         return noise.to(like)
+    dtype = like.dtype if like.is_complex() else torch.float32
     device = like.device if generator is None else generator.device
-    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
+    return torch.randn(like.shape, generator=generator, dtype=dtype, device=device).to(like)
 
 
 @overload

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import as_index, check_event
+from lineardiffusion._checks import as_index, as_range, check_event, compute_dtype
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.operators.spectral import cosine_coefficients
 from lineardiffusion.residual import Residual
@@ -39,7 +39,7 @@ def calibrate(
     *,
     shape_changes_only: bool = True,
     rank: int = 0,
-    clip: tuple[float, float] | None = (-1.0, 1.0),
+    clip: tuple[float, float] | None = None,
     generator: torch.Generator | None = None,
     batch_size: int = 64,
     **conditioning: Any,
@@ -54,13 +54,13 @@ def calibrate(
         rank: number of principal components (all of them where an event has fewer numbers), beside which the spectrum
             is that of the rest; at the cost of a singular value decomposition of all residuals for each step, which
             are kept until then.
-        clip: as that of the sampler.
+        clip: as that of the sampler, (−1, 1) for images.
         generator: of the noise.
         batch_size: images at a time.
         conditioning: passed on to the network; tensors have a row for each image.
 
     Raises:
-        ValueError: images of a wrong shape, no step to measure, or a negative rank.
+        ValueError: images of a wrong shape, no step to measure, an empty clip range, or a negative rank.
 
     Example:
         >>> import torch, lineardiffusion as ld
@@ -77,7 +77,7 @@ def calibrate(
         raise ValueError(
             f"images: expected shape (N, {', '.join(map(str, process.shape(0)))}), got {tuple(images.shape)}"
         )
-    rank = as_index(rank, 0, 2**31, "rank")
+    clip, rank = as_range(clip), as_index(rank, 0, 2**31, "rank")
     pairs = [
         (t, s)
         for t, s in itertools.pairwise(kept_times(process, steps))
@@ -90,11 +90,12 @@ def calibrate(
     def residuals(t: int, s: int) -> Iterator[Tensor]:
         for start in range(0, len(images), batch_size):
             part = slice(start, start + batch_size)
+            x0 = images[part].to(compute_dtype(images.dtype))
             known = {name: value[part] if isinstance(value, Tensor) else value for name, value in conditioning.items()}
-            estimate = denoiser(process.diffuse(images[part], t, generator=generator), t, s, **known)
+            estimate = denoiser(process.diffuse(x0, t, generator=generator), t, s, **known)
             if clip is not None:
                 estimate = estimate.clamp(*clip)
-            yield (process.clean(images[part], s) - estimate).cpu().double()
+            yield (process.clean(x0, s) - estimate).cpu().double()
 
     for t, s in pairs:
         parts: Iterable[Tensor] = residuals(t, s)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lineardiffusion._checks import as_index, check_event, column
+from lineardiffusion._checks import as_index, check_event, column, compute_dtype, full_precision
 from lineardiffusion.processes.base import LinearDiffusion
 
 Prediction = Literal["clean", "noise", "velocity"]
@@ -44,7 +44,8 @@ class Denoiser(nn.Module):
 
     Arguments:
         network: called as network(x_t, t_index, **conditioning) with t_index = t − 1 as a LongTensor (B,), the 0-based
-            index of DDPM, ADM and diffusers; processes that change shape add size=(H, W), that of x_{t−1}.
+            index of DDPM, ADM and diffusers; processes that change shape add size=(H, W), that of x_{t−1}. It is given
+            x_t in the dtype of its (first floating-point) parameters; all other arithmetic is in float32 or better.
         process: the diffusion process.
         prediction: "clean", "noise" or "velocity".
 
@@ -88,7 +89,7 @@ class Denoiser(nn.Module):
             conditioning: passed on to the network.
 
         Returns:
-            c_s, with shape (B, *shape(s)) and the dtype of x_t.
+            c_s, with shape (B, *shape(s)) and the dtype of x_t, whatever that of the network.
 
         Raises:
             ValueError: times out of range or of different shapes, x_t of a wrong shape, or a network that returns one.
@@ -108,11 +109,12 @@ class Denoiser(nn.Module):
                 f"steps over a change of shape must start at one of {process.shape_changes()}"
             )
         check_event(x_t, process.shape(t), "x_t")
+        work = x_t.to(compute_dtype(x_t.dtype))
         index = torch.full((x_t.shape[0],), t - 1, dtype=torch.long, device=x_t.device)
-        output = self._run(x_t, index, process.shape(t - 1), conditioning)
+        output = self._run(work, index, process.shape(t - 1), conditioning)
         if self.prediction == "clean":
-            return self._carry(output, t - 1, s)
-        return self._carry(self._clean_at_t(output, x_t, t), t, s)
+            return self._carry(output, t - 1, s).to(x_t.dtype)
+        return self._carry(self._clean_at_t(output, work, t), t, s).to(x_t.dtype)
 
     def _estimate_each(self, x_t: Tensor, t: Tensor, conditioning: dict[str, Any]) -> Tensor:
         """c_{t−1} for a time of its own for each sample."""
@@ -123,15 +125,19 @@ class Denoiser(nn.Module):
         if len(pairs) > 1:
             raise ValueError(f"t: expected times that share shape(t) and shape(t − 1), got {pairs}")
         check_event(x_t, pairs[0][0], "x_t")
-        output = self._run(x_t, t.long().to(x_t.device) - 1, pairs[0][1], conditioning)
+        work = x_t.to(compute_dtype(x_t.dtype))
+        output = self._run(work, t.long().to(x_t.device) - 1, pairs[0][1], conditioning)
         if self.prediction == "clean":
-            return output
-        clean_t = self._clean_at_t(output, x_t, t)
-        return torch.stack([self._carry(c, u, u - 1) for c, u in zip(clean_t, times, strict=True)])
+            return output.to(x_t.dtype)
+        clean_t = self._clean_at_t(output, work, t)
+        carried = torch.stack([self._carry(c, u, u - 1) for c, u in zip(clean_t, times, strict=True)])
+        return carried.to(x_t.dtype)
 
     def _run(self, x_t: Tensor, index: Tensor, shape: tuple[int, ...], conditioning: dict[str, Any]) -> Tensor:
         size = {"size": shape[1:]} if self._grows else {}
-        output: Tensor = self.network(x_t, index, **size, **conditioning)
+        weight = first_weight(self)
+        given = x_t if weight is None or x_t.is_complex() else x_t.to(weight.dtype)
+        output: Tensor = self.network(given, index, **size, **conditioning)
         expected = (x_t.shape[0], *shape)
         if not isinstance(output, Tensor) or tuple(output.shape) != expected:
             got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
@@ -151,7 +157,14 @@ class Denoiser(nn.Module):
             return clean
         ratio = self.process.signal_scale(s) / self.process.signal_scale(r)
         degradation = ratio * self.process.chain.between(s, r)
-        return degradation.correct(_damped_inverse, clean, clean)
+        with full_precision(clean):
+            return degradation.correct(_damped_inverse, clean, clean)
+
+
+def first_weight(module: nn.Module) -> Tensor | None:
+    """The first parameter that a network may compute in (not one of integers or of 8 bits): it says in which dtype, and
+    on which device, the network wants its input."""
+    return next((p for p in module.parameters() if p.is_floating_point() and p.itemsize > 1), None)
 
 
 def _damped_inverse(values: Tensor) -> Tensor:

@@ -1,19 +1,22 @@
 r"""The training objective E[w(SNR_t) ‖ĉ_{t−1} − c_{t−1}‖²] (Eq. 7 of Scale Space Diffusion), and its weightings.
 
-The error is always that of the clean image; what is usual for other predictions is a weighting of it: `SNR` is the mean
-squared error of the noise, the "simple" loss of DDPM.
+The error is always that of the clean image; what is usual for other predictions is a weighting of it. Where c_{t−1} is
+c_t, as for DDPM and between the changes of shape of Scale Space Diffusion, `SNR` is the mean squared error of the
+noise, the "simple" loss of DDPM. Where a step degrades the image, or noise is not isotropic, it is not: the error of
+c_{t−1} is then that of the noise coloured, and with the step undone, and no weighting by t alone takes that back.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lineardiffusion._checks import compute_dtype
 from lineardiffusion.denoiser import Denoiser
 
 Weighting = Callable[[Tensor], Tensor]
@@ -30,27 +33,52 @@ class MinSNR:
     gamma: float = 5.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.gamma < math.inf:
-            raise ValueError(f"gamma: expected a positive number, got {self.gamma}")
+        _check_gamma(self.gamma)
 
     def __call__(self, snr: Tensor) -> Tensor:
         return snr.clamp(max=self.gamma)
 
 
 @dataclass(frozen=True)
+class MaxSNR:
+    """w = max(SNR, γ), max-SNR-γ of the original implementation of Scale Space Diffusion: no time weighs less than γ.
+
+    Raises:
+        ValueError: γ is not positive.
+    """
+
+    gamma: float = 5.0
+
+    def __post_init__(self) -> None:
+        _check_gamma(self.gamma)
+
+    def __call__(self, snr: Tensor) -> Tensor:
+        return snr.clamp(min=self.gamma)
+
+
+@dataclass(frozen=True)
+class TruncatedSNR(MaxSNR):
+    """w = max(SNR, 1) (Salimans & Ho, 2022, https://arxiv.org/abs/2202.00512)."""
+
+    gamma: float = field(default=1.0, init=False, repr=False)
+
+
+@dataclass(frozen=True)
 class SNR:
-    """w = SNR: the mean squared error of the noise (Ho et al., 2020, https://arxiv.org/abs/2006.11239)."""
+    """w = SNR: where c_{t−1} = c_t, the mean squared error of the noise (Ho et al., 2020,
+    https://arxiv.org/abs/2006.11239)."""
 
     def __call__(self, snr: Tensor) -> Tensor:
         return snr
 
 
 @dataclass(frozen=True)
-class TruncatedSNR:
-    """w = max(SNR, 1) (Salimans & Ho, 2022, https://arxiv.org/abs/2202.00512)."""
+class InverseSNR:
+    """w = 1/SNR, and 1 where the SNR is 0, as inv-SNR of the original implementation of Scale Space Diffusion: noisy
+    times weigh most."""
 
     def __call__(self, snr: Tensor) -> Tensor:
-        return snr.clamp(min=1)
+        return torch.where(snr == 0, 1.0, 1 / snr)
 
 
 @dataclass(frozen=True)
@@ -59,6 +87,11 @@ class Uniform:
 
     def __call__(self, snr: Tensor) -> Tensor:
         return torch.ones_like(snr)
+
+
+def _check_gamma(gamma: float) -> None:
+    if not 0 < gamma < math.inf:
+        raise ValueError(f"gamma: expected a positive number, got {gamma}")
 
 
 def denoising_loss(
@@ -81,7 +114,7 @@ def denoising_loss(
         conditioning: passed on to the network.
 
     Returns:
-        Losses, with shape (B,).
+        Losses, with shape (B,), in the dtype of x0 or, where that is narrower, in float32, as all arithmetic is.
 
     Raises:
         ValueError: as `LinearDiffusion.diffuse` and `Denoiser`.
@@ -95,6 +128,7 @@ def denoising_loss(
         torch.Size([4])
     """
     process = denoiser.process
+    x0 = x0.to(compute_dtype(x0.dtype))
     x_t = process.diffuse(x0, t, noise, generator)
     error: Tensor = (denoiser(x_t, t, **conditioning) - process.clean(x0, t - 1)).square().flatten(1).mean(1)
     snr = torch.as_tensor(process.snr(t), dtype=torch.float64)

@@ -22,16 +22,22 @@ NoiseSchedule = Callable[[int], Tensor]
 ResolutionSchedule = Callable[[int, Tensor], Tensor]
 
 
-def linear_schedule(num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
+def linear_schedule(num_steps: int, beta_start: float | None = None, beta_end: float | None = None) -> Tensor:
     r"""ᾱ_t = Π_{u ≤ t} (1 − β_u) with β rising linearly from `beta_start` to `beta_end` (Ho et al., 2020).
 
-    The two ends do not depend on `num_steps`: with far fewer than 1000 steps, raise `beta_end`.
+    An end that is not given is that of Ho et al. for 1000 steps, scaled so that x_T is noise for every T, as in ADM
+    and in the original implementation of Scale Space Diffusion: 1e-4 · 1000/T and 0.02 · 1000/T, but at most 0.999,
+    which the latter reaches at T = 20.
+
+    Arguments:
+        num_steps: T.
+        beta_start, beta_end: β_1 and β_T, used as they are. A single step has β_T.
 
     Returns:
         ᾱ_0 = 1, …, ᾱ_T as float64, with shape (T + 1,).
 
     Raises:
-        ValueError: no step, or β outside (0, 1).
+        ValueError: no step, or ends that are not in (0, 1) and in this order.
 
     Example:
         >>> import lineardiffusion as ld
@@ -39,9 +45,13 @@ def linear_schedule(num_steps: int, beta_start: float = 1e-4, beta_end: float = 
         tensor([1.0000e+00, 9.9990e-01, 4.0358e-05], dtype=torch.float64)
     """
     num_steps = as_index(num_steps, 1, 10**9, "num_steps")
-    if not 0 < beta_start <= beta_end < 1:
-        raise ValueError(f"beta_start, beta_end: expected 0 < beta_start ≤ beta_end < 1, got {beta_start}, {beta_end}")
-    return _from_betas(torch.linspace(beta_start, beta_end, num_steps, dtype=torch.float64))
+    first = min(1e-4 * 1000 / num_steps, 0.999) if beta_start is None else beta_start
+    last = min(0.02 * 1000 / num_steps, 0.999) if beta_end is None else beta_end
+    if not 0 < first <= last < 1:
+        raise ValueError(f"beta_start, beta_end: expected 0 < beta_start ≤ beta_end < 1, got {first}, {last}")
+    betas = torch.linspace(first, last, num_steps, dtype=torch.float64)
+    betas[-1] = last  # of a single step too, which linspace gives the first
+    return _from_betas(betas)
 
 
 def cosine_schedule(num_steps: int, offset: float = 0.008, max_beta: float = 0.999) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache, reduce
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from lineardiffusion.operators.dense import truncated_svd
 from lineardiffusion.operators.factored import FactoredOperator, cast, diagonal_map
 from lineardiffusion.operators.rules import rule
 
-Mode = Literal["bilinear", "bicubic", "nearest", "area"]
+Mode = Literal["bilinear", "bicubic", "nearest", "nearest-exact", "area"]
 
 
 class Separable(FactoredOperator):
@@ -140,8 +140,9 @@ class Resize(Separable):
     Arguments:
         in_shape: event shape of the input, channels first, e.g. (3, 64, 64).
         size: new sizes of the last len(size) axes; an int stands for every axis but the first.
-        mode: "bilinear" (linear in each axis), "bicubic", "nearest" or "area".
-        antialias: widen the kernel when shrinking, for "bilinear" and "bicubic"; the other two have no such variant.
+        mode: "bilinear" (linear in each axis), "bicubic", "area", "nearest", which takes the first of the pixels that
+            one replaces, or "nearest-exact", which takes the one in their middle.
+        antialias: widen the kernel when shrinking, for "bilinear" and "bicubic"; the others have no such variant.
 
     Raises:
         ValueError: an unknown mode, or sizes that do not fit `in_shape`.
@@ -158,8 +159,8 @@ class Resize(Separable):
     ) -> None:
         event = as_shape(in_shape, "in_shape")
         sizes = for_each_axis(size, event, "size")
-        if mode not in ("bilinear", "bicubic", "nearest", "area"):
-            raise ValueError(f"mode: expected 'bilinear', 'bicubic', 'nearest' or 'area', got {mode!r}")
+        if mode not in get_args(Mode):
+            raise ValueError(f"mode: expected one of {get_args(Mode)}, got {mode!r}")
         if len(sizes) > len(event) or min(sizes) < 1:
             raise ValueError(f"size: expected at most {len(event)} sizes ≥ 1 for in_shape {event}, got {sizes}")
         axes = event[len(event) - len(sizes) :]

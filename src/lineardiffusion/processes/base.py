@@ -4,18 +4,36 @@ Diffusion), with x_0 the data: M_{1:0} = I and σ_0 = 0."""
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_index, check_event, check_finite, column, compute_dtype, draw_noise
+from lineardiffusion._checks import (
+    Shape,
+    as_index,
+    check_event,
+    check_finite,
+    column,
+    compute_dtype,
+    draw_noise,
+    full_precision,
+)
 from lineardiffusion.covariance import Covariance, NoiseLevel, as_covariance, as_noise_level
 from lineardiffusion.gaussian import Gaussian, GaussianMarginal
 from lineardiffusion.operators.base import LinearOperator, apply_each
 from lineardiffusion.operators.chain import OperatorChain
 from lineardiffusion.posterior import check_feasible, feasible_kernel, transition
 from lineardiffusion.processes.times import Time, Times
+
+# Most of the signal, ‖Σ_T^{-1/2} M_{1:T}‖², that x_T may hold and still be taken for noise. What is in use as such has
+# less: 4e-5 (β from 1e-4 to 0.02 in 1000 steps, a log-SNR of −10), 2e-4 (EDM's σ = 80), 1e-3 (β_T = 0.999). Stable
+# Diffusion's schedule has 5e-3, and for this reason its images are known to be of medium brightness
+# (https://arxiv.org/abs/2305.08891).
+_TERMINAL_SNR = 2e-3
+# Standardised values and latents are of either sign, and images in [0, 1] stay below this.
+_PIXELS = 10.0
 
 
 class LinearDiffusion(Times):
@@ -59,6 +77,9 @@ class LinearDiffusion(Times):
             raise ValueError(f"sigmas: expected σ_0 = 0 (state 0 is clean data), got {self._noise[0]}")
         for t in range(1, len(shapes)):
             check_feasible(self.chain.step(t), self._noise[t - 1], self._noise[t], at=f" at t = {t}")
+        self._terminal_snr: float | None = None
+        self._warned: set[str] = set()  # of what there was a warning
+        self._looked = False  # at data on an accelerator
 
     # ------------------------------------------------------------------ noise
 
@@ -69,7 +90,8 @@ class LinearDiffusion(Times):
 
     def add_noise(self, mean: Tensor, t: Time, noise: Tensor) -> Tensor:
         """mean + Σ_t^{1/2} noise, for white noise of the shape of the mean; t as in `diffuse`."""
-        return self._add_noise(mean, self._times(t), noise)
+        with full_precision(mean):
+            return self._add_noise(mean, self._times(t), noise)
 
     def _add_noise(self, mean: Tensor, times: int | list[int], noise: Tensor) -> Tensor:
         if isinstance(times, list) and len(set(times)) == 1:
@@ -115,12 +137,45 @@ class LinearDiffusion(Times):
         n: int,
         generator: torch.Generator | None = None,
         *,
+        noise: Tensor | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """n samples of N(0, σ_T² I), with shape (n, *shape(T)): where sampling starts."""
+        """n samples of N(0, σ_T² I), with shape (n, *shape(T)): where sampling starts. Warns as `check_prior`.
+
+        Arguments:
+            n: how many.
+            generator: the source of the noise; the global one by default.
+            noise: standard normal noise of the shape of the result, in the place of a generator.
+            dtype, device: of the result; torch's defaults where they are not given.
+        """
+        self.check_prior()
         zeros = torch.zeros(n, *self.shape(self.num_steps), dtype=dtype, device=device)
-        return self.add_noise(zeros, self.num_steps, draw_noise(zeros, None, generator))
+        return self.add_noise(zeros, self.num_steps, draw_noise(zeros, noise, generator))
+
+    def terminal_snr(self) -> float:
+        r"""‖Σ_T^{−1/2} M_{1:T}‖²: the largest signal-to-noise ratio that is left in x_T, of a direction in which the
+        data have variance 1. For DDPM and Blurring Diffusion a_T²/σ_T²."""
+        if self._terminal_snr is None:
+            operator, level = self.chain.cumulative(self.num_steps), self._noise[self.num_steps]
+            if isinstance(level, Covariance):
+                self._terminal_snr = (level.inverse_root() @ operator).norm() ** 2
+            else:
+                self._terminal_snr = (operator.norm() / level) ** 2
+        return self._terminal_snr
+
+    def check_prior(self) -> None:
+        """Warn, once for each process, where `terminal_snr` is above 0.002: x_T is then not the noise that samplers
+        start from, and their samples are drawn towards a mean of zero."""
+        if "prior" in self._warned or self.terminal_snr() <= _TERMINAL_SNR:
+            return
+        self._warn(
+            "prior",
+            f"x_T is not noise: a signal-to-noise ratio of ‖M_(1:T)‖²/σ_T² = {self.terminal_snr():.3g} is left in it, "
+            f"expected at most {_TERMINAL_SNR}. Samples that start from N(0, σ_T² I) are drawn towards zero. Use a "
+            f"schedule that ends in noise, more of its steps, or start from x_T = process.diffuse(images, "
+            f"{self.num_steps}) and take the steps of a sampler one by one.",
+        )
 
     # ------------------------------------------------------------------ training pairs
 
@@ -134,6 +189,9 @@ class LinearDiffusion(Times):
             t: one time for all, or a LongTensor (B,) whose entries share one shape(t).
             noise: ε, with the shape of the result; drawn from `generator` where it is not given.
 
+        Warns, once for each process, of data that look like images of 0…255: none below 0 and some above 10. Schedules
+        are made for values of about ±1. On an accelerator only the first batch is looked at.
+
         Raises:
             ValueError: t outside 0…T, times of different shapes, x0 of a wrong shape; on the CPU also NaN or infinite
                 values in x0.
@@ -141,18 +199,42 @@ class LinearDiffusion(Times):
         check_event(x0, self.shape(0), "x0")
         if x0.device.type == "cpu":  # elsewhere the answer would have to be waited for
             check_finite(x0, "x0")
+        self._check_range(x0)
         times = self._times(t)
-        mean = self._mean(x0, times)
-        return self._add_noise(mean, times, draw_noise(mean, noise, generator))
+        with full_precision(x0):
+            mean = self._mean(x0, times)
+            return self._add_noise(mean, times, draw_noise(mean, noise, generator))
 
     def clean(self, x0: Tensor, t: Time) -> Tensor:
         """c_t = M_{1:t} x_0 / a_t: the degraded image in data range, what denoisers predict. Arguments as `diffuse`."""
         check_event(x0, self.shape(0), "x0")
         times = self._times(t)
-        mean = self._mean(x0, times)
-        return mean / column(self._at(self._scales, times), mean)
+        with full_precision(x0):
+            mean = self._mean(x0, times)
+            return mean / column(self._at(self._scales, times), mean)
 
     # ------------------------------------------------------------------ helpers
+
+    def _check_range(self, x0: Tensor) -> None:
+        """Warn of images of 0…255. On an accelerator the answer has to be waited for: there it is asked for once."""
+        if "pixels" in self._warned or not x0.numel() or x0.is_meta or x0.is_complex() or torch.compiler.is_compiling():
+            return
+        if x0.device.type != "cpu":
+            if self._looked:
+                return
+            self._looked = True
+        low, high = x0.detach().aminmax()
+        if bool((low >= 0) & (high > _PIXELS)):
+            self._warn(
+                "pixels",
+                f"x0: expected values of about ±1, got {float(low):.4g}…{float(high):.4g}, as of images in 0…255: "
+                f"scale those by x / 127.5 - 1",
+            )
+
+    def _warn(self, of: str, message: str) -> None:
+        """Warn of what is legal but probably wrong, once."""
+        self._warned.add(of)
+        warnings.warn(message, stacklevel=4)
 
     def _pair(self, t: int, s: int | None) -> tuple[int, int]:
         t = as_index(t, 1, self.num_steps, "t")
