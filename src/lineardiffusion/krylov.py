@@ -32,6 +32,7 @@ class KrylovSpace:
     diagonal: Tensor  # (B, k)
     off_diagonal: Tensor  # (B, k − 1)
     next_off_diagonal: Tensor  # (B,) the length β_k of what A q_k has outside of the space
+    defect: Tensor  # (B,) what the recurrence left along the basis at most, |Q_jᵀ w_j|: the rounding of products, seen
     exhausted: Tensor  # (B,) the Krylov space is invariant within rounding: nothing is left to add
     basis: Tensor  # (B, k, n)
     products: list[Tensor]  # A q_1, …, A q_k, each (*batch, *event), with the graph of what A depends on
@@ -79,7 +80,7 @@ def tridiagonalise(matvec: Matvec, start: Tensor, batch: torch.Size, event: torc
     eps = torch.finfo(start.dtype).eps
     n = start.shape[-1]
     basis, q, previous = _Basis(start), start, torch.zeros_like(start)
-    beta = start.new_zeros(start.shape[0])
+    beta = defect = start.new_zeros(start.shape[0])
     products: list[Tensor] = []
     diagonal: list[Tensor] = []
     off_diagonal: list[Tensor] = []
@@ -95,10 +96,13 @@ def tridiagonalise(matvec: Matvec, start: Tensor, batch: torch.Size, event: torc
         # The recurrence is exact; what rounding left along the basis goes in one more pass, or in two where little but
         # rounding is left ("twice is enough", Giraud et al., 2005).
         length = torch.linalg.vector_norm(w, dim=-1)
-        for _ in range(2):
+        for sweep in range(2):
             # As rows times matrices, for which the batched product has a fast kernel.
             row = w[:, None]
-            w = torch.baddbmm(row, torch.bmm(row, vectors.mT), vectors, alpha=-1)[:, 0]
+            along = torch.bmm(row, vectors.mT)
+            if sweep == 0:
+                defect = torch.maximum(defect, torch.linalg.vector_norm(along[:, 0], dim=-1))
+            w = torch.baddbmm(row, along, vectors, alpha=-1)[:, 0]
             beta = torch.linalg.vector_norm(w, dim=-1)
             if bool((beta > 0.5 * length).all()):
                 break
@@ -112,7 +116,7 @@ def tridiagonalise(matvec: Matvec, start: Tensor, batch: torch.Size, event: torc
         # What remains of w after reorthogonalisation is rounding of size eps·√n·‖A‖ or new information.
         exhausted = exhausted | (tail <= 10 * eps * math.sqrt(n) * scale)
         columns = torch.stack(off_diagonal, -1) if off_diagonal else entry.new_zeros(len(entry), 0)
-        yield KrylovSpace(torch.stack(diagonal, -1), columns, tail, exhausted, vectors, products)
+        yield KrylovSpace(torch.stack(diagonal, -1), columns, tail, defect.double().cpu(), exhausted, vectors, products)
         alive = ~exhausted.to(beta.device)
         previous, q = q, w * torch.where(alive, 1 / torch.where(alive, beta, 1), 0)[:, None]
         beta = torch.where(alive, beta, 0)

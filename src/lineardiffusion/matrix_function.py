@@ -48,6 +48,9 @@ from lineardiffusion.krylov import KrylovSpace, Matvec, SpectralFunction, krylov
 
 _VANISHING = 1e-3  # c
 _RATE = 0.95  # the slowest convergence that an estimate takes for real
+_FLOOR, _DEFECT = 1.0, 1.0
+_FACTOR = 3.0  # to which the floor of rounding is known
+_THIRD = 6e-6  # a third of the digits of float64
 _NEAR = 1e-6  # relative distance at which a difference is taken for a derivative
 
 
@@ -156,7 +159,7 @@ class Measure:
 
     def vanished(self) -> float:
         """What an error counts against where all that is known of the result is zero."""
-        return 1.0 if self.at_zero is None or self.at_zero == 0 else _VANISHING * float(self.at_zero.abs())
+        return 1.0 if self.at_zero is None or self.at_zero == 0 else float(self.at_zero.abs())
 
     def rounding(self, space: KrylovSpace, coefficients: Tensor, images: Tensor) -> Tensor:
         """What rounding is relative to, (B,): the results of the vectors that it adds to those at hand, before and after
@@ -164,7 +167,9 @@ class Measure:
         largest, norm = self.largest(space, images), space.eigen[0].abs().max().sqrt()
         if self.at_zero is not None:
             largest = largest.maximum(self.at_zero.abs())
-        outside = norm * (torch.linalg.vector_norm(coefficients, dim=-1) if self.rows else self.ratio * images.abs().max())
+        outside = norm * (
+            torch.linalg.vector_norm(coefficients, dim=-1) if self.rows else self.ratio * images.abs().max()
+        )
         return largest.amax() + outside
 
 
@@ -259,18 +264,15 @@ class _Function(torch.autograd.Function):
 
 def _divided_differences(f: SpectralFunction, a: Tensor, b: Tensor) -> Tensor:
     """f[a_i, b_j] = (f(a_i) − f(b_j)) / (a_i − b_j), (B, k, l), from values (B, k) and (B, l); where the two are close,
-    a difference over a third of the digits, which is the derivative to two thirds of them."""
-    x, y = (t.expand(a.shape[0], a.shape[1], b.shape[1]) for t in (a[:, :, None], b[:, None, :]))
-    low, high = torch.minimum(x, y), torch.maximum(x, y)
-    both = torch.cat([a, b], 1)
-    least, greatest = both.amin(), both.amax()
-    apart = 6e-6 * float(both.abs().amax()) or 1.0
-    middle = ((low + high) / 2).clamp(min=float(least) + apart / 2)
-    middle = torch.minimum(middle, (greatest - apart / 2).clamp(min=float(least) + apart / 2))
-    close = high - low < apart
-    low, high = torch.where(close, middle - apart / 2, low), torch.where(close, middle + apart / 2, high)
-    images = f(torch.stack([low, high]).detach()).detach()
-    return (images[1] - images[0]) / (high - low)
+    a central difference over a third of the digits, which is the derivative to two thirds of them."""
+    x, y = torch.broadcast_tensors(a[:, :, None], b[:, None, :])
+    size = torch.maximum(x.abs(), y.abs())
+    apart = _THIRD * torch.maximum(size, _THIRD * size.amax()).clamp(min=torch.finfo(size.dtype).tiny)
+    close, middle = (x - y).abs() < apart, (x + y) / 2
+    middle = torch.where(middle >= 0, torch.maximum(middle, apart / 2), middle)  # not on both sides of zero
+    x, y = torch.where(close, middle - apart / 2, x), torch.where(close, middle + apart / 2, y)
+    images = f(torch.stack([x, y]).detach()).detach()
+    return (images[1] - images[0]) / (y - x)
 
 
 def _converge(
@@ -280,7 +282,8 @@ def _converge(
     images of its Ritz values, the coefficients of the result, and how it ended."""
     tol, max_iterations = options
     latest, due = torch.zeros(0, 0, dtype=torch.float64), 1
-    coefficients, error, done = latest, torch.tensor(math.inf), torch.tensor(False)
+    coefficients = scale = left = floor = latest
+    done = torch.tensor(False)
     for iterations, space in enumerate(spaces, start=1):
         last_chance = iterations == max_iterations or bool(space.exhausted.all())
         if iterations < due and not last_chance:
@@ -294,7 +297,7 @@ def _converge(
         length = torch.maximum(measure.whole(space, latest), _VANISHING * largest)
         unit = torch.where(length > 0, length, measure.vanished())
         if iterations == 1:
-            last = change = error = scale = torch.full_like(length, math.inf)
+            last = change = left = floor = scale = torch.full_like(length, math.inf)
             coefficients, done = latest, torch.zeros_like(space.exhausted)
         else:
             last, change = change, measure.part(space, latest - _widened(previous, latest))
@@ -303,13 +306,15 @@ def _converge(
         rounding = _shifted(space, f, plain, measure) / unit
         # A sample that has converged stays as it is, so that it does not depend on how long the others take.
         coefficients = torch.where(done[:, None], _widened(coefficients, latest), latest)
-        error, scale = torch.where(done, error, truncation + rounding), torch.where(done, scale, unit)
+        left, scale = torch.where(done, left, truncation), torch.where(done, scale, unit)
+        floor = torch.where(done, floor, rounding)
         done = done | (truncation <= torch.maximum(torch.tensor(tol), rounding))
         if last_chance or bool(done.all()):
             break
-    error = error + torch.finfo(space.basis.dtype).eps * measure.rounding(space, coefficients, plain) / scale
-    info = LanczosInfo(iterations, error, converged=bool((error <= tol).all()))
-    if not info.converged:
+    floor = floor + torch.finfo(space.basis.dtype).eps * measure.rounding(space, coefficients, plain) / scale
+    converged = bool((left <= tol).all() and (floor <= _FACTOR * tol).all())
+    info = LanczosInfo(iterations, left + floor, converged)
+    if not converged:
         _warn(info, tol, limited=bool(done.all()), dtype=space.basis.dtype)
     return space, images, coefficients, info
 
@@ -353,7 +358,7 @@ def _shifted(space: KrylovSpace, f: SpectralFunction, images: Tensor, measure: M
     """By how much a shift of T by the rounding of the products moves the result, (B,)."""
     eps = torch.finfo(space.basis.dtype).eps
     values = space.eigen[0]
-    shift = 4 * eps * values.abs().amax(-1)
+    shift = torch.maximum(_FLOOR * eps * values.abs().amax(-1), _DEFECT * space.defect)
     # Where the space ends, what was left out is taken for rounding.
     shift = torch.where(space.exhausted, torch.maximum(shift, space.next_off_diagonal), shift)[:, None]
     above, below = f(values + shift).detach(), f(values - shift).detach()

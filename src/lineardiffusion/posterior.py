@@ -44,6 +44,9 @@ from lineardiffusion.operators.scalar import Identity
 # 1 − ρλ below this is zero: noise levels that are feasible with equality give it no more than rounding.
 _ROUNDING = 1e-12
 
+# A share of the variance that is nothing: what Lanczos' method finds to be zero costs least.
+_NEGLIGIBLE = 1e-16
+
 
 def transition(operator: LinearOperator, sigma_s: NoiseLevel, sigma_t: NoiseLevel) -> Covariance:
     r"""Covariance Σ_t − M Σ_s Mᵀ of q(x_t | x_s), Eq. 4 of Scale Space Diffusion.
@@ -148,9 +151,7 @@ def feasible_kernel(
         return Gaussian(mean, covariance)
     cov_s, cov_t = _covariances(operator, sigma_s, sigma_t)
     residual = cov_t.inverse_root()(x_t - operator(mean_s))
-    mean, covariance = _isotropic(
-        residual, torch.zeros_like(mean_s), whitened(operator, cov_s, cov_t), 1.0, 1.0, eta
-    )
+    mean, covariance = _isotropic(residual, torch.zeros_like(mean_s), whitened(operator, cov_s, cov_t), 1.0, 1.0, eta)
     return Gaussian(mean_s + cov_s.root()(mean), Sandwich(cov_s, covariance))
 
 
@@ -199,7 +200,8 @@ def isotropic_kernel(
     rho = sigma_s**2 / sigma_t**2
 
     def unseen(values: Tensor) -> Tensor:
-        return torch.exp(-values / smoothing) if smoothing else (values <= 0).to(values.dtype)
+        q = torch.exp(-values / smoothing) if smoothing else (values <= 0).to(values.dtype)
+        return torch.where(q > _NEGLIGIBLE, q, 0)
 
     def seen(values: Tensor) -> Tensor:
         return -torch.expm1(-values / smoothing) if smoothing else (values > 0).to(values.dtype)
