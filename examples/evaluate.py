@@ -80,7 +80,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     weights = inception_weights(config) if inception else None
     labelled = config.data.labels or "frechet" in config.metrics
     real = Chosen(open_images(dataclasses.replace(config.data, labels=labelled)), config, "real")
-    samples = Chosen(open_samples(config, real.shape), config, "samples", resize=False)
+    samples = Chosen(open_samples(config, real.images.shape), config, "samples", resize=False)
     if min(len(samples), len(real)) < 2:
         raise ValueError(f"samples: expected two or more, and real images too, got {len(samples)} and {len(real)}")
     result: dict[str, Any] = {"samples": len(samples), "real": len(real)}
@@ -92,7 +92,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     return result
 
 
-def open_samples(config: EvaluateConfig, shape: tuple[int, ...]) -> Images:
+def open_samples(config: EvaluateConfig, shape: tuple[int, int, int]) -> Images:
     """What sample.py wrote into the folder, or else the images in it.
 
     Raises:
@@ -100,7 +100,7 @@ def open_samples(config: EvaluateConfig, shape: tuple[int, ...]) -> Images:
     """
     folder = config.samples / "images" if (config.samples / "images").is_dir() else config.samples
     folder = config.samples / "samples.npz" if (config.samples / "samples.npz").is_file() else folder
-    data = DataConfig(str(folder), shape[2:], shape[1], max_corrupt=config.data.max_corrupt)  # type: ignore[arg-type]
+    data = DataConfig(str(folder), shape[1:], shape[0], max_corrupt=config.data.max_corrupt)
     try:
         return open_images(data)
     except ValueError as error:
@@ -123,7 +123,7 @@ class Chosen:
 
     def __init__(self, images: Images, config: EvaluateConfig, what: str, resize: bool = True) -> None:
         count, height, width = min(config.limit, len(images)), *images.shape[1:]
-        self._images, indices = images, []
+        self.images, indices = images, []
         for index, picture in tqdm(images.readable(config.limit, config.seed), desc=what, total=count, delay=2):
             if not resize and picture.size != (width, height):
                 raise ValueError(
@@ -136,16 +136,16 @@ class Chosen:
     @property
     def shape(self) -> tuple[int, ...]:
         """(N, C, H, W)"""
-        return (len(self), *self._images.shape)
+        return (len(self), *self.images.shape)
 
     @property
     def labels(self) -> Tensor:
         """(N,)"""
-        return torch.tensor([self._images.label(index) for index in self.indices])
+        return torch.tensor([self.images.label(index) for index in self.indices])
 
     @property
     def num_classes(self) -> int | None:
-        return self._images.num_classes
+        return self.images.num_classes
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -159,7 +159,7 @@ class Chosen:
         Raises:
             ValueError: it can no more be read.
         """
-        item = self._images[self.indices[place]]
+        item = self.images[self.indices[place]]
         if item.fault:
             raise ValueError(f"{item.fault}; it could be read when this program started")
         return item.image
