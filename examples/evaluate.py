@@ -98,8 +98,8 @@ def open_samples(config: EvaluateConfig, shape: tuple[int, int, int]) -> Images:
     Raises:
         ValueError: there are none.
     """
-    folder = config.samples / "images" if (config.samples / "images").is_dir() else config.samples
-    folder = config.samples / "samples.npz" if (config.samples / "samples.npz").is_file() else folder
+    folder = config.samples / "images" if os.path.isdir(config.samples / "images") else config.samples
+    folder = config.samples / "samples.npz" if os.path.isfile(config.samples / "samples.npz") else folder
     data = DataConfig(str(folder), shape[1:], shape[0], max_corrupt=config.data.max_corrupt)
     try:
         return open_images(data)

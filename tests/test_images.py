@@ -238,25 +238,44 @@ def test_turned_once_whatever_the_format(tmp_path, name):
 # ---------------------------------------------------------------------- damaged, hostile, too large
 
 
+def exif(*entries):
+    """Metadata of (tag, type, value in four bytes)."""
+    tags = b"".join(struct.pack("<HHI4s", tag, kind, 1, value) for tag, kind, value in entries)
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + tags + bytes(4)
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data", "ignore:Truncated File Read")
-def test_damaged_metadata_do_not_lose_an_image(tmp_path):
-    picture = Image.new("L", (4, 1), 85)
-    for end, exif in enumerate(
-        [
-            b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0",  # cut off in the orientation
-            b"Exif\0\0II*\0\x08\0\0\0\xff\xff",
-            b"Exif\0\0nothing",
-            b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x04\0\0\0abc\0\0\0\0\0",  # letters
-            b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x05\0\x01\0\0\0\xff\xff\xff\xff\0\0\0\0",
-        ]
-    ):
-        for extension in ("jpg", "webp", "png"):
-            picture.convert("RGB").save(tmp_path / f"{end}.{extension}", exif=exif)
-    images = open_images(DataConfig(str(tmp_path), size=(1, 4)))
-    for index in range(len(images)):
-        image, _, fault = images[index]
-        assert fault is None
-        assert (image - (85 / 127.5 - 1)).abs().max() < 0.03
+@pytest.mark.parametrize("extension", ["jpg", "webp", "png"])
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        exif((0x0112, 3, b"\6\0\0\0"))[:-14],  # cut off in the orientation
+        exif((0x0112, 2, b"abc\0")),
+        exif((0x0112, 3, b"\xff\xff\0\0")),
+        exif((0x0112, 5, b"\xff\xff\xff\xff")),
+        exif((0x0112, 8, b"\xfa\xff\0\0")),
+        b"Exif\0\0II*\0\x08\0\0\0\xff\xff",
+        b"Exif\0\0II*\0\x08",
+        b"Exif\0\0nothing",
+        b"Exif\0\0",
+    ],
+    ids=str,
+)
+def test_damaged_metadata_do_not_lose_an_image(tmp_path, extension, damaged):
+    Image.new("RGB", (4, 1), (85, 85, 85)).save(tmp_path / f"a.{extension}", exif=damaged)
+    image, _, fault = open_images(DataConfig(str(tmp_path), size=(1, 4)))[0]
+    assert fault is None
+    assert (image - (85 / 127.5 - 1)).abs().max() < 0.03
+
+
+@pytest.mark.parametrize(
+    "other",
+    [(0x0100, 8, b"\xfa\xff\0\0"), (0x0111, 9, b"\xfa\xff\xff\xff"), (0x0103, 12, bytes(4)), (0x8825, 4, b"\xff" * 4)],
+    ids=str,
+)
+def test_images_are_turned_also_where_other_metadata_are_damaged(tmp_path, other):
+    Image.new("RGB", (4, 1)).save(tmp_path / "a.jpg", exif=exif((0x0112, 3, b"\6\0\0\0"), other))
+    assert read_image(tmp_path / "a.jpg").size == (1, 4)
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import multiprocessing
 import os
 import signal
-import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from multiprocessing.synchronize import Event
 from pathlib import Path
+from types import FrameType
 from typing import NamedTuple
 
 import torch
@@ -211,12 +214,17 @@ def loader(
     Raises:
         ValueError: as `Images.item`, from the batch in which it happens.
     """
+    start = None
+    if workers:
+        ending = multiprocessing.Event()
+        atexit.register(ending.set)  # before multiprocessing ends the workers that are left, and waits for them
+        start = partial(_leave_signals, ending)
     batches = DataLoader(
         _Positions(images),
         batch_sampler=_Order(len(images), batch_size, share, first_step, seed),
         num_workers=workers,
         collate_fn=_collate,
-        worker_init_fn=_leave_signals,
+        worker_init_fn=start,
         generator=keyed_generator(seed, "workers"),
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
@@ -227,22 +235,18 @@ def loader(
         yield batch
 
 
-def _leave_signals(worker: int) -> None:
+def _leave_signals(ending: Event, worker: int) -> None:
     """What schedulers and terminals send to all processes is for the training process, which needs its workers until it
-    has finished a step. They end when it says so by SIGTERM itself, or is gone."""
+    has finished a step: they end with it, by SIGTERM once it is `ending`."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if ending.is_set():
+            os._exit(0)
+
+    signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # on Linux, where it tells who has sent a signal
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != (parent.pid if parent else 0):
-        pass
-    os._exit(0)
 
 
 class FaultLimit:

@@ -76,10 +76,10 @@ def from_folder(root: Path, config: DataConfig) -> Collection:
             f"them into the folder of their class, or away",
         )
     names = sorted({parts[0] for parts in files})
-    empty = [entry.name for entry in os.scandir(root) if entry.is_dir() and not _hidden(entry.name)]
-    empty = sorted(set(empty) - set(names))
-    if empty and config.labels:
-        warnings.warn(f"data.source: folders without images are no classes: {', '.join(empty)}", stacklevel=2)
+    if config.labels:
+        empty = sorted({name for name in os.listdir(root) if (root / name).is_dir() and not _hidden(name)} - set(names))
+        if empty:
+            warnings.warn(f"data.source: folders without images are no classes: {', '.join(empty)}", stacklevel=2)
     numbers = {name: number for number, name in enumerate(names)}
     return Collection(source, classes=Classes(np.array([numbers[parts[0]] for parts in files]), names))
 
