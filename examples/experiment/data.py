@@ -7,7 +7,6 @@ import hashlib
 import multiprocessing
 import os
 import signal
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -24,6 +23,7 @@ from tqdm import tqdm
 
 from examples.experiment.arrays import from_digits, from_file
 from examples.experiment.config import DataConfig
+from examples.experiment.faults import FaultLimit
 from examples.experiment.folders import from_folder
 from examples.experiment.hugging_face import from_hugging_face
 from examples.experiment.pixels import to_tensor, upright
@@ -247,26 +247,6 @@ def _leave_signals(ending: Event, worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-
-class FaultLimit:
-    """Warns of each unreadable file once, and stops when there are too many."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit, self._seen = limit, set[str]()
-
-    def check(self, faults: list[str]) -> None:
-        """
-        Raises:
-            ValueError: more unreadable files than the limit.
-        """
-        for fault in faults:
-            if fault not in self._seen:
-                self._seen.add(fault)
-                warnings.warn(f"skipped an image that cannot be read: {fault}", stacklevel=3)
-        if len(self._seen) > self._limit:
-            listed = "\n".join(f"    {fault}" for fault in sorted(self._seen))
-            raise ValueError(f"{len(self._seen)} images cannot be read, data.max_corrupt is {self._limit}:\n{listed}")
 
 
 class _Order:

@@ -102,7 +102,7 @@ def train_judge(images: Pixels, labels: Tensor, num_classes: int, cache: Path, s
         seed: of the split, the weights and the order.
 
     Raises:
-        ValueError: images that are too small or too few, or classes that are.
+        ValueError: images that are too small or too few, or fewer than two classes.
     """
     if min(images.shape[-2:]) < 8 or len(images) < 20:
         raise ValueError(f"images: expected at least 20 of at least 8 × 8 pixels, got {tuple(images.shape)}")
