@@ -11,8 +11,12 @@ where torch-fidelity keeps them. Prints one JSON object.
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 import json
+import os
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
 # So that `python examples/evaluate.py` finds the other examples, from any folder.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -29,6 +34,7 @@ from examples.experiment.config import DataConfig, run_program
 from examples.experiment.data import Images, open_images
 from examples.experiment.features import frechet_distance, train_judge
 from examples.experiment.runs import load_reference_weights
+from lineardiffusion.training import whole_file
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 
@@ -38,8 +44,8 @@ class EvaluateConfig:
     """What to compare.
 
     Args:
-        samples: a folder of images, as sample.py writes, or a .npz file.
-        data: the real images.
+        samples: a folder of images, as sample.py writes, or a .npz file; in the size of the real ones.
+        data: the real images. Its max_corrupt holds for the samples, too.
         metrics: which to compute; "frechet" needs labels of the real images, the others torch-fidelity.
         limit: greatest number of images of either kind; the real ones are drawn at random.
         cache: a folder for the trained classifier.
@@ -57,6 +63,12 @@ class EvaluateConfig:
     seed: int = 0
     output: Path | None = None
 
+    def __post_init__(self) -> None:
+        if self.limit < 2:
+            raise ValueError(f"limit: expected at least 2 images, got {self.limit}")
+        if not self.metrics:
+            raise ValueError("metrics: expected at least one, got none")
+
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """The metrics by name, and how they came about.
@@ -64,31 +76,103 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     Raises:
         ValueError: images or weights that are not there, or that do not fit.
     """
-    real = open_images(config.data)
-    folder = config.samples / "images" if (config.samples / "images").is_dir() else config.samples
-    folder = config.samples / "samples.npz" if (config.samples / "samples.npz").is_file() else folder
-    samples = open_images(DataConfig(str(folder), real.shape[1:], real.shape[0]))
-    result: dict[str, Any] = {"samples": min(len(samples), config.limit), "real": min(len(real), config.limit)}
+    inception = [name for name in config.metrics if name != "frechet"]
+    weights = inception_weights(config) if inception else None
+    labelled = config.data.labels or "frechet" in config.metrics
+    real = Chosen(open_images(dataclasses.replace(config.data, labels=labelled)), config, "real")
+    samples = Chosen(open_samples(config, real.images.shape), config, "samples", resize=False)
+    if min(len(samples), len(real)) < 2:
+        raise ValueError(f"samples: expected two or more, and real images too, got {len(samples)} and {len(real)}")
+    result: dict[str, Any] = {"samples": len(samples), "real": len(real)}
+    result |= {"unreadable_samples": samples.unreadable, "unreadable_real": real.unreadable}
     if "frechet" in config.metrics:
         result |= classifier_metrics(config, samples, real)
-    inception = [name for name in config.metrics if name != "frechet"]
-    if inception:
-        result |= inception_metrics(config, samples, real, inception)
+    if weights is not None:
+        result |= inception_metrics(config, samples, real, inception, weights)
     return result
 
 
-def classifier_metrics(config: EvaluateConfig, samples: Images, real: Images) -> dict[str, Any]:
+def open_samples(config: EvaluateConfig, shape: tuple[int, int, int]) -> Images:
+    """What sample.py wrote into the folder, or else the images in it.
+
+    Raises:
+        ValueError: there are none.
+    """
+    folder = config.samples / "images" if os.path.isdir(config.samples / "images") else config.samples
+    folder = config.samples / "samples.npz" if os.path.isfile(config.samples / "samples.npz") else folder
+    data = DataConfig(str(folder), shape[1:], shape[0], max_corrupt=config.data.max_corrupt)
+    try:
+        return open_images(data)
+    except ValueError as error:
+        raise ValueError(f"samples: {str(error).removeprefix('data.source: ')}") from error
+
+
+class Chosen:
+    """The images that can be read, or `limit` of them, read again whenever they are asked for: tensors (B, C, H, W) by
+    indices (B,), so that there is never more than a batch in memory.
+
+    Arguments:
+        images: of which to choose.
+        config: limit and seed.
+        what: they are, for messages.
+        resize: images of other sizes than theirs.
+
+    Raises:
+        ValueError: too many cannot be read, or one has another size and may not be resized.
+    """
+
+    def __init__(self, images: Images, config: EvaluateConfig, what: str, resize: bool = True) -> None:
+        count, height, width = min(config.limit, len(images)), *images.shape[1:]
+        self.images, indices = images, []
+        for index, picture in tqdm(images.readable(config.limit, config.seed), desc=what, total=count, delay=2):
+            if not resize and picture.size != (width, height):
+                raise ValueError(
+                    f"{what}: expected images of {height} × {width} pixels, as the real ones are, got "
+                    f"{picture.height} × {picture.width} in {images.name(index)}; data.size resizes the real ones"
+                )
+            indices.append(index)
+        self.indices, self.unreadable = indices, count - len(indices)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, C, H, W)"""
+        return (len(self), *self.images.shape)
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,)"""
+        return torch.tensor([self.images.label(index) for index in self.indices])
+
+    @property
+    def num_classes(self) -> int | None:
+        return self.images.num_classes
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        return torch.stack([self.image(place) for place in indices.tolist()])
+
+    def image(self, place: int) -> Tensor:
+        """One image (C, H, W).
+
+        Raises:
+            ValueError: it can no more be read.
+        """
+        item = self.images[self.indices[place]]
+        if item.fault:
+            raise ValueError(f"{item.fault}; it could be read when this program started")
+        return item.image
+
+
+def classifier_metrics(config: EvaluateConfig, samples: Chosen, real: Chosen) -> dict[str, Any]:
     """The Fréchet distance to the images the classifier has learnt from, and that of those held out, beside which it is
     to be read."""
-    if real.num_classes is None:
-        raise ValueError(f"metrics: frechet needs labels of the real images, {config.data.source} has none")
-    images, labels = real.tensor(config.limit, config.seed)
-    judge = train_judge(images, labels, real.num_classes, config.cache, config.seed)
-    reference = judge.learnt(images)
-    drawn = samples.tensor(config.limit, config.seed)[0]
+    judge = train_judge(real, real.labels, real.num_classes or 0, config.cache, config.seed)
+    reference = judge.learnt(real)
     return {
-        "frechet": frechet_distance(judge.features(drawn), reference),
-        "frechet_of_held_out": frechet_distance(judge.features(images[judge.held_out]), reference),
+        "frechet": frechet_distance(judge.features(samples), reference),
+        "frechet_of_held_out": frechet_distance(judge.features(real, judge.held_out), reference),
         "held_out": len(judge.held_out),
         "classifier_accuracy": judge.accuracy,
     }
@@ -97,34 +181,45 @@ def classifier_metrics(config: EvaluateConfig, samples: Images, real: Images) ->
 class Bytes(Dataset[Tensor]):
     """Images as torch-fidelity reads them: uint8 (3, H, W)."""
 
-    def __init__(self, images: Images, limit: int) -> None:
-        self._images, self._count = images, min(limit, len(images))
+    def __init__(self, chosen: Chosen) -> None:
+        self._chosen = chosen
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._chosen)
 
     def __getitem__(self, index: int) -> Tensor:
-        if index >= self._count:
+        if index >= len(self):
             raise IndexError(index)
-        return ((self._images[index].image + 1) * 127.5).round().byte().expand(3, -1, -1)
+        return ((self._chosen.image(index) + 1) * 127.5).round().byte().expand(3, -1, -1)
 
 
-def inception_metrics(config: EvaluateConfig, samples: Images, real: Images, names: list[str]) -> dict[str, Any]:
-    """Those of torch-fidelity, which is not asked before its weights are known to be there: it would download them."""
+def inception_weights(config: EvaluateConfig) -> Path:
+    """Those of torch-fidelity, which is not asked before they are known to be there: it would download them.
+
+    Raises:
+        ValueError: they are not, or not what they should be, or torch-fidelity is not.
+    """
     weights = config.inception or Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION
-    if not weights.is_file():
+    if not os.path.isfile(weights):
         raise ValueError(
             f"inception: expected the weights {INCEPTION} of torch-fidelity at {weights}, where there is no such file; "
             f"they are not downloaded from here"
         )
     load_reference_weights(weights)  # torch-fidelity would unpickle anything: only tensors pass here
-    try:
-        from torch_fidelity import calculate_metrics
-    except ImportError as error:
-        raise ValueError("metrics: fid, kid and prc need the package torch-fidelity, which is not installed") from error
+    if importlib.util.find_spec("torch_fidelity") is None:
+        raise ValueError("metrics: fid, kid and prc need the package torch-fidelity, which is not installed")
+    return weights
+
+
+def inception_metrics(
+    config: EvaluateConfig, samples: Chosen, real: Chosen, names: list[str], weights: Path
+) -> dict[str, Any]:
+    """Those of torch-fidelity."""
+    from torch_fidelity import calculate_metrics
+
     values = calculate_metrics(
-        input1=Bytes(samples, config.limit),
-        input2=Bytes(real, config.limit),
+        input1=Bytes(samples),
+        input2=Bytes(real),
         feature_extractor="inception-v3-compat",
         feature_extractor_weights_path=str(weights),
         cuda=torch.cuda.is_available(),
@@ -139,11 +234,37 @@ def inception_metrics(config: EvaluateConfig, samples: Images, real: Images, nam
 
 
 def report(config: EvaluateConfig) -> str:
-    """The metrics as JSON, also in a file if one is asked for."""
+    """The metrics as JSON, also in a file if one is asked for.
+
+    Raises:
+        ValueError: as `evaluate`, or the file cannot be written, which is known before anything is computed; should it
+            come up later, the metrics are printed before.
+    """
+    if config.output:
+        check_writable(config.output)
     text = json.dumps(evaluate(config), indent=2)
     if config.output:
-        config.output.write_text(text + "\n", encoding="utf-8")
+        try:
+            with whole_file(config.output) as partial:
+                partial.write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            print(text)
+            raise ValueError(f"output: {config.output} cannot be written ({error}); the metrics are printed") from error
     return text
+
+
+def check_writable(path: Path) -> None:
+    """That a file can be written there.
+
+    Raises:
+        ValueError: naming what is in the way.
+    """
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise ValueError(f"output: expected a file, got {path}, which is something else")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise ValueError(f"output: {path} cannot be written ({error}); make its folder, or name another") from error
 
 
 def main(arguments: list[str] | None = None) -> None:

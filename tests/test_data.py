@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from examples.experiment.config import DataConfig
 from examples.experiment.data import FaultLimit, loader, open_images, to_tensor
-from examples.experiment.features import Classifier, frechet_distance, train_judge
 from examples.experiment.pictures import from_bytes, grid, read_png, strip, to_bytes, write_png
 from PIL import Image
 
@@ -222,6 +224,31 @@ def test_every_pass_sees_each_image_once_in_another_order(tmp_path):
     assert passes[0] != passes[1]
 
 
+READING = """
+import multiprocessing, os, signal, sys
+from examples.experiment.config import DataConfig
+from examples.experiment.data import loader, open_images
+batches = loader(open_images(DataConfig(sys.argv[1], channels=1)), 4, slice(None), 0, 0, workers=2)
+next(batches), next(batches)  # one of each
+for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, name)
+for _ in range(6):
+    assert next(batches).images.shape == (4, 1, 8, 8)
+assert len(multiprocessing.active_children()) == 2
+print("read", flush=True)
+raise ValueError  # whose traceback keeps the workers to the end
+"""
+
+
+def test_workers_leave_signals_to_the_training_and_end_with_it(tmp_path):
+    """A scheduler sends SIGTERM to all processes; those that read images go on until the one that trains ends."""
+    np.save(tmp_path / "images.npy", np.zeros((10, 8, 8), dtype=np.uint8))
+    command = [sys.executable, "-c", READING, str(tmp_path / "images.npy")]
+    ran = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=60)
+    assert (ran.stdout, ran.returncode) == ("read\n", 1)
+
+
 def test_half_of_the_images_are_mirrored(tmp_path):
     ramp = np.broadcast_to(np.arange(8, dtype=np.uint8), (1, 8, 8))
     np.save(tmp_path / "images.npy", ramp)
@@ -260,44 +287,3 @@ def test_a_grid_shows_every_image_and_a_strip_every_resolution():
     ]
     assert strip(states, columns=5).shape[0] == 2 * 10 * 8
     assert strip(states, columns=5).shape[1] == 6 * 10 * 8  # five, and the one where 4 × 4 begins; 8 × 8 is the last
-
-
-# ---------------------------------------------------------------------- metrics
-
-
-def test_frechet_distance_of_gaussians_is_the_closed_form():
-    """Two sets with exactly known moments, and one-dimensional features, for which it is (m − m')² + (s − s')²."""
-    generator = torch.Generator().manual_seed(0)
-    a = torch.randn(500, 1, generator=generator, dtype=torch.float64)
-    expected = (a.mean() - (3 * a + 2).mean()) ** 2 + (a.std() - 3 * a.std()) ** 2
-    assert frechet_distance(a, 3 * a + 2) == pytest.approx(float(expected), rel=1e-12)
-    x = torch.randn(400, 5, generator=generator, dtype=torch.float64)
-    scale = torch.tensor([0.5, 1, 2, 3, 0], dtype=torch.float64)  # commuting covariances after whitening
-    x = x @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(x.T))).T
-    assert frechet_distance(x, x * scale) == pytest.approx(
-        float((1 - scale).square().sum() + ((1 - scale) * x.mean(0)).square().sum()), rel=1e-9
-    )
-    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-10)
-
-
-def test_bad_features():
-    with pytest.raises(ValueError, match="features: expected"):
-        frechet_distance(torch.zeros(5, 2), torch.zeros(5, 3))
-    with pytest.raises(ValueError, match="images: expected at least 20 of at least 8 × 8 pixels"):
-        train_judge(torch.zeros(30, 1, 4, 4), torch.zeros(30), 2, None)
-
-
-def test_the_classifier_is_seeded_and_kept(tmp_path):
-    images, labels = open_images(DataConfig("digits", channels=1)).tensor(300)
-    first = train_judge(images, labels, 10, tmp_path)
-    state = torch.get_rng_state()
-    again = train_judge(images, labels, 10, tmp_path / "other")
-    kept = train_judge(images, labels, 10, tmp_path)
-    assert torch.equal(state, torch.get_rng_state())
-    for other in (again, kept):
-        assert torch.equal(first.features(images), other.features(images))
-        assert (first.accuracy, first.held_out.tolist()) == (other.accuracy, other.held_out.tolist())
-    assert len(list(tmp_path.glob("*.safetensors"))) == 1
-    assert isinstance(kept.classifier, Classifier)
-    train_judge(images, labels, 10, tmp_path, seed=1)
-    assert len(list(tmp_path.glob("*.safetensors"))) == 2

@@ -41,14 +41,14 @@ class DataConfig:
     """Images to learn from.
 
     Args:
-        source: a folder of images, a .npz or .npy file, "digits" (scikit-learn's, 8 × 8), or "hf:<name>" of Hugging
-            Face datasets. The labels of a folder are the names of the folders in it.
+        source: a folder of images, a .npz or .npy file of bytes, "digits" (scikit-learn's, 8 × 8), or "hf:<name>" of
+            Hugging Face datasets. The classes of a folder are the folders in it.
         size: pixels, one number for a square or height and width; images are cropped at the centre and resized. A
             folder needs it; arrays keep their size without it.
         channels: 3 for colour, 1 for grey.
         flip: mirror every other image, at random.
         labels: learn the classes too, so that they can be asked for.
-        max_corrupt: how many unreadable files to skip, with a warning for each, before stopping.
+        max_corrupt: how many unreadable images to skip, with a warning for each, before stopping.
         split: the split of a Hugging Face dataset.
     """
 

@@ -1,21 +1,33 @@
-"""Images from folders, arrays and datasets, as tensors in [−1, 1]; and the order in which a run sees them."""
+"""Images from folders, arrays and data sets, as tensors in [−1, 1]; and the order in which a run sees them."""
 
 from __future__ import annotations
 
-import warnings
-import zipfile
+import atexit
+import hashlib
+import multiprocessing
+import os
+import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from types import FrameType
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
+from examples.experiment.arrays import from_digits, from_file
 from examples.experiment.config import DataConfig
+from examples.experiment.faults import FaultLimit
+from examples.experiment.folders import from_folder
+from examples.experiment.hugging_face import from_hugging_face
+from examples.experiment.pixels import to_tensor, upright
+from examples.experiment.sources import Collection
 from lineardiffusion.training import keyed_generator
 
 
@@ -37,52 +49,30 @@ class Batch(NamedTuple):
     faults: list[str]
 
 
-class Source(Protocol):
-    """Pillow images by index."""
-
-    def __len__(self) -> int: ...
-
-    def read(self, index: int) -> Image.Image:
-        """The image; raises OSError or ValueError for one that cannot be read."""
-
-    def name(self, index: int) -> str:
-        """What it is called in messages."""
-
-
 class Images(Dataset[Item]):
     """Images that are read one by one and brought to one shape.
 
     Arguments:
-        source: where they come from.
-        config: their size and channels, and whether they are mirrored.
-        native: their size where the configuration says none.
-        labels: class of each image, or None.
-        class_names: of the classes.
+        collection: where they come from, and their classes.
+        config: their size and channels, whether they are mirrored, and how many may be unreadable.
         seed: of the mirroring.
 
     Raises:
         ValueError: no images, no size, or labels asked for where there are none.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        config: DataConfig,
-        native: tuple[int, int] | None = None,
-        labels: np.ndarray | None = None,
-        class_names: list[str] | None = None,
-        seed: int = 0,
-    ) -> None:
-        if len(source) == 0:
+    def __init__(self, collection: Collection, config: DataConfig, seed: int = 0) -> None:
+        if len(collection.source) == 0:
             raise ValueError(f"data.source: {config.source} has no images")
-        if config.labels and labels is None:
+        if config.labels and collection.classes is None:
             raise ValueError(
-                f"data.labels: expected labels in {config.source} (an array named labels, a column of them, or a "
-                f"folder for each class), got none"
+                f"data.labels: expected labels in {config.source} (an array named labels, a column of type ClassLabel, "
+                f"or a folder for each class), got none" + (collection.unlabelled and f": {collection.unlabelled}")
             )
-        self._source, self._labels, self.class_names = source, labels, class_names
-        self._size, self._channels = _size(config, native), config.channels
-        self._flip, self._seed = config.flip, seed
+        self._source, self._classes = collection.source, collection.classes
+        self._size, self._channels = _size(config, collection.native), config.channels
+        self._flip, self._seed, self._max_corrupt = config.flip, seed, config.max_corrupt
+        self._fingerprint = ""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -90,9 +80,14 @@ class Images(Dataset[Item]):
         return (self._channels, *self._size)
 
     @property
+    def class_names(self) -> list[str] | None:
+        """The names of the classes, as the data call them; None without labels."""
+        return None if self._classes is None else self._classes.names
+
+    @property
     def num_classes(self) -> int | None:
         """How many classes there are; None without labels."""
-        return None if self.class_names is None else len(self.class_names)
+        return None if self._classes is None else len(self._classes.names)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -106,24 +101,84 @@ class Images(Dataset[Item]):
         return self.item(index, flipped=bool(coin >= 0.5))
 
     def item(self, index: int, flipped: bool) -> Item:
-        """The image of an index; where it cannot be read, the next that can, and what was wrong."""
-        fault = None
-        for attempt in range(len(self)):
+        """The image of an index; where it cannot be read, the next that can, and what was wrong.
+
+        Raises:
+            ValueError: more than data.max_corrupt images in a row, or all of them, cannot be read.
+        """
+        fault, tried = None, min(len(self), self._max_corrupt + 1)
+        for attempt in range(tried):
             here = (index + attempt) % len(self)
             try:
                 image = to_tensor(self._source.read(here), self._size, self._channels)
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-                fault = fault or f"{self._source.name(here)}: {error}"
+            except Exception as error:  # decoders raise errors of any class where a file is damaged
+                fault = fault or self._fault(here, error)
                 continue
-            label = 0 if self._labels is None else int(self._labels[here])
-            return Item(image.flip(-1) if flipped else image, label, fault)
-        raise ValueError(f"data.source: none of the {len(self)} images can be read; the first: {fault}")
+            return Item(image.flip(-1) if flipped else image, self.label(here), fault)
+        which = f"none of the {tried} images" if tried == len(self) else f"none of {tried} images in a row"
+        raise ValueError(f"data.source: {which} can be read; the first: {fault}")
+
+    def label(self, index: int) -> int:
+        """The number of an image's class; 0 without labels."""
+        return 0 if self._classes is None else int(self._classes.numbers[index])
+
+    def name(self, index: int) -> str:
+        """What an image is called in messages."""
+        return self._source.name(index)
+
+    def readable(self, limit: int | None = None, seed: int = 0) -> Iterator[tuple[int, Image.Image]]:
+        """Index and picture, upright and in its own size, of all images, or of `limit` drawn without replacement. Those
+        that cannot be read are left out, with a warning for each.
+
+        Raises:
+            ValueError: more than data.max_corrupt of them, or all, cannot be read.
+        """
+        faults, found = FaultLimit(self._max_corrupt), False
+        order = torch.randperm(len(self), generator=keyed_generator(seed, "subset"))[:limit].sort().values
+        for index in order.tolist():
+            try:
+                picture = upright(self._source.read(index))
+            except Exception as error:
+                faults.check([self._fault(index, error)])
+                continue
+            found = True
+            yield index, picture
+        if not found:
+            raise ValueError(f"data.source: none of the {len(order)} images can be read")
 
     def tensor(self, limit: int | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
-        """Images (N, C, H, W) and labels (N,): all of them, or `limit` drawn without replacement."""
-        order = torch.randperm(len(self), generator=keyed_generator(seed, "subset"))[:limit].sort().values
-        items = [self[int(index)] for index in order]
-        return torch.stack([item.image for item in items]), torch.tensor([item.label for item in items])
+        """Images (N, C, H, W) and labels (N,) of all that are `readable`, or of `limit` drawn without replacement."""
+        count = len(self) if limit is None else min(limit, len(self))
+        images, labels, count = torch.empty(count, *self.shape), torch.zeros(count, dtype=torch.long), 0
+        for index, picture in self.readable(limit, seed):
+            images[count] = to_tensor(picture, self._size, self._channels)
+            labels[count] = self.label(index)
+            count += 1
+        return images[:count], labels[:count]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all images, as they are stored and in their order, and of the names of their classes: another
+        image, class or order gives another, another place of the folder does not. Everything is read for it, once."""
+        if not self._fingerprint:
+            sha = hashlib.sha256()
+            with ThreadPoolExecutor(8) as pool, tqdm(total=len(self), desc="fingerprint", delay=2) as bar:
+                for start in range(0, len(self), 1024):
+                    block = range(start, min(start + 1024, len(self)))
+                    for index, digest in zip(block, pool.map(self._digest, block), strict=True):
+                        name = "" if self._classes is None else self._classes.names[self.label(index)]
+                        sha.update(digest + os.fsencode(name) + b"\0")
+                        bar.update()
+            self._fingerprint = sha.hexdigest()
+        return self._fingerprint
+
+    def _digest(self, index: int) -> bytes:
+        try:
+            return self._source.digest(index)
+        except OSError:  # an image that cannot be read, which is for those who read it to say
+            return bytes(32)
+
+    def _fault(self, index: int, error: Exception) -> str:
+        return f"{self.name(index)}: {type(error).__name__}: {error}"
 
 
 def open_images(config: DataConfig, seed: int = 0) -> Images:
@@ -132,35 +187,19 @@ def open_images(config: DataConfig, seed: int = 0) -> Images:
     Raises:
         ValueError: a source that is not there, is empty, or needs something else to be said about it.
     """
+    path = Path(os.path.expanduser(config.source))
     if config.source == "digits":
-        from sklearn.datasets import load_digits
-
-        data = load_digits()
-        return _from_array(np.rint(data.images * (255 / 16)).astype(np.uint8), data.target, config, seed)
+        return Images(from_digits(), config, seed)
     if config.source.startswith("hf:"):
-        return _from_hugging_face(config, seed)
-    path = Path(config.source).expanduser()
-    if path.is_dir():
-        return _from_folder(path, config, seed)
-    if path.suffix in (".npz", ".npy") and path.is_file():
-        return _from_file(path, config, seed)
-    raise ValueError(f"data.source: expected a folder, a .npz or .npy file, 'digits' or 'hf:<name>', got {path}")
-
-
-def to_tensor(image: Image.Image, size: tuple[int, int], channels: int) -> Tensor:
-    """A Pillow image of any mode as (channels, H, W) in [−1, 1]: turned as its camera says, put on white where it is
-    transparent, cropped at the centre to the proportions of `size` and resized with antialiasing."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip to 255
-        image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).clip(0, 255).round().astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("RGB" if channels == 3 else "L")
-    if image.size != size[::-1]:
-        image = ImageOps.fit(image, size[::-1], Image.Resampling.BICUBIC)
-    pixels = torch.from_numpy(np.array(image)).reshape(*size, channels)
-    return pixels.permute(2, 0, 1).float() / 127.5 - 1
+        return Images(from_hugging_face(config), config, seed)
+    if config.source and os.path.isdir(path):
+        return Images(from_folder(path, config), config, seed)
+    if path.suffix.lower() in (".npz", ".npy") and os.path.isfile(path):
+        return Images(from_file(path), config, seed)
+    raise ValueError(
+        f"data.source: expected a folder, a .npz or .npy file, 'digits' or 'hf:<name>', got {config.source!r}"
+        + ("" if os.path.exists(path) else ", which is not there")
+    )
 
 
 def loader(
@@ -171,39 +210,43 @@ def loader(
     The k-th image of a run, k = batch_size · step + i, is the (k mod N)-th of a permutation drawn for each pass over
     the data: all of it a function of the seed, so that a run goes on exactly where it stopped, on any number of
     processes.
+
+    Raises:
+        ValueError: as `Images.item`, from the batch in which it happens.
     """
-    order = _Order(len(images), batch_size, share, first_step, seed)
-    return iter(
-        DataLoader(
-            _Positions(images),
-            batch_sampler=order,
-            num_workers=workers,
-            collate_fn=_collate,
-            generator=keyed_generator(seed, "workers"),
-            persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
+    start = None
+    if workers:
+        ending = multiprocessing.Event()
+        atexit.register(ending.set)  # before multiprocessing ends the workers that are left, and waits for them
+        start = partial(_leave_signals, ending)
+    batches = DataLoader(
+        _Positions(images),
+        batch_sampler=_Order(len(images), batch_size, share, first_step, seed),
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=start,
+        generator=keyed_generator(seed, "workers"),
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
     )
+    for batch in batches:
+        if isinstance(batch, ValueError):
+            raise batch
+        yield batch
 
 
-class FaultLimit:
-    """Warns of each unreadable file once, and stops when there are too many."""
+def _leave_signals(ending: Event, worker: int) -> None:
+    """What schedulers and terminals send to all processes is for the training process, which needs its workers until it
+    has finished a step: they end with it, by SIGTERM once it is `ending`."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit, self._seen = limit, set[str]()
+    def end(number: int, frame: FrameType | None) -> None:
+        if ending.is_set():
+            os._exit(0)
 
-    def check(self, faults: list[str]) -> None:
-        """
-        Raises:
-            ValueError: more unreadable files than the limit.
-        """
-        for fault in faults:
-            if fault not in self._seen:
-                self._seen.add(fault)
-                warnings.warn(f"skipped an image that cannot be read: {fault}", stacklevel=3)
-        if len(self._seen) > self._limit:
-            listed = "\n".join(f"    {fault}" for fault in sorted(self._seen))
-            raise ValueError(f"{len(self._seen)} images cannot be read, data.max_corrupt is {self._limit}:\n{listed}")
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 class _Order:
@@ -229,73 +272,29 @@ class _Order:
         return int(self._permutation[place])
 
 
-class _Positions(Dataset[tuple[int, Item]]):
+class _Positions(Dataset[tuple[int, Item | ValueError]]):
     """Images asked for by (position, index)."""
 
     def __init__(self, images: Images) -> None:
         self._images = images
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[int, Item]:
-        return key[0], self._images.at(*key)
+    def __getitem__(self, key: tuple[int, int]) -> tuple[int, Item | ValueError]:
+        try:
+            return key[0], self._images.at(*key)
+        except ValueError as error:  # passed on as it is: raised in a worker it would come with the worker's traceback
+            return key[0], error
 
 
-def _collate(items: list[tuple[int, Item]]) -> Batch:
+def _collate(items: list[tuple[int, Item | ValueError]]) -> Batch | ValueError:
+    for _, item in items:
+        if isinstance(item, ValueError):
+            return item
     return Batch(
         torch.stack([item.image for _, item in items]),
         torch.tensor([item.label for _, item in items]),
         torch.tensor([position for position, _ in items]),
         [item.fault for _, item in items if item.fault],
     )
-
-
-# ---------------------------------------------------------------------- sources
-
-
-@dataclass
-class _Folder:
-    files: list[Path]
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def read(self, index: int) -> Image.Image:
-        with Image.open(self.files[index]) as image:
-            image.load()
-            return image
-
-    def name(self, index: int) -> str:
-        return str(self.files[index])
-
-
-@dataclass
-class _Array:
-    images: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def read(self, index: int) -> Image.Image:
-        image = self.images[index]
-        return Image.fromarray(np.ascontiguousarray(image[..., 0] if image.shape[2:] == (1,) else image))
-
-    def name(self, index: int) -> str:
-        return f"image {index}"
-
-
-@dataclass
-class _HuggingFace:
-    data: Any
-    column: str
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def read(self, index: int) -> Image.Image:
-        image: Image.Image = self.data[index][self.column]
-        return image
-
-    def name(self, index: int) -> str:
-        return f"row {index}"
 
 
 def _size(config: DataConfig, native: tuple[int, int] | None) -> tuple[int, int]:
@@ -306,71 +305,3 @@ def _size(config: DataConfig, native: tuple[int, int] | None) -> tuple[int, int]
     if min(size) < 1:
         raise ValueError(f"data.size: expected positive numbers, got {size}")
     return size
-
-
-def _from_folder(root: Path, config: DataConfig, seed: int) -> Images:
-    extensions = set(Image.registered_extensions())
-    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in extensions and path.is_file())
-    if not files:
-        raise ValueError(f"data.source: {root} has no image files, nor do the folders in it")
-    inside = [path.relative_to(root).parts for path in files]
-    if any(len(parts) == 1 for parts in inside):  # images beside the folders: these are no classes
-        return Images(_Folder(files), config, seed=seed)
-    names = sorted({parts[0] for parts in inside})
-    number = {name: index for index, name in enumerate(names)}
-    labels = np.array([number[parts[0]] for parts in inside])
-    return Images(_Folder(files), config, None, labels, names, seed)
-
-
-def _from_file(path: Path, config: DataConfig, seed: int) -> Images:
-    labels = None
-    try:
-        content: Any = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
-        if path.suffix == ".npz":
-            with content as arrays:
-                names = arrays.files
-                images = arrays[names[0] if len(names) == 1 else "images"]
-                labels = arrays["labels"] if "labels" in names else None
-        else:
-            images = content
-    except KeyError as error:
-        raise ValueError(f"data.source: {path}: expected an array named images, got {names}") from error
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"data.source: {path} cannot be read ({error})") from error
-    return _from_array(images, labels, config, seed)
-
-
-def _from_array(images: np.ndarray, labels: np.ndarray | None, config: DataConfig, seed: int) -> Images:
-    """Images of shape (N, H, W) or (N, H, W, C), uint8."""
-    channels = images.shape[3:]
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or channels not in ((), (1,), (3,), (4,)):
-        raise ValueError(
-            f"data.source: {config.source}: expected uint8 images of shape (N, H, W) or (N, H, W, 1, 3 or 4), got "
-            f"{images.dtype} of shape {images.shape}"
-        )
-    native = (images.shape[1], images.shape[2])
-    if labels is None:
-        return Images(_Array(images), config, native, seed=seed)
-    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
-        raise ValueError(
-            f"data.source: {config.source}: expected {len(images)} integer labels, got {labels.dtype} of shape "
-            f"{labels.shape}"
-        )
-    values, numbers = np.unique(labels, return_inverse=True)
-    return Images(_Array(images), config, native, numbers, [str(value) for value in values], seed)
-
-
-def _from_hugging_face(config: DataConfig, seed: int) -> Images:
-    try:
-        import datasets
-    except ImportError as error:
-        raise ValueError(f"data.source: {config.source} needs the package datasets, which is not installed") from error
-    data: Any = datasets.load_dataset(config.source.removeprefix("hf:"), split=config.split)
-    pictures = [key for key, feature in data.features.items() if isinstance(feature, datasets.Image)]
-    classes = [key for key, feature in data.features.items() if isinstance(feature, datasets.ClassLabel)]
-    if not pictures:
-        raise ValueError(f"data.source: {config.source}: expected a column of images, got {data.features}")
-    source = _HuggingFace(data, pictures[0])
-    if not classes:
-        return Images(source, config, seed=seed)
-    return Images(source, config, None, np.array(data[classes[0]]), list(data.features[classes[0]].names), seed)
