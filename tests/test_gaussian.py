@@ -207,3 +207,63 @@ def test_bad_arguments(call, message):
 def test_at_sigma_zero_the_posterior_is_a_point():
     x, mean = torch.ones(2, 4), torch.zeros(2, 4)
     assert torch.equal(ld.posterior(x, mean, 0.5 * ld.Identity((4,)), 0.0, 1.0).sample(), mean)
+
+
+def test_log_densities_of_large_events_have_all_their_digits():
+    """Half a million numbers in float32: the sum is of float64."""
+    shape = (2, 512, 512)
+    x0, x = draw(shape).float(), draw(shape, seed=1).float()
+    marginal = ld.GaussianMarginal(0.7 * ld.Identity(shape), 0.3)
+    exact = MultivariateNormalDiagonal(0.7 * x0.double(), 0.3).log_prob(x.double())
+    result = marginal.log_prob(x, x0)
+    assert result.dtype == torch.float64
+    # The mean is rounded to float32: 2 (x − μ)/σ² · 2⁻²⁴ |μ| for each number, of random sign.
+    assert abs(float(result - exact)) <= 1e-3 < 2**-24 * abs(float(exact))
+    kernel = ld.posterior(x, x0, 0.7 * ld.Identity(shape), 0.3, 0.4)
+    exact = MultivariateNormalDiagonal(kernel.mean.double(), 0.3 * (1 - 0.49 * 0.09 / 0.16) ** 0.5).log_prob(
+        x0.double()
+    )
+    assert abs(float(kernel.log_prob(x0) - exact)) <= 1e-6 * 2**-4 * abs(float(exact))
+
+
+class MultivariateNormalDiagonal:
+    """N(mean, σ² I) in float64."""
+
+    def __init__(self, mean: torch.Tensor, sigma: float) -> None:
+        self.mean, self.sigma = mean, sigma
+
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+        n = x.numel()
+        squares = ((x - self.mean) / self.sigma).square().sum()
+        return -0.5 * squares - n * math.log(self.sigma * math.sqrt(2 * math.pi))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_mean_variances_are_exact(seed):
+    """Of dense, spectral, functional and sandwiched covariances, and of a user's own."""
+    n = 30
+    root = draw((n, n), seed=seed)
+    dense = ld.GramCovariance(ld.Matrix(root, (n,), (n,)))
+    user = UserCovariance(root.T @ root)
+    spectral = ld.GramCovariance(ld.SpectralFilter((2, n), draw((n,), seed=seed)), lambda values: 0.3 + values.sqrt())
+    opaque = ld.GramCovariance(Opaque(ld.Resize((1, n), 11)), lambda values: 2 - values)
+    for covariance in (dense, user, spectral, opaque):
+        expected = float(covariance.to_dense().diagonal().mean())
+        assert covariance.mean_variance() == pytest.approx(expected, rel=1e-10 if covariance is not opaque else 1e-6)
+    coloured = ld.LinearDiffusion([0.5 * ld.Identity((n,))], [0.0, dense])
+    assert coloured.sigma(1) == pytest.approx(float(root.square().sum() / n) ** 0.5, rel=1e-10)
+
+
+class UserCovariance(ld.Covariance):
+    def __init__(self, matrix: torch.Tensor) -> None:
+        super().__init__((len(matrix),), (len(matrix),))
+        self.matrix = matrix
+
+    def apply(self, x):
+        return x @ self.matrix.to(x)
+
+    def sqrt(self, v):
+        return v @ torch.linalg.cholesky(self.matrix).to(v).T
+
+    def solve(self, v):
+        return torch.linalg.solve(self.matrix.to(v), v.T).T

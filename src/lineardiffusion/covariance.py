@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lineardiffusion._checks import Shape
 from lineardiffusion.krylov import SpectralFunction
+from lineardiffusion.matrix_function import for_noise
 from lineardiffusion.operators.base import GramMap, LinearOperator
 from lineardiffusion.operators.rules import rule
 from lineardiffusion.operators.scalar import Identity
@@ -78,13 +79,13 @@ class Covariance(LinearOperator):
         return float(values.log().sum())
 
     def mean_variance(self) -> float:
-        """tr Σ / n, here from the diagonal, by a product with every unit vector: override it where the trace is known."""
+        """tr Σ / n, here by a product with every unit vector: override it where the trace is known."""
         like = self._example(self.in_shape)
         n, total = like.numel(), 0.0
         with torch.no_grad():
-            for part in torch.arange(n, device=like.device).split(max(1, _PROBED_NUMBERS // n)):
-                units = like.new_zeros(len(part), n)
-                units[torch.arange(len(part), device=like.device), part] = 1
+            for start in range(0, n, max(1, _PROBED_NUMBERS // n)):
+                units = like.new_zeros(min(n - start, max(1, _PROBED_NUMBERS // n)), n)
+                units.diagonal(start).fill_(1)
                 images = self(units.reshape(-1, *self.in_shape)).reshape(-1, n)
                 total += float((units * images).sum())
         return total / n
@@ -156,10 +157,12 @@ class GramCovariance(Covariance):
         Raises:
             ValueError: Σ has a negative eigenvalue, beyond rounding.
         """
-        return self._noise_map()(v)
+        with for_noise():
+            return self._noise_map()(v)
 
     def sample(self, mean: Tensor, noise: Tensor) -> Tensor:
-        return self._noise_map()(noise, onto=mean)
+        with for_noise():
+            return self._noise_map()(noise, onto=mean)
 
     def _noise_map(self) -> GramMap:
         return self._cached("noise", lambda: self.operator.gram_map(self._deviations))

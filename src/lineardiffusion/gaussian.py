@@ -38,8 +38,7 @@ class Gaussian:
         """
         event = self.covariance.in_shape
         check_event(x, event, "x")
-        wide = torch.float32 if x.device.type == "mps" else torch.float64
-        difference = x.to(wide) - self.mean.to(wide)
+        difference = _wide(x) - _wide(self.mean)
         dims = tuple(range(-len(event), 0))
         mahalanobis = (difference * self.covariance.solve(difference)).sum(dims)
         return -0.5 * (mahalanobis + self.covariance.logdet() + math.prod(event) * math.log(2 * math.pi))
@@ -89,4 +88,10 @@ class GaussianMarginal:
         """
         if self.sigma == 0:
             raise ValueError("log_prob: expected sigma > 0, got 0: the marginal has no density")
-        return Gaussian(self.mean(x0), as_covariance(self.sigma, self.operator.out_shape)).log_prob(x)
+        covariance = as_covariance(self.sigma, self.operator.out_shape)
+        return Gaussian(self.mean(_wide(x0)), covariance).log_prob(x)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In float64, or in float32 on devices that have no more."""
+    return x.to(torch.float32 if x.device.type == "mps" else torch.float64)

@@ -43,7 +43,8 @@ class KrylovSpace:
         tridiagonal = torch.diag_embed(self.diagonal)
         if self.off_diagonal.shape[-1]:
             tridiagonal = tridiagonal + torch.diag_embed(self.off_diagonal, 1) + torch.diag_embed(self.off_diagonal, -1)
-        return torch.linalg.eigh(tridiagonal)
+        values, vectors = torch.linalg.eigh(tridiagonal)
+        return values, vectors
 
     def coefficients(self, images: Tensor) -> Tensor:
         """f(T_k) e_1 in the basis, (B, k), from the images (B, k) of the Ritz values under f."""

@@ -2,8 +2,8 @@ r"""Functions of a symmetric matrix that is known only through its products with
 
     f(A) v ≈ ‖v‖ Q_k f(T_k) e_1
 
-with the Krylov basis Q_k and the tridiagonal T_k of krylov.py. matrix_function.py says when the iteration ends, and what
-its error and its gradients are.
+with the Krylov basis Q_k and the tridiagonal T_k of krylov.py. matrix_function.py says when the iteration ends, and
+what its error and its gradients are.
 
 References:
     | Saad, Analysis of some Krylov subspace approximations to the matrix exponential operator, 1992
@@ -171,7 +171,8 @@ def gram_lanczos(
 ) -> tuple[Tensor, LanczosInfo]:
     r"""f(MᵀM) x from the products y = M x (events of `out_shape`) and x = Mᵀ y (of `in_shape`), and how it came about.
 
-    Where M has fewer rows than columns and f is finite at zero, only the part of x that M sees is left to the iteration,
+    Where f is finite at zero, and M has fewer rows than columns or the result is noise, only the part of x that M sees
+    is left to iterate for,
 
         f(MᵀM) x = f(0) x + Mᵀ h(MMᵀ) M x,   h(λ) = (f(λ) − f(0)) / λ ,
 
@@ -179,9 +180,9 @@ def gram_lanczos(
     """
     work, options = x.to(compute_dtype(x.dtype)), resolve_options(None, None)
     at_zero = _at_zero(f)
-    if at_zero is None or math.prod(in_shape) <= math.prod(out_shape):
+    if at_zero is None or (math.prod(in_shape) <= math.prod(out_shape) and not options.noise):
         gram = lambda u: adjoint(forward(u))  # noqa: E731
-        measure = Measure(at_zero=None if at_zero is None else at_zero.detach())
+        measure = Measure(at_zero=None if at_zero is None else at_zero.detach(), noise=options.noise)
         result, info = apply_function(gram, work, _of_gram(f), len(in_shape), options, measure)
         return result.to(x.dtype), info
 
@@ -189,7 +190,9 @@ def gram_lanczos(
         return torch.where(values > 0, (f(values) - at_zero) / torch.where(values > 0, values, 1), 0)
 
     y = forward(work)
-    measure = Measure(rows=True, beside=at_zero.detach(), ratio=_ratio(work, in_shape, y, out_shape))
+    measure = Measure(
+        rows=True, beside=at_zero.detach(), ratio=_ratio(work, in_shape, y, out_shape), noise=options.noise
+    )
     seen, info = _through_rows(forward, adjoint, slope, y, len(out_shape), measure)
     return (at_zero * work + seen).to(x.dtype), info
 
@@ -197,8 +200,8 @@ def gram_lanczos(
 def adjoint_lanczos(
     forward: Matvec, adjoint: Matvec, g: SpectralFunction, y: Tensor, in_shape: Shape, out_shape: Shape
 ) -> tuple[Tensor, LanczosInfo]:
-    r"""Mᵀ g(MMᵀ) y = g(MᵀM) Mᵀ y, with the Krylov space among the rows or the columns of M, whichever are fewer; and how
-    it came about."""
+    r"""Mᵀ g(MMᵀ) y = g(MᵀM) Mᵀ y, with the Krylov space among the rows or the columns of M, whichever are fewer; and
+    how it came about."""
     work = y.to(compute_dtype(y.dtype))
     if math.prod(out_shape) < math.prod(in_shape):
         result, info = _through_rows(forward, adjoint, g, work, len(out_shape), Measure(rows=True))
@@ -261,9 +264,9 @@ def spectrum_bounds(
 ) -> SpectrumBounds:
     """Bounds of the spectrum of a symmetric positive semi-definite A, from the Krylov space of one vector v.
 
-    The largest Ritz value θ of a random v is an estimate from below. Within the norm of its residual, |β_k u_k|, there is
-    an eigenvalue; the bound is θ plus that, once it is within the accuracy, relatively. With `least`, the iteration also
-    goes on until the residual of the least is below half of it.
+    The largest Ritz value θ of a random v is an estimate from below. Within the norm of its residual, |β_k u_k|, there
+    is an eigenvalue; the bound is θ plus that, once it is within the accuracy, relatively. With `least`, the iteration
+    also goes on until the residual of the least is below half of it.
     """
     _, spaces = krylov_spaces(matvec, v, event_ndim)
     due = 1

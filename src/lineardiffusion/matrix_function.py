@@ -34,7 +34,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -72,6 +72,7 @@ class LanczosInfo:
 class Options(NamedTuple):
     tol: float
     max_iterations: int
+    noise: bool = False  # see `Measure`
 
 
 _OPTIONS: ContextVar[Options] = ContextVar("lanczos options", default=Options(tol=1e-6, max_iterations=100))
@@ -86,9 +87,11 @@ def resolve_options(tol: float | None, max_iterations: int | None) -> Options:
     current = _OPTIONS.get()
     if tol is not None and not 0 < tol < math.inf:
         raise ValueError(f"tol: expected a positive number, got {tol}")
-    return Options(
-        current.tol if tol is None else float(tol),
-        current.max_iterations if max_iterations is None else as_index(max_iterations, 1, 2**31, "max_iterations"),
+    return current._replace(
+        tol=current.tol if tol is None else float(tol),
+        max_iterations=current.max_iterations
+        if max_iterations is None
+        else as_index(max_iterations, 1, 2**31, "max_iterations"),
     )
 
 
@@ -116,6 +119,16 @@ def lanczos_options(tol: float | None = None, max_iterations: int | None = None)
         _OPTIONS.reset(token)
 
 
+@contextlib.contextmanager
+def for_noise() -> Iterator[None]:
+    """Errors of functions count against the greatest deviation of the noise that they make, as in `Measure`."""
+    token = _OPTIONS.set(_OPTIONS.get()._replace(noise=True))
+    try:
+        yield
+    finally:
+        _OPTIONS.reset(token)
+
+
 @dataclass(frozen=True)
 class Measure:
     r"""What of a result counts, in units of ‖v‖: the length of o x + W f(A) v.
@@ -124,12 +137,15 @@ class Measure:
     at_zero: f(0) where zero may be an eigenvalue that v does not tell of.
     beside: o, where v = M x.
     ratio: ‖x‖/‖v‖, (B,), where v = M x or v = Mᵀ x.
+    noise: whether an error counts against the greatest deviation, ‖v‖ max|f|, and not against the result: what a
+        covariance that nearly vanishes is asked for.
     """
 
     rows: bool = False
     at_zero: Tensor | None = None
     beside: Tensor | None = None
     ratio: Tensor | float = 0.0
+    noise: bool = False
 
     def weight(self, values: Tensor) -> Tensor:
         """The square of the factor by which W lengthens an eigenvector of A."""
@@ -157,9 +173,14 @@ class Measure:
             return (self.beside + values * images).abs().amax(-1).maximum(self.beside.abs()) * self.ratio
         return (self.weight(values).sqrt() * images).abs().amax(-1)
 
-    def vanished(self) -> float:
-        """What an error counts against where all that is known of the result is zero."""
-        return 1.0 if self.at_zero is None or self.at_zero == 0 else float(self.at_zero.abs())
+    def scale(self, space: KrylovSpace, coefficients: Tensor, images: Tensor) -> Tensor:
+        """What an error counts against, (B,)."""
+        whole, largest = self.whole(space, coefficients), self.largest(space, images)
+        elsewhere = torch.zeros(()) if self.at_zero is None else self.at_zero.abs()
+        if self.noise:
+            return torch.maximum(whole, largest.maximum(elsewhere)).clamp(min=torch.finfo(whole.dtype).tiny)
+        length = torch.maximum(whole, _VANISHING * largest)
+        return torch.where(length > 0, length, _VANISHING * elsewhere if elsewhere > 0 else 1.0)
 
     def rounding(self, space: KrylovSpace, coefficients: Tensor, images: Tensor) -> Tensor:
         """What rounding is relative to, (B,): the results of the vectors that it adds to those at hand, before and after
@@ -198,8 +219,8 @@ def apply_function(
     products = [product for product in space.products if product.requires_grad]
     run = _Run(matvec, f, event_ndim, options, v.shape, space, norms, coefficients)
     if torch.is_grad_enabled() and (flat.requires_grad or products or images.requires_grad):
-        stacked = torch.stack(products, 1).reshape(*space.basis.shape) if products else None
-        result: Tensor = _Function.apply(flat, images, stacked, run)
+        stacked = torch.stack([product.reshape(flat.shape) for product in products], 1) if products else None
+        result: Tensor = _Function.apply(flat, images, stacked, run)  # type: ignore[no-untyped-call]
     else:
         result = run.result()
     return result.reshape(v.shape), replace(info, error=info.error.reshape(v.shape[: v.ndim - event_ndim]))
@@ -265,7 +286,7 @@ class _Function(torch.autograd.Function):
 def _divided_differences(f: SpectralFunction, a: Tensor, b: Tensor) -> Tensor:
     """f[a_i, b_j] = (f(a_i) − f(b_j)) / (a_i − b_j), (B, k, l), from values (B, k) and (B, l); where the two are close,
     a central difference over a third of the digits, which is the derivative to two thirds of them."""
-    x, y = torch.broadcast_tensors(a[:, :, None], b[:, None, :])
+    x, y = (values.expand(-1, a.shape[1], b.shape[1]) for values in (a[:, :, None], b[:, None, :]))
     size = torch.maximum(x.abs(), y.abs())
     apart = _THIRD * torch.maximum(size, _THIRD * size.amax()).clamp(min=torch.finfo(size.dtype).tiny)
     close, middle = (x - y).abs() < apart, (x + y) / 2
@@ -280,7 +301,7 @@ def _converge(
 ) -> tuple[KrylovSpace, Tensor, Tensor, LanczosInfo]:
     """Grow the space until the stated error is within the tolerance, or is that of rounding; returns the space, the
     images of its Ritz values, the coefficients of the result, and how it ended."""
-    tol, max_iterations = options
+    tol, max_iterations, _ = options
     latest, due = torch.zeros(0, 0, dtype=torch.float64), 1
     coefficients = scale = left = floor = latest
     done = torch.tensor(False)
@@ -293,11 +314,9 @@ def _converge(
         images = _images(f, space)
         plain = images.detach()
         previous, latest = latest, space.coefficients(plain)
-        largest = measure.largest(space, plain)
-        length = torch.maximum(measure.whole(space, latest), _VANISHING * largest)
-        unit = torch.where(length > 0, length, measure.vanished())
+        unit = measure.scale(space, latest, plain)
         if iterations == 1:
-            last = change = left = floor = scale = torch.full_like(length, math.inf)
+            last = change = left = floor = scale = torch.full_like(unit, math.inf)
             coefficients, done = latest, torch.zeros_like(space.exhausted)
         else:
             last, change = change, measure.part(space, latest - _widened(previous, latest))

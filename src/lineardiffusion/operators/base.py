@@ -115,7 +115,7 @@ class LinearOperator(ABC):
                 return _vjp(out, x, y, retain_graph=True)
 
         def differentiable_pull(y: Tensor) -> Tensor:
-            result: Tensor = _Transposed.apply(y, pull, self)
+            result: Tensor = _Transposed.apply(y, pull, self)  # type: ignore[no-untyped-call]
             return result
 
         return differentiable_pull if torch.is_grad_enabled() else pull

@@ -1,0 +1,123 @@
+"""What an operator holds: constants that are copied and checked in one place, or parameters that are learned."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import lineardiffusion as ld
+from lineardiffusion.testing import Opaque
+from test_operators import draw
+
+# Every class that takes numbers, from a square matrix of them.
+CLASSES = {
+    "Diagonal": lambda w: ld.Diagonal(w),
+    "Matrix": lambda w: ld.Matrix(w, (3,), (3,)),
+    "Separable": lambda w: ld.Separable([w], (1, 3)),
+    "SpectralFilter": lambda w: ld.SpectralFilter((3, 3), w),
+    "Convolution": lambda w: ld.Convolution(w, (1, 5, 5)),
+    "ChannelMix": lambda w: ld.ChannelMix(w, ld.Identity((2,))),
+}
+
+
+@pytest.mark.parametrize("name", list(CLASSES))
+def test_what_is_being_learned_is_refused_and_not_silently_detached(name):
+    parameter = nn.Parameter(draw((3, 3)))
+    with pytest.raises(ValueError, match=r"expected a constant, .* \w+\.detach\(\)"):
+        CLASSES[name](parameter)
+    with pytest.raises(ValueError, match="expected a constant"):
+        CLASSES[name](2 * parameter)
+    CLASSES[name](parameter.detach())
+    with torch.no_grad():  # where no gradient is asked for, none is lost
+        CLASSES[name](parameter)
+
+
+@pytest.mark.parametrize("name", list(CLASSES))
+def test_constants_are_copies(name):
+    """What the caller does to his tensor afterwards changes nothing, before or after the first use."""
+    weight = draw((3, 3))
+    op = CLASSES[name](weight)
+    x = draw(op.in_shape)
+    expected, norm = op(x), op.norm()
+    weight.mul_(100)
+    torch.testing.assert_close(op(x), expected)
+    torch.testing.assert_close(op.gram_function(lambda v: v, x), op.gram(x))
+    assert CLASSES[name](weight).norm() == pytest.approx(100 * norm)
+
+
+@pytest.mark.parametrize("name", [name for name in CLASSES if name != "SpectralFilter"])
+@pytest.mark.parametrize("bad", [1j, float("nan"), float("inf")])
+def test_complex_and_infinite_constants_are_refused(name, bad):
+    weight = draw((3, 3)).to(torch.complex128 if isinstance(bad, complex) else torch.float64)
+    weight[1, 1] = bad
+    with pytest.raises(ValueError, match="expected (real numbers|finite values)"):
+        CLASSES[name](weight)
+
+
+@pytest.mark.parametrize("name", list(CLASSES))
+def test_what_is_no_tensor_is_refused(name):
+    with pytest.raises((TypeError, AttributeError)):
+        CLASSES[name]([[1.0, 0.0, 0.0]] * 3)
+
+
+def test_complex_data_are_refused_by_every_class(op):
+    """An imaginary part is never lost; it goes in as a channel."""
+    x, y = draw(op.in_shape).to(torch.complex64), draw(op.out_shape).to(torch.complex64)
+    calls = [
+        lambda: op(x),
+        lambda: op.transpose(y),
+        lambda: op.gram(x),
+        lambda: op.gram_function(torch.exp, x),
+        lambda: op.cogram_function(torch.exp, y),
+        lambda: op.correct(0.5, x, y),
+        lambda: ld.posterior(y, x, 0.1 / op.norm() * op, 0.5, 0.6),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="view_as_real"):
+            call()
+
+
+def test_complex_data_as_pairs():
+    """Real and imaginary parts as channels: an operator that acts on both alike."""
+    z = torch.complex(draw((4, 6)), draw((4, 6), seed=1))
+    kernel = torch.tensor([0.0, 1.0, 0.5], dtype=torch.float64)
+    pairs = torch.view_as_real(z).movedim(-1, 0)
+    result = ld.Convolution(kernel, (2, 4, 6))(pairs)
+    back = torch.view_as_complex(result.movedim(0, -1).contiguous())
+    torch.testing.assert_close(back, z + 0.5 * z.roll(1, -1))
+
+
+class Learned(ld.LinearOperator):
+    """Weights in every place where an operator may keep them."""
+
+    def __init__(self, weight: torch.Tensor, kind: str) -> None:
+        super().__init__((3,), (3,))
+        module = nn.Linear(3, 3, bias=False).double()
+        module.weight = nn.Parameter(weight)
+        self.kept = {"tensor": weight, "module": module, "list": [weight], "dict": {"w": weight}}[kind]
+        self.kind = kind
+
+    def apply(self, x):
+        weight = {"tensor": lambda k: k, "module": lambda k: k.weight, "list": lambda k: k[0], "dict": lambda k: k["w"]}
+        return x @ weight[self.kind](self.kept).T
+
+
+@pytest.mark.parametrize("kind", ["tensor", "module", "list", "dict"])
+@pytest.mark.parametrize("wrap", [lambda op: op, lambda op: 0.5 * op, lambda op: op.T, lambda op: op @ op, Opaque])
+def test_norms_and_singular_values_follow_changed_weights(kind, wrap):
+    op = wrap(Learned(torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)), kind))
+    norm, values, bounds = op.norm(), op.singular_values().sort().values, op.spectrum_bounds()
+    power = 2 if isinstance(op, ld.Composed) else 1
+    weight = op
+    while not isinstance(weight, Learned):
+        weight = weight.factors[0] if isinstance(weight, ld.Composed) else weight.operator
+    with torch.no_grad():
+        {"tensor": lambda k: k, "module": lambda k: k.weight, "list": lambda k: k[0], "dict": lambda k: k["w"]}[kind](
+            weight.kept
+        ).mul_(10)
+    assert op.norm() == pytest.approx(10**power * norm)
+    torch.testing.assert_close(op.singular_values().sort().values, 10**power * values)
+    assert op.spectrum_bounds().largest == pytest.approx(10 ** (2 * power) * bounds.largest)
+    with pytest.raises(ValueError, match="smallest feasible"):
+        ld.transition(op, 1.0, 1.01 * norm)
