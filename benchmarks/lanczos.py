@@ -34,8 +34,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lineardiffusion.convergence import for_noise
 from lineardiffusion.lanczos import adjoint_lanczos, gram_lanczos
-from lineardiffusion.matrix_function import for_noise
 from lineardiffusion.posterior import isotropic_kernel
 from runs import write_table
 from timing import environment

@@ -51,7 +51,7 @@ def test_constants_are_copies(name):
 def test_complex_and_infinite_constants_are_refused(name, bad):
     weight = draw((3, 3)).to(torch.complex128 if isinstance(bad, complex) else torch.float64)
     weight[1, 1] = bad
-    with pytest.raises(ValueError, match="expected (real numbers|finite values)"):
+    with pytest.raises(ValueError, match=r"expected (real numbers|finite values)"):
         CLASSES[name](weight)
 
 

@@ -222,7 +222,7 @@ def test_stated_errors_hold(dtype):
 
 @pytest.mark.parametrize("seed", range(60))
 def test_random_opaque_matrices_near_the_end_of_a_square_root(seed):
-    """(5, 8) matrices at ρλmax = 0.9: the space of five dimensions is exhausted late, after accidental small changes."""
+    """(5, 8) matrices at ρλmax = 0.9: a space of five dimensions is exhausted after accidental small changes."""
     weight = torch.randn(5, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     op = ld.Matrix(weight, (8,), (5,))
     rho = 0.9 / op.norm() ** 2

@@ -1,6 +1,5 @@
-"""Gradients of functions of operators of unknown structure: with respect to vectors and to what the operator learns,
-against finite differences. Reference values come from central differences in float64 with a step of 1e-5, known to about
-1e-9; Lanczos' method is asked for 1e-9."""
+"""Gradients of functions of operators of unknown structure, by vectors and by what the operator learns, against central
+differences in float64 with a step of 1e-5, known to about 1e-9; Lanczos' method is asked for 1e-9."""
 
 from __future__ import annotations
 

@@ -10,6 +10,8 @@ from lineardiffusion import lab as lab
 from lineardiffusion import testing as testing
 from lineardiffusion import training as training
 from lineardiffusion.calibration import calibrate as calibrate
+from lineardiffusion.convergence import LanczosInfo as LanczosInfo
+from lineardiffusion.convergence import lanczos_options as lanczos_options
 from lineardiffusion.covariance import Covariance as Covariance
 from lineardiffusion.covariance import GramCovariance as GramCovariance
 from lineardiffusion.denoiser import Denoiser as Denoiser
@@ -25,8 +27,6 @@ from lineardiffusion.losses import MinSNR as MinSNR
 from lineardiffusion.losses import TruncatedSNR as TruncatedSNR
 from lineardiffusion.losses import Uniform as Uniform
 from lineardiffusion.losses import denoising_loss as denoising_loss
-from lineardiffusion.matrix_function import LanczosInfo as LanczosInfo
-from lineardiffusion.matrix_function import lanczos_options as lanczos_options
 from lineardiffusion.operators import AveragePool as AveragePool
 from lineardiffusion.operators import BlockDiagonal as BlockDiagonal
 from lineardiffusion.operators import ChannelMix as ChannelMix

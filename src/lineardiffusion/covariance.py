@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from lineardiffusion._checks import Shape
+from lineardiffusion.convergence import for_noise
 from lineardiffusion.krylov import SpectralFunction
-from lineardiffusion.matrix_function import for_noise
 from lineardiffusion.operators.base import GramMap, LinearOperator
 from lineardiffusion.operators.rules import rule
 from lineardiffusion.operators.scalar import Identity

@@ -2,8 +2,8 @@ r"""Functions of a symmetric matrix that is known only through its products with
 
     f(A) v ≈ ‖v‖ Q_k f(T_k) e_1
 
-with the Krylov basis Q_k and the tridiagonal T_k of krylov.py. matrix_function.py says when the iteration ends, and
-what its error and its gradients are.
+with the Krylov basis Q_k and the tridiagonal T_k of krylov.py. convergence.py says when the iteration ends and what its
+error is, matrix_function.py what its gradients are.
 
 References:
     | Saad, Analysis of some Krylov subspace approximations to the matrix exponential operator, 1992
@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from lineardiffusion._checks import Shape, compute_dtype
+from lineardiffusion.convergence import LanczosInfo, Measure, resolve_options
 from lineardiffusion.krylov import Matvec, SpectralFunction, krylov_spaces
-from lineardiffusion.matrix_function import LanczosInfo, Measure, apply_function, resolve_options
+from lineardiffusion.matrix_function import apply_function
 
 
 @overload

@@ -119,9 +119,9 @@ def ddim_kernel(
 
         C(λ) = σ_s² [ q + (1 − q) η² (1 − λσ_s²/σ_t²) ],      q = exp(−λ/δ),
 
-    with δ a fiftieth of the largest eigenvalue, so that components which M lets through by less than a seventh are drawn
-    anew in part; or a fortieth of the least λ > 0 where that is no less than a hundredth of the largest: then q = 0 to all
-    digits there. K follows from C as above: the marginal is kept exactly.
+    with δ a fiftieth of the largest eigenvalue, so that components which M lets through by less than a seventh are
+    drawn anew in part; or a fortieth of the least λ > 0 where that is no less than a hundredth of the largest: then
+    q = 0 to all digits there. K follows from C as above: the marginal is kept exactly.
 
     Arguments:
         x_t, mean_s, operator, sigma_s, sigma_t: as in `posterior`.

@@ -28,6 +28,8 @@ def check_process(process: LinearDiffusion, samples: int = 1000, seed: int = 0, 
       mean square in random directions and in those that M_{s→t} sees, follow χ² laws; they are compared with their
       quantiles (Wilson and Hilferty's approximation).
 
+    Warns where x_T is not noise (`LinearDiffusion.check_prior`).
+
     Arguments:
         process: the process.
         samples: draws for each pair.
@@ -47,6 +49,7 @@ def check_process(process: LinearDiffusion, samples: int = 1000, seed: int = 0, 
     generator = torch.Generator().manual_seed(seed)
     for t in range(1, process.num_steps + 1):
         check_feasible(process.chain.step(t), process._noise[t - 1], process._noise[t], at=f" at t = {t}")
+    process.check_prior()
     pairs = _pairs(process)
     comparisons = len(pairs) * 2 * (2 + 2 * _DIRECTIONS)
     limit = float(torch.special.ndtri(torch.tensor(1 - false_alarm_rate / (2 * comparisons), dtype=torch.float64)))

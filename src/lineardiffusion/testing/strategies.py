@@ -35,7 +35,7 @@ from lineardiffusion.operators.separable import Mode
 from lineardiffusion.processes import DDPM, BlurringDiffusion, LinearDiffusion, ScaleSpaceDiffusion
 from lineardiffusion.testing.operators import Opaque
 
-_MODES: tuple[Mode, ...] = ("bilinear", "bicubic", "nearest", "area")
+_MODES: tuple[Mode, ...] = ("bilinear", "bicubic", "nearest", "nearest-exact", "area")
 _SEEDS = st.integers(0, 2**16)
 
 
