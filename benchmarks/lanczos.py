@@ -21,7 +21,6 @@ altogether, to its greatest deviation, ‖x‖ f(0). Ends with an error where mo
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import math
 import sys
@@ -184,8 +183,8 @@ def measure(count: int, dtype: torch.dtype) -> dict[str, Any]:
         counted = Counted(problem.matrix.to(dtype))
         rows, columns = problem.matrix.shape
         evaluate = adjoint_lanczos if problem.adjoint else gram_lanczos
-        of_noise = for_noise() if problem.noise else contextlib.nullcontext()
-        with warnings.catch_warnings(record=True) as caught, of_noise:
+        evaluate = for_noise(evaluate) if problem.noise else evaluate
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             result, info = evaluate(
                 counted.forward, counted.adjoint, problem.f, problem.vectors.to(dtype), (columns,), (rows,)

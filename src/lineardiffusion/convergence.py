@@ -26,10 +26,10 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -65,6 +65,8 @@ class Options(NamedTuple):
     max_iterations: int
     noise: bool = False  # see `Measure`
 
+
+Result = TypeVar("Result")
 
 _DEFAULT = Options(tol=1e-6, max_iterations=100)
 _OPTIONS: ContextVar[Options] = ContextVar("lanczos options", default=_DEFAULT)
@@ -111,14 +113,17 @@ def lanczos_options(tol: float | None = None, max_iterations: int | None = None)
         _OPTIONS.reset(token)
 
 
-@contextlib.contextmanager
-def for_noise() -> Iterator[None]:
-    """Errors of functions count against the greatest deviation of the noise that they make, as in `Measure`."""
-    token = _OPTIONS.set(_OPTIONS.get()._replace(noise=True))
-    try:
-        yield
-    finally:
-        _OPTIONS.reset(token)
+def for_noise(function: Callable[..., Result]) -> Callable[..., Result]:
+    """The function, with errors that count against the greatest deviation of the noise that it makes (see `Measure`)."""
+
+    def noisy(*arguments: Any, **options: Any) -> Result:
+        token = _OPTIONS.set(_OPTIONS.get()._replace(noise=True))
+        try:
+            return function(*arguments, **options)
+        finally:
+            _OPTIONS.reset(token)
+
+    return noisy
 
 
 @dataclass(frozen=True)
@@ -170,9 +175,10 @@ class Measure:
         whole, largest = self.whole(space, coefficients), self.largest(space, images)
         elsewhere = torch.zeros(()) if self.at_zero is None else self.at_zero.abs()
         if self.noise:
-            return torch.maximum(whole, largest.maximum(elsewhere)).clamp(min=torch.finfo(whole.dtype).tiny)
-        length = torch.maximum(whole, _VANISHING * largest)
-        return torch.where(length > 0, length, _VANISHING * elsewhere if elsewhere > 0 else 1.0)
+            length, least = torch.maximum(whole, largest.maximum(elsewhere)), 1.0
+        else:
+            length, least = torch.maximum(whole, _VANISHING * largest), float(_VANISHING * elsewhere) or 1.0
+        return torch.where(length > 0, length, least)
 
     def rounding(self, space: KrylovSpace, coefficients: Tensor, images: Tensor) -> Tensor:
         """What rounding is relative to, (B,): the results of the vectors that it adds to those at hand, before and
