@@ -141,6 +141,21 @@ def test_tensors_and_metadata_come_back(tmp_path, dtype):
     assert all(torch.equal(found.tensors[name], tensor) for name, tensor in tensors.items())
 
 
+def test_the_digest_is_that_of_the_contents(tmp_path):
+    """Of tensors and metadata alone: not of the file's name, nor of the order they are given in."""
+
+    def digest(name: str, tensors: dict[str, torch.Tensor], metadata: dict[str, object]) -> str:
+        write_checkpoint(tmp_path / name, tensors, metadata)
+        return read_checkpoint(tmp_path / name).digest
+
+    one, two = torch.zeros(2), torch.ones(2)
+    reference = digest("a.safetensors", {"x": one, "y": two}, {"step": 5})
+    assert len(reference) == 64
+    assert digest("b.safetensors", {"y": two, "x": one}, {"step": 5}) == reference
+    others = [({"x": two, "y": one}, {"step": 5}), ({"x": one, "y": two}, {"step": 6})]
+    assert len({digest("c.safetensors", *other) for other in others} | {reference}) == 3
+
+
 def test_what_was_read_does_not_change_with_the_file(folder):
     found = folder.latest()
     found.path.write_bytes(bytes(found.path.stat().st_size))

@@ -189,11 +189,13 @@ def _placed(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 class Checkpoint(NamedTuple):
-    """What a file holds: the tensors by name, and what JSON can say about them."""
+    """What a file holds: the tensors by name, what JSON can say about them, and the SHA-256 of both, which tells a
+    model from any other, wherever its file lies."""
 
     path: Path
     tensors: dict[str, Tensor]
     metadata: dict[str, Any]
+    digest: str
 
     def section(self, prefix: str) -> dict[str, Tensor]:
         """The tensors whose name starts with `prefix` and a colon, without these: "model" for "model:conv.weight"."""
@@ -272,7 +274,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: not a checkpoint of this library ({error} is missing)") from error
     if _digest(tensors, text) != digest:
         raise CheckpointError(f"{path}: the contents do not have the checksum they were written with")
-    return Checkpoint(path, tensors, metadata)
+    return Checkpoint(path, tensors, metadata, digest)
 
 
 class Checkpoints:
