@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from examples.experiment.config import DataConfig
+from examples.experiment.stopping import ignore_signals
 from lineardiffusion.training import keyed_generator
 
 
@@ -47,6 +49,9 @@ class Source(Protocol):
 
     def name(self, index: int) -> str:
         """What it is called in messages."""
+
+    def content(self, index: int) -> bytes:
+        """What it is, byte for byte."""
 
 
 class Images(Dataset[Item]):
@@ -96,6 +101,16 @@ class Images(Dataset[Item]):
 
     def __len__(self) -> int:
         return len(self._source)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the images, in their order, of their labels and of the names of the classes."""
+        sha = hashlib.sha256(repr((self.class_names, len(self))).encode())
+        if self._labels is not None:
+            sha.update(np.asarray(self._labels, dtype=np.int64).tobytes())
+        for index in range(len(self)):
+            content = self._source.content(index)
+            sha.update(len(content).to_bytes(8, "little") + content)
+        return sha.hexdigest()
 
     def __getitem__(self, index: int) -> Item:
         return self.item(index, flipped=False)
@@ -178,6 +193,7 @@ def loader(
             _Positions(images),
             batch_sampler=order,
             num_workers=workers,
+            worker_init_fn=ignore_signals,
             collate_fn=_collate,
             generator=keyed_generator(seed, "workers"),
             persistent_workers=workers > 0,
@@ -266,6 +282,9 @@ class _Folder:
     def name(self, index: int) -> str:
         return str(self.files[index])
 
+    def content(self, index: int) -> bytes:
+        return self.files[index].read_bytes()
+
 
 @dataclass
 class _Array:
@@ -280,6 +299,9 @@ class _Array:
 
     def name(self, index: int) -> str:
         return f"image {index}"
+
+    def content(self, index: int) -> bytes:
+        return self.images[index].tobytes()
 
 
 @dataclass
@@ -296,6 +318,9 @@ class _HuggingFace:
 
     def name(self, index: int) -> str:
         return f"row {index}"
+
+    def content(self, index: int) -> bytes:
+        return self.read(index).tobytes()
 
 
 def _size(config: DataConfig, native: tuple[int, int] | None) -> tuple[int, int]:
