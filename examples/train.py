@@ -268,10 +268,12 @@ class Trainer:
         with self.average.applied_to(self.network), eager:
             self.network.eval()
             try:
-                for state in sampler.trajectory(count, seeds=range(count), progress=False, **labels):
+                images = None
+                for _, state, _ in sampler.trajectory(count, seeds=range(count), progress=False, **labels):
+                    images = state
                     if agreed(self.accelerator, stop()):
                         return None
-                return state[1]
+                return images
             finally:
                 self.network.train()
 
