@@ -98,7 +98,7 @@ class Loop:
             raise self.failure
         done = trainer.step >= options.steps
         if not done and self.accelerator.is_main_process:
-            why = f" ({self.interruption.came.name})" if self.interruption.came else ""
+            why = f" ({self.interruption.came})" if self.interruption.came else ""
             say(f"stopped at step {trainer.step} of {options.steps}{why}; the same command goes on from there")
         return done
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from types import FrameType
 
@@ -17,10 +18,20 @@ class Interruption:
     """Notices `SIGNALS`, so that a step can be finished and a checkpoint written. However many come, and whatever is
     going on, they do no more than that: launchers pass signals on that the whole group had already, and `timeout` sends
     two. SIGQUIT (Ctrl-\\) and SIGKILL still end the program at once. A SIGHUP that is ignored, by nohup, stays ignored.
+
+    That torchrun has ended counts too: it leaves its processes alone where a signal kills it.
     """
 
-    came: signal.Signals | None = None
-    """The first signal, if any."""
+    def __init__(self) -> None:
+        self._came: str | None = None
+        self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+
+    @property
+    def came(self) -> str | None:
+        """Why to stop: the first signal, by name; None if there is no reason."""
+        if self._came is None and self._launcher not in (None, os.getppid()):
+            self._came = "torchrun has ended"
+        return self._came
 
     def __enter__(self) -> Interruption:
         hung_up = getattr(signal, "SIGHUP", None)
@@ -33,7 +44,7 @@ class Interruption:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.came = self.came or signal.Signals(number)
+        self._came = self._came or signal.Signals(number).name
 
 
 def ignore_signals(worker: int = 0) -> None:

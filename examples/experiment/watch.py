@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -61,36 +62,46 @@ class Watch:
 
     def _run(self) -> None:
         while not self._ended.wait(self._interval):
-            try:
+            with contextlib.suppress(RuntimeError):  # the store is gone, and with it process 0
                 self._tell()
-                if time.monotonic() - self._now[1] > self._limit:
-                    self._give_up()
-            except RuntimeError:  # the store is gone, and with it process 0: the others notice that by themselves
-                if time.monotonic() - self._now[1] > self._limit:
-                    self._report("process 0 DOES NOT ANSWER")
-                    os._exit(1)
+            if time.monotonic() - self._now[1] > self._limit:
+                self._give_up()
 
     def _tell(self) -> None:
         self._pings += 1
         state = [f"{socket.gethostname()}, process id {os.getpid()}", self._now[0], self._pings]
         self._store.set(str(self._rank), json.dumps(state))
 
-    def _states(self) -> list[list[str]]:
-        return [json.loads(self._store.get(str(rank))) for rank in range(self._count)]
+    def _states(self) -> list[list[str]] | None:
+        """What all have told; None where process 0 does not answer, for which the store itself would wait for ever."""
+        answers: list[list[list[str]]] = []
+
+        def ask() -> None:
+            with contextlib.suppress(RuntimeError):
+                answers.append([json.loads(self._store.get(str(rank))) for rank in range(self._count)])
+
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(PATIENCE.total_seconds())
+        return answers[0] if answers else None
 
     def _give_up(self) -> None:
         before = self._states()
-        for _ in range(3):
+        for _ in range(3 if before else 0):
             time.sleep(self._interval)
             self._tell()
-        lines, alive = [], []
-        for rank, (old, new) in enumerate(zip(before, self._states(), strict=True)):
-            where, what, pings = new
-            alive += [rank] if pings != old[2] else []
-            lines.append(f"    process {rank} ({where}): {what}" + ("" if pings != old[2] else ", DOES NOT ANSWER"))
+        after = self._states() if before else None
         if self._ended.is_set():
             return
+        if before is None or after is None:
+            self._report("process 0 DOES NOT ANSWER")
+            os._exit(1)
+        alive = [rank for rank, (old, new) in enumerate(zip(before, after, strict=True)) if old[2] != new[2]]
         if alive[:1] == [self._rank]:  # one report is enough
+            lines = [
+                f"    process {rank} ({where}): {what}" + ("" if rank in alive else ", DOES NOT ANSWER")
+                for rank, (where, what, _) in enumerate(after)
+            ]
             self._report("what each of them is doing:\n" + "\n".join(lines))
         time.sleep(5 * self._interval)  # until the others have read the states too, which are gone with process 0
         os._exit(1)
