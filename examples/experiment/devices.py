@@ -54,7 +54,7 @@ def make_accelerator(config: Config) -> Accelerator:
             # A resolution uses a part of Flexi-UNet; which one, all processes agree on in each step.
             DistributedDataParallelKwargs(find_unused_parameters=config.network.kind != "full"),
             # Later than `Watch`, which can say more.
-            InitProcessGroupKwargs(timeout=timedelta(minutes=2 * run.timeout_minutes)),
+            InitProcessGroupKwargs(timeout=timedelta(minutes=1 + 2 * run.timeout_minutes)),
         ],
     )
     if run.tracker and not accelerator.log_with:
