@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -109,8 +110,8 @@ def members(group: int) -> list[int]:
     return found
 
 
-def attack(arguments: list[str], folder: Path, how: Attack) -> bool:
-    """Start it and end it so; returns whether it was still running.
+def attack(arguments: list[str], folder: Path, how: Attack) -> int | None:
+    """Start it and end it so; returns its group, or None if it was not running any more.
 
     Raises:
         AssertionError: what must hold after a signal that can be noticed does not.
@@ -137,21 +138,18 @@ def attack(arguments: list[str], folder: Path, how: Attack) -> bool:
             send(process, how)
         _, errors = process.communicate(timeout=120)
         status = process.returncode
-    if how.number == signal.SIGKILL or not running:
-        assert status in (0, -signal.SIGKILL), errors.decode()
-        return running
-    if status == 0 or (how.delay < 0 and status in (-how.number, 128 + how.number)):
-        return running  # it was done, or had not begun
+    if not running or status == 0:
+        assert status == 0, errors.decode()
+        return None
+    if how.number == signal.SIGKILL or (how.delay < 0 and status in (-how.number, 128 + how.number)):
+        assert status in (-how.number, 128 + how.number), errors.decode()
+        return process.pid  # nothing was noticed, or nothing had begun
     assert status == STOPPED, f"{how}: exit status {status}\n{errors.decode()}"
     newest = Checkpoints(folder / "checkpoints").latest()
     assert newest is not None, how
     assert newest.metadata["step"] == steps_done(folder), how
     assert not leftovers(folder), (how, leftovers(folder))
-    for _ in range(100):
-        if not members(process.pid):
-            return running
-        time.sleep(0.1)
-    raise AssertionError(f"{how}: still there: {members(process.pid)}")
+    return process.pid
 
 
 def send(process: subprocess.Popen[bytes], how: Attack) -> None:
@@ -159,23 +157,23 @@ def send(process: subprocess.Popen[bytes], how: Attack) -> None:
         os.killpg(process.pid, how.number) if how.group else process.send_signal(how.number)
 
 
-def compare(kills: int, steps: int, save_every: int, most: float = 1.0, seed: int = 0) -> list[tuple[int, Attack]]:
-    """Train with and without being ended; returns the steps at which it was, and how.
+def compare(attacks: Iterable[Attack], steps: int, save_every: int) -> list[int]:
+    """Train with and without being ended so; returns the steps at which it was.
 
     Raises:
         AssertionError: the results differ, or what must hold after a signal does not.
     """
-    chance = random.Random(seed)
     with tempfile.TemporaryDirectory() as base:
         alone, killed = Path(base) / "alone", Path(base) / "killed"
         lengths = {"run_steps": steps, "run_save_every": save_every}
         subprocess.run(command(alone, **lengths), check=True, capture_output=True, env=ONE_THREAD)
-        ends: list[tuple[int, Attack]] = []
-        while len(ends) < kills:
-            how = draw_attack(chance, most)
-            if not attack(command(killed, **lengths), killed, how):
-                raise RuntimeError(f"the run of {steps} steps ended after {len(ends)} of {kills} kills: too short")
-            ends.append((steps_done(killed), how))
+        ends, groups = [], []
+        for how in attacks:
+            group = attack(command(killed, **lengths), killed, how)
+            if group is None:
+                raise RuntimeError(f"the run of {steps} steps ended after {len(ends)} kills: too short")
+            ends.append(steps_done(killed))
+            groups.append(group)
         subprocess.run(command(killed, **lengths), check=True, capture_output=True, env=ONE_THREAD)
         assert not leftovers(killed)
         expected, found = Checkpoints(alone / "checkpoints").latest(), Checkpoints(killed / "checkpoints").latest()
@@ -186,6 +184,7 @@ def compare(kills: int, steps: int, save_every: int, most: float = 1.0, seed: in
         for name, tensor in expected.tensors.items():
             assert torch.equal(tensor, found.tensors[name]), name
         assert losses(alone) == losses(killed)
+        assert not any(members(group) for group in groups), "processes that read images have outlived theirs"
     return ends
 
 
@@ -195,9 +194,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    ends = compare(arguments.kills, arguments.steps, save_every=5, seed=arguments.seed)
-    print(f"ended after the steps {[step for step, _ in ends]}:")
-    for how, count in sorted(collections.Counter(str(how) for _, how in ends).items()):
+    chance = random.Random(arguments.seed)
+    attacks = [draw_attack(chance, most=1.0) for _ in range(arguments.kills)]
+    print(f"ended after the steps {compare(attacks, arguments.steps, save_every=5)}:")
+    for how, count in sorted(collections.Counter(map(str, attacks)).items()):
         print(f"    {count} × {how}")
     print(f"bit-identical to a run left alone: weights, average, optimizer, losses of {arguments.steps} steps")
 

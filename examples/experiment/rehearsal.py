@@ -17,8 +17,11 @@ def rehearse(config: Config, shape: Shape) -> None:
     Raises:
         ValueError: settings that do not fit each other, by name.
     """
-    process = build_process(config.process, shape)
-    ld.Denoiser(torch.nn.Identity(), process, config.process.prediction)  # whether the process defines it
+    try:
+        process = build_process(config.process, shape)
+        ld.Denoiser(torch.nn.Identity(), process, config.process.prediction)  # whether the process defines it
+    except ValueError as error:
+        raise ValueError(f"process.{error}") from error
     if config.optimization.shares is not None:
         time_probabilities(process, config.optimization.shares)
     processes = [process, *earlier_processes(config.process, process, config.optimization.coarse_from)]
