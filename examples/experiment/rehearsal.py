@@ -27,13 +27,15 @@ def rehearse(config: Config, shape: Shape) -> None:
     processes = [process, *earlier_processes(config.process, process, config.optimization.coarse_from)]
     with torch.device("meta"):
         network = build_network(config.network, shape, 1 if config.data.labels else None)
-    steps = {(p.shape(t), p.shape(t - 1)): t for p in processes for t in range(p.num_steps, 0, -1)}
+    # A network that takes the step between two resolutions has a level for each.
+    steps = {(p.shape(t), p.shape(t - 1)): t for p in processes for t in p.shape_changes()[::-1] or [1]}
     grows = bool(process.shape_changes())
     for (above, below), t in steps.items():
         labels = {"y": torch.zeros(1, dtype=torch.long, device="meta")} if config.data.labels else {}
         size = {"size": below[1:]} if grows else {}
         try:
-            network(torch.empty(1, *above, device="meta"), torch.zeros(1, device="meta"), **size, **labels)
+            with torch.no_grad():
+                network(torch.empty(1, *above, device="meta"), torch.zeros(1, device="meta"), **size, **labels)
         except (ValueError, RuntimeError) as error:
             raise ValueError(_told(config, above, below, t, error)) from error
 
