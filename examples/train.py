@@ -11,7 +11,15 @@ SIGTERM, SIGINT (Ctrl-C), SIGHUP, SIGUSR1, SIGUSR2 and --run.max_hours end it af
 and with exit status 75; SIGQUIT (Ctrl-\\) ends it at once.
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
+
+import signal
+
+if (
+    __name__ == "__main__"
+):  # Until there is something to lose, Ctrl-C ends it too; imports may take its exception amiss.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import atexit
 import contextlib
