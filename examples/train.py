@@ -11,14 +11,11 @@ SIGTERM, SIGINT (Ctrl-C), SIGHUP, SIGUSR1, SIGUSR2 and --run.max_hours end it af
 and with exit status 75; SIGQUIT (Ctrl-\\) ends it at once.
 """
 
-# ruff: noqa: E402
 from __future__ import annotations
 
 import signal
 
-if (
-    __name__ == "__main__"
-):  # Until there is something to lose, Ctrl-C ends it too; imports may take its exception amiss.
+if __name__ == "__main__":  # until there is something to lose Ctrl-C just ends it: imports take its exception amiss
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import atexit

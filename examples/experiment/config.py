@@ -370,10 +370,9 @@ def run_program(
         result = work(config)
         if result is not None:
             print(result)
-    except (ValueError, FloatingPointError, CheckpointError) as error:
-        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
-    except OSError as error:
-        advice = ADVICE.get(error.errno or 0)
+    except (ValueError, FloatingPointError, CheckpointError, OSError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        advice = ADVICE.get(getattr(cause, "errno", None))
         sys.exit(f"{Path(sys.argv[0]).name}: {error}" + (f"; {advice}" if advice else ""))
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
