@@ -220,6 +220,21 @@ def test_images_that_cannot_be_read_end_it_with_a_checkpoint(tmp_path, monkeypat
     assert newest(tmp_path).metadata["step"] == 3
 
 
+def test_a_process_that_reads_images_and_is_killed_ends_it_with_a_checkpoint(tmp_path):
+    arguments = restarts.command(tmp_path, run_steps=100_000, run_save_every=100_000, run_workers=2)
+    with subprocess.Popen(
+        arguments, env=restarts.ONE_THREAD, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        while process.poll() is None and restarts.steps_done(tmp_path) < 2:
+            time.sleep(0.05)
+        os.kill(max(restarts.members(process.pid)), signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "run.workers: DataLoader worker" in errors.decode()
+    assert "Traceback" not in errors.decode()
+    assert newest(tmp_path).metadata["step"] == restarts.steps_done(tmp_path)
+
+
 def test_a_signal_while_a_picture_is_drawn(tmp_path):
     """The run does not wait for the picture."""
     trainer, asked = train.Trainer(make(tmp_path, 1, run={"sample_steps": 1000})), []

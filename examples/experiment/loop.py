@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import multiprocessing
+import signal
 import time
 import warnings
 from collections.abc import Iterator
@@ -62,6 +64,9 @@ class Loop:
         self.batches = loader(
             trainer.images, learning.batch_size, trainer.share(), trainer.step, learning.seed, self.options.workers
         )
+        # PyTorch's handler would raise the death of a process that reads images in the middle of a step; without it
+        # that comes to light where the next batch is waited for.
+        self.child_handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL) or signal.SIG_DFL
         self.faults = FaultLimit(self.config.data.max_corrupt)
         self.failure: Exception | None = None
         self.first = self.saved = trainer.step
@@ -78,6 +83,23 @@ class Loop:
             CheckpointError: the last checkpoint could not be written.
             FloatingPointError: a loss or gradient that is not finite.
         """
+        try:
+            self._run()
+        finally:
+            self.batches = iter(())
+            end_readers()
+            signal.signal(signal.SIGCHLD, self.child_handler)
+        with dispensable("the end of the tracker"):
+            self.accelerator.end_training()
+        if self.failure is not None:
+            raise self.failure
+        step, steps = self.trainer.step, self.options.steps
+        if step < steps and self.accelerator.is_main_process:
+            why = f" ({self.interruption.came})" if self.interruption.came else ""
+            say(f"stopped at step {step} of {steps}{why}; the same command goes on from there")
+        return step >= steps
+
+    def _run(self) -> None:
         trainer, options = self.trainer, self.options
         with self.watch, self.progress:
             while trainer.step < options.steps:
@@ -92,15 +114,6 @@ class Loop:
             if self.saved != trainer.step or trainer.step == 0:
                 self.watch.doing(f"writing the checkpoint of step {trainer.step}")
                 trainer.save()
-        with dispensable("the end of the tracker"):
-            self.accelerator.end_training()
-        if self.failure is not None:
-            raise self.failure
-        done = trainer.step >= options.steps
-        if not done and self.accelerator.is_main_process:
-            why = f" ({self.interruption.came})" if self.interruption.came else ""
-            say(f"stopped at step {trainer.step} of {options.steps}{why}; the same command goes on from there")
-        return done
 
     def _read(self) -> Batch | None:
         """The next batch; None, in all processes, if the run is to end in any."""
@@ -176,6 +189,14 @@ def announce(trainer: Trainer, start: Start) -> None:
     )
     for name, (there, here) in start.changes.items():
         say(f"from here on {name} is {here!r}, no longer {there!r}")
+
+
+def end_readers() -> None:
+    """End the processes that read images, those too that are stuck: they ignore the signal PyTorch would send them, and
+    it would wait for them for ever."""
+    for process in multiprocessing.active_children():
+        process.kill()
+        process.join()
 
 
 @contextlib.contextmanager
