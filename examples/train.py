@@ -94,6 +94,7 @@ class Trainer:
         if size is None:
             rehearse(config, self.images.shape)
         self.fingerprint = self.images.fingerprint()
+        check_alike(self.accelerator, images=self.fingerprint)
         self.num_classes = self.images.num_classes if config.data.labels else None
         self.process = build_process(config.process, self.images.shape)
         torch.manual_seed(options.seed)
@@ -308,7 +309,6 @@ def fit(config: Config) -> bool:
         trainer.begin(start)
         check_alike(
             accelerator,
-            images=trainer.fingerprint,
             checkpoint_to_go_on_from=start.checkpoint and start.checkpoint.digest,
             weights_to_begin_with=start.weights_digest,
             settings={name: value for name, value in config.to_dict().items() if name not in ("data", "run")},
