@@ -44,8 +44,9 @@ from examples.experiment.data import open_images
 from examples.experiment.features import Judge, train_judge
 from examples.experiment.pictures import grid, write_png
 from examples.experiment.runs import find_checkpoint, load_denoiser
+from examples.experiment.stopping import STOPPED
 from examples.flops import sample_gflops
-from examples.train import train
+from examples.train import fit
 
 import lineardiffusion as ld
 from lineardiffusion.operators.spectral import cosine_coefficients
@@ -194,7 +195,8 @@ class Run:
         config = configuration(MODELS[name], seed, arguments.iterations, folder, train_data)
         if "training_cpu_s" not in self.result:
             whole, cpu = not (folder / "checkpoints").exists(), time.process_time()
-            train(config)
+            if not fit(config):
+                sys.exit(STOPPED)
             self.result["training_cpu_s"] = round(time.process_time() - cpu, 1) if whole else None  # where resumed
         self.denoiser, _ = load_denoiser(find_checkpoint(folder))
         self.process = self.denoiser.process

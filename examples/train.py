@@ -6,24 +6,29 @@
 
 The same command goes on where a run stopped, however it was stopped. A run's folder holds config.yaml, checkpoints/,
 samples/ and history.jsonl. Every field can come from a YAML file (--config) and from the command line.
+
+SIGTERM, SIGINT (Ctrl-C), SIGHUP, SIGUSR1, SIGUSR2 and --run.max_hours end it after the step at hand with a checkpoint,
+and with exit status 75; SIGQUIT (Ctrl-\\) ends it at once.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import math
 import signal
+
+if __name__ == "__main__":  # until there is something to lose Ctrl-C just ends it: imports take its exception amiss
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import atexit
+import contextlib
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
 from torch import Tensor
-from tqdm import tqdm
 
 # So that `python examples/train.py` finds the other examples, from any folder.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -38,18 +43,22 @@ from examples.experiment.config import (
     run_program,
     time_probabilities,
 )
-from examples.experiment.data import Batch, FaultLimit, Images, loader, open_images
-from examples.experiment.pictures import grid, write_png
-from examples.experiment.runs import load_reference_weights
+from examples.experiment.data import Batch, Images, open_images
+from examples.experiment.devices import agreed, by_main, check_alike, make_accelerator
+from examples.experiment.loop import Loop, prepare_folder
+from examples.experiment.rehearsal import rehearse
+from examples.experiment.resuming import Start, check_images, find_start
+from examples.experiment.stopping import STOPPED, Interruption, ignore_signals
 from lineardiffusion.training import (
+    CheckpointError,
     Checkpoints,
     ExponentialMovingAverage,
     keyed_generator,
+    locked_folder,
     optimizer_tensors,
     restore_optimizer,
     restore_tensors,
     state_tensors,
-    whole_file,
     write_checkpoint,
 )
 
@@ -59,32 +68,37 @@ class Trainer:
 
     Whatever is random is a function of (seed, step, position of an image in the run). So a run that is resumed takes
     the same steps, bit for bit, and the steps of one process and of many differ by rounding alone.
+
+    Arguments:
+        config: of the run.
+        accelerator: as `make_accelerator` makes it, which is the default.
+
+    Raises:
+        ValueError: settings that do not fit each other, the number of processes or the images.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, accelerator: Accelerator | None = None) -> None:
         self.config = config
         options, run = config.optimization, config.run
-        self.accelerator = Accelerator(
-            mixed_precision=options.precision,
-            log_with=run.tracker,
-            project_dir=run.folder,
-            # A resolution uses a part of Flexi-UNet; which one, all processes agree on in each step.
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.network.kind != "full")],
-        )
+        self.accelerator = accelerator or make_accelerator(config)
         shares = self.accelerator.num_processes * run.accumulate
         if options.batch_size % (shares * options.groups):
             raise ValueError(
                 f"optimization.batch_size: expected a multiple of {shares * options.groups} (processes × "
                 f"run.accumulate × optimization.groups), got {options.batch_size}"
             )
+        size = config.data.size  # where it is known, nothing long is done before all settings are known to fit
+        if size is not None:
+            rehearse(config, (config.data.channels, *((size, size) if isinstance(size, int) else size)))
         self.images: Images = open_images(config.data, options.seed)
+        if size is None:
+            rehearse(config, self.images.shape)
+        self.fingerprint = self.images.fingerprint()
+        check_alike(self.accelerator, images=self.fingerprint)
         self.num_classes = self.images.num_classes if config.data.labels else None
         self.process = build_process(config.process, self.images.shape)
         torch.manual_seed(options.seed)
         network = build_network(config.network, self.images.shape, self.num_classes)
-        if config.network.weights:
-            weights = load_reference_weights(config.network.weights)
-            restore_tensors(weights, network.state_dict(), f"network.weights: {config.network.weights}")
         if run.channels_last:
             network = network.to(memory_format=torch.channels_last)
         if run.compile:  # once for each pair of resolutions, of which there may be more than dynamo's limit
@@ -102,6 +116,7 @@ class Trainer:
         self.probabilities = None if options.shares is None else time_probabilities(self.process, options.shares)
         self.average = ExponentialMovingAverage(self.network, options.ema_decay)
         self.checkpoints = Checkpoints(run.folder / "checkpoints", run.keep)
+        self.weights_digest: str | None = None
         self.step = 0
 
     # ------------------------------------------------------------------ checkpoints
@@ -121,32 +136,35 @@ class Trainer:
             "config": self.config.to_dict(),
             "shape": self.images.shape,
             "num_images": len(self.images),
+            "images": self.fingerprint,
+            "weights": self.weights_digest,
             "num_classes": self.num_classes,
             "class_names": self.images.class_names if self.num_classes else None,
         }
 
     def save(self) -> None:
-        """Write a checkpoint; only the main process does."""
-        tensors = self.tensors()
-        if self.accelerator.is_main_process:
-            self.checkpoints.save(self.step, tensors, self.metadata())
-        self.accelerator.wait_for_everyone()
-
-    def resume(self) -> None:
-        """Go back to the newest whole checkpoint of the folder, if there is one.
+        """Write a checkpoint; only the main process does.
 
         Raises:
-            ValueError: it belongs to another configuration, or the data have changed.
+            CheckpointError: in all processes, where it could not be written; those before are still there.
         """
-        found = self.checkpoints.latest()
-        if found is None:
+        tensors = self.tensors()
+        by_main(self.accelerator, lambda: self.checkpoints.save(self.step, tensors, self.metadata()))
+
+    def begin(self, start: Start) -> None:
+        """Go to the checkpoint, or take the weights, that a run begins with.
+
+        Raises:
+            ValueError: the images are not those of the checkpoint, or the weights do not fit the network.
+        """
+        self.weights_digest = start.weights_digest
+        if start.weights is not None:
+            for into in (self.network.state_dict(), self.average.parameters):
+                restore_tensors(start.weights, into, f"network.weights: {self.config.network.weights}")
+        if start.checkpoint is None:
             return
-        self.config.check_resumable(found.metadata["config"], found.path)
-        if found.metadata["num_images"] != len(self.images):
-            raise ValueError(
-                f"data.source: {self.config.data.source} had {found.metadata['num_images']} images when {found.path} "
-                f"was written and has {len(self.images)} now; their order would not be the same"
-            )
+        found = start.checkpoint
+        check_images(self.images, self.fingerprint, found)
         restore_tensors(found.section("model"), self.network.state_dict(), f"{found.path}: model")
         restore_tensors(found.section("ema"), self.average.parameters, f"{found.path}: ema")
         restore_optimizer(found.section("optimizer"), self.optimizer.optimizer, self.network)
@@ -231,19 +249,24 @@ class Trainer:
         tensors["batch:labels"] = batch.labels
         name = f"failed-step-{self.step:08d}-process-{self.accelerator.process_index}.safetensors"
         path = self.config.run.folder / name
-        write_checkpoint(path, tensors, self.metadata())
+        try:
+            write_checkpoint(path, tensors, self.metadata())
+            kept = f"Weights, optimizer and batch before the step are in {path}"
+        except CheckpointError as error:
+            kept = f"Weights, optimizer and batch before the step are lost: {error}"
         raise FloatingPointError(
-            f"{what} is not finite in step {self.step} (counted from 0). Weights, optimizer and batch before the step "
-            f"are in {path}; the checkpoints are as they were"
+            f"{what} is not finite in step {self.step} (counted from 0). {kept}; the checkpoints are as they were. To "
+            f"go on from them in another way: --run.resume_with '[optimization.learning_rate, optimization.seed]' with "
+            f"other values of these"
         )
 
     # ------------------------------------------------------------------ samples
 
-    def samples(self, count: int = 16) -> Tensor:
-        """Samples of the averaged weights, the same seeds each time; on every process, which all hold the same."""
+    def samples(self, count: int = 16, stop: Callable[[], bool] = lambda: False) -> Tensor | None:
+        """Samples of the averaged weights, the same seeds each time; on every process, which all hold the same. None if
+        any process was asked to stop meanwhile."""
         denoiser = ld.Denoiser(self.network, self.process, self.config.process.prediction)
-        steps = min(self.config.run.sample_steps, self.process.num_steps)
-        sampler = ld.DDIMSampler(denoiser, steps, clip=(-1, 1))
+        sampler = ld.DDIMSampler(denoiser, self.config.run.sample_steps, clip=(-1, 1))
         labels = {}
         if self.num_classes is not None:
             labels["y"] = torch.arange(count, device=self.accelerator.device) % self.num_classes
@@ -251,140 +274,56 @@ class Trainer:
         with self.average.applied_to(self.network), eager:
             self.network.eval()
             try:
-                return sampler(count, seeds=range(count), progress=False, **labels)
+                images = None
+                for _, state, _ in sampler.trajectory(count, seeds=range(count), progress=False, **labels):
+                    images = state
+                    if agreed(self.accelerator, stop()):
+                        return None
+                return images
             finally:
                 self.network.train()
 
 
 def train(config: Config) -> Path:
     """Train until the steps, or the time, are used up or the process is asked to stop; returns the run's folder."""
-    started = time.monotonic()
-    run = config.run
-    trainer = Trainer(config)
-    accelerator = trainer.accelerator
-    trainer.resume()
-    if accelerator.is_main_process:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        config.save(run.folder / "config.yaml")
-        parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
-        print(
-            f"{trainer.process}: {parameters / 1e6:.1f} M parameters, {len(trainer.images)} images, "
-            f"{accelerator.num_processes} processes; " + (f"resumed at step {trainer.step}" if trainer.step else "new")
+    fit(config)
+    return config.run.folder
+
+
+def fit(config: Config) -> bool:
+    """Train as `train` does; returns whether all steps are done.
+
+    Raises:
+        ValueError: settings, images or weights that do not fit each other, or the run that is in the folder.
+        BlockingIOError: another program trains in the folder.
+        CheckpointError: the last checkpoint could not be written, or none of those that are there can be read.
+        FloatingPointError: a loss or gradient that is not finite.
+        OSError: another file that could not be read or written, by name.
+    """
+    accelerator = make_accelerator(config)
+    with contextlib.ExitStack() as stack:
+        by_main(accelerator, lambda: stack.enter_context(locked_folder(config.run.folder)))
+        started = time.monotonic()
+        start = find_start(config)
+        trainer = Trainer(config, accelerator)
+        trainer.begin(start)
+        check_alike(
+            accelerator,
+            checkpoint_to_go_on_from=start.checkpoint and start.checkpoint.digest,
+            weights_to_begin_with=start.weights_digest,
+            settings={name: value for name, value in config.to_dict().items() if name not in ("data", "run")},
         )
-    if run.tracker:
-        accelerator.init_trackers("lineardiffusion", config={"run": json.dumps(config.to_dict())})
-    history = History(run.folder / "history.jsonl", trainer.step, accelerator.is_main_process)
-    batches = loader(
-        trainer.images,
-        config.optimization.batch_size,
-        trainer.share(),
-        trainer.step,
-        config.optimization.seed,
-        run.workers,
-    )
-    faults = FaultLimit(config.data.max_corrupt)
-    saved = trainer.step
-    bar = tqdm(
-        total=run.steps, initial=trainer.step, desc="training", unit="step",
-        disable=not (run.progress and accelerator.is_main_process),
-    )  # fmt: skip
-    with Interruption() as interruption, bar:
-        shown, since, since_step = None, time.monotonic(), trainer.step
-        while trainer.step < run.steps:
-            batch = next(batches)
-            faults.check(batch.faults)
-            trainer.optimizer.zero_grad()
-            loss = float(trainer.backward(batch))
-            if not math.isfinite(loss):
-                trainer.preserve(batch, "the loss")
-            norm = float(trainer.update())
-            if not math.isfinite(norm):
-                trainer.preserve(batch, "the gradient")
-            shown = loss if shown is None else 0.98 * shown + 0.02 * loss
-            bar.update()
-            if trainer.step % run.log_every == 0:
-                now = time.monotonic()
-                rate = config.optimization.batch_size * (trainer.step - since_step) / (now - since)
-                since, since_step = now, trainer.step
-                bar.set_postfix({"loss": f"{shown:.4f}", "images/s": f"{rate:.0f}"})
-                history.add(step=trainer.step, loss=loss, gradient_norm=norm, images_per_second=round(rate, 2))
-                accelerator.log({"loss": loss, "gradient_norm": norm, "images_per_second": rate}, step=trainer.step)
-            if run.sample_every and trainer.step % run.sample_every == 0:
-                publish(trainer)
-            if trainer.step % run.save_every == 0:
-                trainer.save()
-                saved = trainer.step
-            late = run.max_hours is not None and time.monotonic() - started > 3600 * run.max_hours
-            if agreed(accelerator, interruption.came or late):
-                break
-    if saved != trainer.step or trainer.step == 0:
-        trainer.save()
-    accelerator.end_training()
-    if trainer.step < run.steps and accelerator.is_main_process:
-        print(f"stopped at step {trainer.step} of {run.steps}; the same command goes on from there")
-    return run.folder
-
-
-def publish(trainer: Trainer) -> None:
-    """A grid of samples, in the run's folder and at the tracker."""
-    picture = grid(trainer.samples())
-    accelerator = trainer.accelerator
-    if accelerator.is_main_process:
-        folder = trainer.config.run.folder / "samples"
-        folder.mkdir(exist_ok=True)
-        write_png(picture, folder / f"step-{trainer.step:08d}.png")
-        for tracker in accelerator.trackers:
-            if tracker.name == "tensorboard":
-                tracker.log_images({"samples": picture[None]}, step=trainer.step, dataformats="NHWC")
-
-
-def agreed(accelerator: Accelerator, stop: bool) -> bool:
-    """Whether any process wants to stop, so that all do so after the same step."""
-    if accelerator.num_processes == 1:
-        return stop
-    return bool(accelerator.reduce(torch.tensor(float(stop), device=accelerator.device), "sum") > 0)
-
-
-class History:
-    """history.jsonl: a line for each record; those after the step that a run is resumed from are dropped."""
-
-    def __init__(self, path: Path, step: int, active: bool) -> None:
-        self._path, self._active = path, active
-        if active and path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("}\n") and json.loads(line)["step"] <= step]
-            with whole_file(path) as partial:
-                partial.write_text("".join(kept), encoding="utf-8")
-
-    def add(self, **record: float) -> None:
-        if self._active:
-            with open(self._path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-
-
-class Interruption:
-    """Notices SIGTERM and SIGINT (Ctrl-C), so that a step is finished and a checkpoint written; a second one stops at
-    once."""
-
-    came = False
-
-    def __enter__(self) -> Interruption:
-        self._before = {name: signal.signal(name, self._note) for name in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for name, handler in self._before.items():
-            signal.signal(name, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.came:
-            raise KeyboardInterrupt
-        self.came = True
+        interruption = stack.enter_context(Interruption())
+        by_main(accelerator, lambda: prepare_folder(config))
+        return Loop(trainer, start, interruption, started).run()
 
 
 def main(arguments: list[str] | None = None) -> None:
+    atexit.register(ignore_signals)  # nothing is left to be saved, and the exit status stays what it is
+
     def work(config: Config) -> None:
-        train(config)
+        if not fit(config):
+            sys.exit(STOPPED)
 
     run_program(Config, __doc__, work, arguments)
 

@@ -1,14 +1,19 @@
-"""Kill a training at random moments, again and again, and compare it with one that was left alone.
+"""End a training at random moments, again and again, and compare it with one that was left alone.
 
-    python tests/restarts.py --kills 20
+    python tests/restarts.py --kills 40
 
-Every life is ended by SIGKILL: in or between steps, while a checkpoint is written, or while Python still starts. At
-the end the weights, their average and the optimizer's state must be equal bit for bit.
+Every life is ended by one of `SIGNALS`, sent to the process or to its group, once or twice, the second at once or when
+the last checkpoint is being written: in or between steps, or while Python still starts, with and without processes that
+read images. After all but SIGKILL there must be a checkpoint of the last step, the exit status 75, and nothing left
+behind. At the end the weights, their average and the optimizer's state must be equal bit for bit.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
+import contextlib
+import dataclasses
 import json
 import os
 import random
@@ -17,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -29,6 +35,43 @@ SETTINGS = {
     "data.channels": 1, "network.settings": "tiny", "optimization.batch_size": 16, "optimization.warmup": 10,
     "run.log_every": 1, "run.sample_every": 0, "run.progress": "false",
 }  # fmt: skip
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+STOPPED = 75
+
+
+@dataclasses.dataclass
+class Attack:
+    """How a life is ended.
+
+    Args:
+        number: the signal.
+        group: whether all processes get it.
+        second: when it comes again: never, at once, or when the last checkpoint is being written.
+        delay: seconds after the first step of this life; before it, seconds after the start where they are negative.
+        workers: processes that read images.
+    """
+
+    number: signal.Signals
+    group: bool = False
+    second: str = "never"
+    delay: float = 0.0
+    workers: int = 0
+
+    def __str__(self) -> str:
+        second = {"never": "", "at once": ", twice", "saving": ", again in the save"}[self.second]
+        return f"{self.number.name} to the {'group' if self.group else 'process'}{second}, {self.workers} workers"
+
+
+def draw_attack(chance: random.Random, most: float) -> Attack:
+    """One up to `most` seconds after the first step, or now and then before it."""
+    early = chance.random() < 0.1
+    return Attack(
+        chance.choice(SIGNALS),
+        group=chance.random() < 0.5,
+        second=chance.choice(["never", "at once", "saving"]),
+        delay=-chance.uniform(0, 3) if early else chance.uniform(0, most),
+        workers=chance.choice([0, 2]),
+    )
 
 
 def command(folder: Path, **overrides: object) -> list[str]:
@@ -50,43 +93,89 @@ def losses(folder: Path) -> list[tuple[int, float]]:
     return [(record["step"], record["loss"]) for record in records]
 
 
-def kill_randomly(arguments: list[str], folder: Path, chance: random.Random, most: float) -> bool:
-    """Start it and kill it up to `most` seconds after its first step of this life, or now and then before; returns
-    whether it was still running."""
-    with subprocess.Popen(arguments, env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        if chance.random() < 0.1:
-            time.sleep(chance.uniform(0, 3))
-        else:
-            resumed_at = steps_done(folder)
-            while process.poll() is None and steps_done(folder) <= resumed_at:
-                resumed_at = min(resumed_at, steps_done(folder))  # lines after the checkpoint are dropped first
-                time.sleep(0.01)
-            time.sleep(chance.uniform(0, most))
-        running = process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        _, errors = process.communicate()
-    if process.returncode not in (0, -signal.SIGKILL):
-        raise RuntimeError(errors.decode())
-    return running
+def leftovers(folder: Path) -> list[str]:
+    """Files that only a process that is gone, or still there, can have left."""
+    return [
+        str(path) for path in folder.rglob("*") if path.name == ".lock" or "partial" in path.name or "tmp" in path.name
+    ]
 
 
-def compare(kills: int, steps: int, save_every: int, most: float = 1.0, seed: int = 0) -> list[int]:
-    """Train with and without being killed; returns the steps at which it was.
+def members(group: int) -> list[int]:
+    """The processes of a group that are not dead."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, its_group = path.read_text().rpartition(")")[2].split()[:3]
+            found += [int(path.parent.name)] if int(its_group) == group and state != "Z" else []
+    return found
+
+
+def attack(arguments: list[str], folder: Path, how: Attack) -> int | None:
+    """Start it and end it so; returns its group, or None if it was not running any more.
 
     Raises:
-        AssertionError: the results differ.
+        AssertionError: what must hold after a signal that can be noticed does not.
     """
-    chance = random.Random(seed)
+    arguments = [*arguments, f"--run.workers={how.workers}"]
+    began = steps_done(folder)
+    with subprocess.Popen(
+        arguments, env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        if how.delay < 0:
+            time.sleep(-how.delay)
+        else:
+            while process.poll() is None and steps_done(folder) <= began:
+                began = min(began, steps_done(folder))  # lines after the checkpoint are dropped first
+                time.sleep(0.01)
+            time.sleep(how.delay)
+        running = process.poll() is None
+        send(process, how)
+        if how.second == "at once":
+            send(process, how)
+        elif how.second == "saving":
+            while process.poll() is None and not list((folder / "checkpoints").glob("*.partial")):
+                time.sleep(0.0005)
+            send(process, how)
+        _, errors = process.communicate(timeout=120)
+        status = process.returncode
+    if not running or status == 0:
+        assert status == 0, errors.decode()
+        return None
+    if how.number == signal.SIGKILL or (how.delay < 0 and status in (-how.number, 128 + how.number)):
+        assert status in (-how.number, 128 + how.number), errors.decode()
+        return process.pid  # nothing was noticed, or nothing had begun
+    assert status == STOPPED, f"{how}: exit status {status}\n{errors.decode()}"
+    newest = Checkpoints(folder / "checkpoints").latest()
+    assert newest is not None, how
+    assert newest.metadata["step"] == steps_done(folder), how
+    assert not leftovers(folder), (how, leftovers(folder))
+    return process.pid
+
+
+def send(process: subprocess.Popen[bytes], how: Attack) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, how.number) if how.group else process.send_signal(how.number)
+
+
+def compare(attacks: Iterable[Attack], steps: int, save_every: int) -> list[int]:
+    """Train with and without being ended so; returns the steps at which it was.
+
+    Raises:
+        AssertionError: the results differ, or what must hold after a signal does not.
+    """
     with tempfile.TemporaryDirectory() as base:
         alone, killed = Path(base) / "alone", Path(base) / "killed"
         lengths = {"run_steps": steps, "run_save_every": save_every}
         subprocess.run(command(alone, **lengths), check=True, capture_output=True, env=ONE_THREAD)
-        moments: list[int] = []
-        while len(moments) < kills:
-            if not kill_randomly(command(killed, **lengths), killed, chance, most):
-                raise RuntimeError(f"the run of {steps} steps ended after {len(moments)} of {kills} kills: too short")
-            moments.append(steps_done(killed))
+        ends, groups = [], []
+        for how in attacks:
+            group = attack(command(killed, **lengths), killed, how)
+            if group is None:
+                raise RuntimeError(f"the run of {steps} steps ended after {len(ends)} kills: too short")
+            ends.append(steps_done(killed))
+            groups.append(group)
         subprocess.run(command(killed, **lengths), check=True, capture_output=True, env=ONE_THREAD)
+        assert not leftovers(killed)
         expected, found = Checkpoints(alone / "checkpoints").latest(), Checkpoints(killed / "checkpoints").latest()
         assert expected is not None
         assert found is not None
@@ -95,17 +184,21 @@ def compare(kills: int, steps: int, save_every: int, most: float = 1.0, seed: in
         for name, tensor in expected.tensors.items():
             assert torch.equal(tensor, found.tensors[name]), name
         assert losses(alone) == losses(killed)
-    return moments
+        assert not any(members(group) for group in groups), "processes that read images have outlived theirs"
+    return ends
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--kills", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    moments = compare(arguments.kills, arguments.steps, save_every=5, seed=arguments.seed)
-    print(f"killed after the steps {moments}")
+    chance = random.Random(arguments.seed)
+    attacks = [draw_attack(chance, most=1.0) for _ in range(arguments.kills)]
+    print(f"ended after the steps {compare(attacks, arguments.steps, save_every=5)}:")
+    for how, count in sorted(collections.Counter(map(str, attacks)).items()):
+        print(f"    {count} × {how}")
     print(f"bit-identical to a run left alone: weights, average, optimizer, losses of {arguments.steps} steps")
 
 

@@ -6,8 +6,10 @@ import contextlib
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -141,6 +143,21 @@ def test_tensors_and_metadata_come_back(tmp_path, dtype):
     assert all(torch.equal(found.tensors[name], tensor) for name, tensor in tensors.items())
 
 
+def test_the_digest_is_that_of_the_contents(tmp_path):
+    """Of tensors and metadata alone: not of the file's name, nor of the order they are given in."""
+
+    def digest(name: str, tensors: dict[str, torch.Tensor], metadata: dict[str, object]) -> str:
+        write_checkpoint(tmp_path / name, tensors, metadata)
+        return read_checkpoint(tmp_path / name).digest
+
+    one, two = torch.zeros(2), torch.ones(2)
+    reference = digest("a.safetensors", {"x": one, "y": two}, {"step": 5})
+    assert len(reference) == 64
+    assert digest("b.safetensors", {"y": two, "x": one}, {"step": 5}) == reference
+    others = [({"x": two, "y": one}, {"step": 5}), ({"x": one, "y": two}, {"step": 6})]
+    assert len({digest("c.safetensors", *other) for other in others} | {reference}) == 3
+
+
 def test_what_was_read_does_not_change_with_the_file(folder):
     found = folder.latest()
     found.path.write_bytes(bytes(found.path.stat().st_size))
@@ -222,12 +239,12 @@ def test_a_pickle_is_never_opened(tmp_path):
 def test_a_full_disk_leaves_what_was_there(folder, monkeypatch):
     before = {path.name: path.read_bytes() for path in folder.folder.iterdir()}
 
-    def full(path):
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as the system says it: without a name
 
-    monkeypatch.setattr(training, "_sync", full)
+    monkeypatch.setattr(os, "fsync", full)
     for number in (2, 3):  # over a file, and beside it
-        with pytest.raises(CheckpointError, match="No space left on device"):
+        with pytest.raises(CheckpointError, match=rf"No space left on device: '.*step-0000000{number}\.safetensors'"):
             folder.save(number, {"model:w": torch.zeros(3)}, {"step": number})
         assert {path.name: path.read_bytes() for path in folder.folder.iterdir()} == before
 
@@ -249,6 +266,145 @@ def test_a_file_is_whole_or_as_it_was(tmp_path):
         partial.write_text("after")
         assert path.read_text() == "before"
     assert path.read_text() == "after"
+
+
+def test_a_planted_link_is_not_followed(tmp_path, monkeypatch):
+    """Neither one of a name that could be guessed, nor one of the very name."""
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "run").mkdir()
+    path = tmp_path / "run" / "step-00000001.safetensors"
+    path.with_name(path.name + ".partial").symlink_to(victim)
+    monkeypatch.setattr(training.files.secrets, "token_hex", lambda size: "0" * 2 * size)
+    guessed = path.with_name(f"{path.name}.{'0' * 16}.partial")
+    guessed.symlink_to(victim)
+    with pytest.raises(CheckpointError, match="File exists"):
+        write_checkpoint(path, {"w": torch.zeros(3)}, {})
+    assert not path.exists()
+    training.remove_partials(path.parent)
+    write_checkpoint(path, {"w": torch.zeros(3)}, {})
+    assert victim.read_text() == "precious"
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o007, 0o660), (0o077, 0o600)])
+def test_permissions_are_those_of_the_umask(tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        write_checkpoint(tmp_path / "c.safetensors", {"w": torch.zeros(2)}, {})
+        with training.whole_file(tmp_path / "f.json") as partial:
+            partial.write_text("{}")
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
+        "c.safetensors": mode, "f.json": mode,
+    }  # fmt: skip
+
+
+def test_what_a_killed_write_leaves_goes_and_what_is_being_written_stays(tmp_path):
+    """A process is killed in the middle of a checkpoint of 64 MB; another is in the middle of a file."""
+    code = "import sys, pathlib, torch\nfrom lineardiffusion.training import write_checkpoint\nprint(flush=True)\n"
+    code += "write_checkpoint(pathlib.Path(sys.argv[1]), {'w': torch.zeros(2**24)}, {})\n"
+    path = tmp_path / "step-00000001.safetensors"
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        while process.poll() is None and not list(tmp_path.iterdir()):
+            time.sleep(0.0005)
+        process.kill()
+    for left in tmp_path.iterdir():
+        assert left == path or left.name.startswith(path.name), "the only files are ours"
+    with training.whole_file(tmp_path / "other") as partial:
+        training.remove_partials(tmp_path)
+        partial.write_text("whole")
+        assert {left for left in tmp_path.iterdir() if left != path} == {partial}
+    assert (tmp_path / "other").read_text() == "whole"
+
+
+def test_a_pipe_or_a_folder_is_no_checkpoint(tmp_path):
+    os.mkfifo(tmp_path / "step-00000002.safetensors")
+    (tmp_path / "step-00000001.safetensors").mkdir()
+    for step in (1, 2):
+        with pytest.raises(CheckpointError, match=rf"step-0000000{step}.*expected a file, got a folder, a pipe"):
+            read_checkpoint(tmp_path / f"step-0000000{step}.safetensors")
+    with pytest.warns(UserWarning, match="refused"), pytest.raises(CheckpointError, match="no checkpoint is whole"):
+        Checkpoints(tmp_path).latest()
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+        read_checkpoint(tmp_path / "nothing.safetensors")
+
+
+def test_types_that_a_checkpoint_cannot_hold(tmp_path):
+    with pytest.raises(TypeError, match=r"w: expected one of .*'F32'.*got torch.complex128"):
+        write_checkpoint(tmp_path / "c.safetensors", {"w": torch.zeros(2, dtype=torch.complex128)}, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_safetensors_reads_what_is_written(tmp_path):
+    """Of every type, in an order of its own, with lengths that would leave gaps, strided and shared."""
+    from safetensors.torch import load_file
+
+    base = torch.arange(12, dtype=torch.float32).reshape(3, 4)
+    tensors = {"b": base.T, "a": base, "c": torch.tensor([True, False, True]), "d": base[0].half(), "é": base.double()}
+    write_checkpoint(tmp_path / "c.safetensors", tensors, {})
+    found = load_file(tmp_path / "c.safetensors")
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+
+
+# ---------------------------------------------------------------------- locks
+
+
+HOLDER = """
+import os, pathlib, sys, time, lineardiffusion as ld
+with ld.training.locked_folder(pathlib.Path(sys.argv[1])):
+    if os.fork() == 0:
+        time.sleep(30)  # a worker that outlives its process
+        os._exit(0)
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_has_one_holder_and_is_free_when_that_dies(tmp_path):
+    folder = tmp_path / "run"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(BlockingIOError, match=rf"run: in use by process {process.pid} on .*another folder"):
+            lock(folder)
+        process.kill()
+        process.wait()
+        lock(folder)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not list(folder.iterdir())
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(NotADirectoryError, match="expected a folder, got a file"):
+            lock(place)
+
+
+def lock(folder: Path) -> None:
+    with training.locked_folder(folder):
+        assert (folder / ".lock").exists()
+
+
+def test_a_file_system_without_locks_warns(tmp_path, monkeypatch):
+    def none(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(training.files.fcntl, "lockf", none)
+    monkeypatch.setattr(training.files.fcntl, "flock", none)
+    (tmp_path / "left.partial").write_text("")
+    with pytest.warns(UserWarning, match="no locks; start no second program"):
+        lock(tmp_path)
+    training.remove_partials(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["left.partial"]
+
+
+# ---------------------------------------------------------------------- disks
 
 
 def test_a_disk_that_is_really_full(tmp_path):

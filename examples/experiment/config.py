@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,14 +20,20 @@ from typing import Any, Literal, TypeVar
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, get_loader, set_loader
 from torch import Tensor
 
 import lineardiffusion as ld
+from examples.experiment.checks import check_settings
 from examples.flexi_unet import SETTINGS, FlexiUNet, FullUNet, ResizedFlexiUNet
 from lineardiffusion.training import CheckpointError, whole_file
 
 T = TypeVar("T")
+
+COMPARED_BY_CONTENT = {
+    "data.source", "data.split", "data.size", "data.channels", "data.max_corrupt", "network.weights",
+}  # fmt: skip
+"""What may be spelt otherwise when a run is resumed: the images and weights that come of it are compared."""
 
 WEIGHTINGS = {
     "min-snr": ld.MinSNR(5.0),
@@ -99,7 +108,8 @@ class NetworkConfig:
             the size of its outputs; the Full UNet ("full") has all levels for all resolutions.
         settings: "paper-64", "paper-128" or "paper-256" (the paper's, for these sizes), "small" or "tiny" (for CPUs).
         overrides: keyword arguments of the network that replace those of the settings, e.g. {"model_channels": 64}.
-        weights: a state dict of the original implementation (.pt) to start from.
+        weights: to begin a run with: a checkpoint of another run (.safetensors), of which the average is taken, or a
+            state dict of the original implementation (.pt). When the run is resumed they are not needed any more.
     """
 
     kind: Literal["flexi", "resized", "full"] = "flexi"
@@ -110,7 +120,7 @@ class NetworkConfig:
 
 @dataclass
 class OptimizationConfig:
-    """How to learn. Like data, process and network, all of it must stay the same when a run is resumed.
+    """How to learn. When a run is resumed all of it stays the same, but for what `run.resume_with` names.
 
     Args:
         batch_size: images per step, over all processes and accumulated gradients together.
@@ -157,6 +167,9 @@ class RunConfig:
         folder: where everything goes; a run that is there already is resumed.
         steps: training steps in all; 0 keeps the weights a run starts with, to sample from them.
         max_hours: stop with a checkpoint after this time, to be resumed by the same command.
+        resume_with: settings of the section optimization that a run which is resumed takes over from this
+            configuration, where its checkpoint has others: [optimization.learning_rate, optimization.seed]. For this
+            time; config.yaml keeps the settings, not the permission.
         save_every: steps between checkpoints.
         keep: checkpoints to keep.
         log_every: steps between records in history.jsonl.
@@ -164,6 +177,8 @@ class RunConfig:
         sample_steps: sampling steps for these grids.
         accumulate: parts into which each process splits its batch, to save memory.
         workers: processes that read images, for each training process.
+        timeout_minutes: after which a run of several processes ends that does not come on, naming those that hold it
+            up; reading a batch, a step, a grid and a checkpoint may each take so long.
         channels_last: memory format, faster on GPUs.
         compile: compile the network with torch.compile, for each pair of resolutions when it first comes up.
         tracker: any tracker accelerate supports, such as "tensorboard" or "wandb".
@@ -173,6 +188,7 @@ class RunConfig:
     folder: Path = Path("runs/train")
     steps: int = 100_000
     max_hours: float | None = None
+    resume_with: list[str] = field(default_factory=list)
     save_every: int = 1000
     keep: int = 3
     log_every: int = 10
@@ -180,6 +196,7 @@ class RunConfig:
     sample_steps: int = 50
     accumulate: int = 1
     workers: int = 0
+    timeout_minutes: float = 30.0
     channels_last: bool = False
     compile: bool = False
     tracker: str | None = None
@@ -197,21 +214,7 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        at_least = {
-            "data.max_corrupt": 0, "process.levels": 1, "process.num_steps": 1, "optimization.batch_size": 1,
-            "optimization.warmup": 0, "optimization.groups": 1, "run.steps": 0, "run.save_every": 1, "run.keep": 1,
-            "run.log_every": 1, "run.sample_every": 0, "run.sample_steps": 1, "run.accumulate": 1, "run.workers": 0,
-        }  # fmt: skip
-        for name, least in at_least.items():
-            if self[name] < least:
-                raise ValueError(f"{name}: expected at least {least}, got {self[name]}")
-        for name in ("optimization.learning_rate", "optimization.clip_norm"):
-            if not self[name] > 0:
-                raise ValueError(f"{name}: expected a positive number, got {self[name]}")
-        if not 0 <= self.optimization.label_dropout <= 1:
-            raise ValueError(f"optimization.label_dropout: expected 0…1, got {self.optimization.label_dropout}")
-        if not 0 <= self.optimization.ema_decay < 1:
-            raise ValueError(f"optimization.ema_decay: expected [0, 1), got {self.optimization.ema_decay}")
+        check_settings(self)
 
     def __getitem__(self, name: str) -> Any:
         section, _, entry = name.partition(".")
@@ -245,29 +248,39 @@ class Config:
 
     def save(self, path: Path) -> None:
         """Write the YAML file that `--config` reads."""
+        plain = self.to_dict()
+        plain["run"]["resume_with"] = []
         with whole_file(path) as partial:
-            partial.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
+            partial.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
 
-    def check_resumable(self, other: dict[str, dict[str, Any]], where: Path) -> None:
-        """That a checkpoint with another configuration can be gone on from: all but the section "run" is equal. Fields
-        that came after it have their defaults.
+    def check_resumable(self, other: dict[str, dict[str, Any]], where: Path) -> dict[str, tuple[Any, Any]]:
+        """That a checkpoint with another configuration can be gone on from: everything is equal but the section "run",
+        what only says where things lie, and what `run.resume_with` names. Fields that came after the checkpoint have
+        their defaults.
+
+        Returns:
+            Of the fields that `run.resume_with` names those that differ, with their values there and here.
 
         Raises:
             ValueError: naming each field that differs.
         """
         own, defaults = self.to_dict(), Config().to_dict()
-        there = {section: {**defaults[section], **other.get(section, {})} for section in own if section != "run"}
-        differing = [
-            f"    {section}.{entry}: {entries[entry]!r} there, {own[section][entry]!r} here"
-            for section, entries in there.items()
-            for entry in own[section]
-            if own[section][entry] != entries[entry]
-        ]
-        if differing:
+        differing = {}
+        for section in own.keys() - {"run"}:
+            there = {**defaults[section], **other.get(section, {})}
+            for entry, here in own[section].items():
+                if f"{section}.{entry}" not in COMPARED_BY_CONTENT and there[entry] != here:
+                    differing[f"{section}.{entry}"] = (there[entry], here)
+        refused = [name for name in differing if name not in self.run.resume_with]
+        if refused:
+            listed = [f"    {name}: {differing[name][0]!r} there, {differing[name][1]!r} here" for name in refused]
+            own_choice = [name for name in refused if name.startswith("optimization.")]
+            on_purpose = f"; on purpose, with --run.resume_with '[{', '.join(own_choice)}]'" if own_choice else ""
             raise ValueError(
-                f"{where} belongs to a run with another configuration; resume it with that one, or choose another "
-                f"run.folder:\n" + "\n".join(differing)
+                f"{where} belongs to a run with another configuration; resume it with that one{on_purpose}, or choose "
+                f"another run.folder:\n" + "\n".join(listed)
             )
+        return differing
 
 
 def build_process(config: ProcessConfig, shape: tuple[int, int, int]) -> ld.LinearDiffusion:
@@ -333,6 +346,19 @@ def build_network(config: NetworkConfig, shape: tuple[int, int, int], num_classe
         raise ValueError(f"network.overrides: {error}") from error
 
 
+ADVICE = {
+    errno.ENOSPC: "free some space, or choose a folder on another disk",
+    errno.EDQUOT: "free some space, or choose a folder on another disk",
+    errno.EACCES: "choose another folder, or have its permissions changed",
+    errno.EPERM: "choose another folder, or have its permissions changed",
+    errno.EROFS: "choose a folder on a disk that can be written to",
+    errno.ENOENT: "check the name",
+    errno.ENOTDIR: "check the name",
+    errno.EISDIR: "check the name",
+}
+"""What to do about errors of the system."""
+
+
 class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):  # type: ignore[misc]
     """Descriptions with their lines as they are."""
 
@@ -349,10 +375,26 @@ def run_program(
     config = parse(kind, description, arguments)
     try:
         result = work(config)
-    except (ValueError, FloatingPointError, CheckpointError) as error:
-        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
-    if result is not None:
-        print(result)
+        if result is not None:
+            print(result)
+    except (ValueError, FloatingPointError, CheckpointError, OSError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        advice = ADVICE.get(getattr(cause, "errno", None))
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}" + (f"; {advice}" if advice else ""))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    finally:
+        _flush()
+
+
+def _flush() -> None:
+    """Write what is left to say. Where nobody reads it any more, the interpreter would end with a status of its own."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def parse(kind: type[T], description: str | None, arguments: list[str] | None = None) -> T:
@@ -363,8 +405,12 @@ def parse(kind: type[T], description: str | None, arguments: list[str] | None = 
         description: of the program.
         arguments: of the command line; those of this process by default.
     """
+    set_loader("yaml without aliases", _load_yaml, exceptions=(yaml.YAMLError,))
     parser = ArgumentParser(
-        description=description, formatter_class=_Help, usage="%(prog)s [--config FILE] [--FIELD VALUE …]"
+        description=description,
+        formatter_class=_Help,
+        usage="%(prog)s [--config FILE] [--FIELD VALUE …]",
+        parser_mode="yaml without aliases",
     )
     parser.add_argument("--config", action="config", help="a YAML file with any of the fields below")
     parser.add_class_arguments(kind)
@@ -374,3 +420,13 @@ def parse(kind: type[T], description: str | None, arguments: list[str] | None = 
         return kind(**vars(parsed))
     except ValueError as error:
         sys.exit(f"{parser.prog}: {error}")
+
+
+def _load_yaml(text: str) -> Any:
+    """YAML of bounded size: with aliases a few lines may stand for more than any memory holds."""
+    try:
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
+            raise yaml.YAMLError("aliases (*name) are not read; write the value out")
+        return get_loader("yaml")(text)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None

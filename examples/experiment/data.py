@@ -28,6 +28,7 @@ from examples.experiment.folders import from_folder
 from examples.experiment.hugging_face import from_hugging_face
 from examples.experiment.pixels import to_tensor, upright
 from examples.experiment.sources import Collection
+from examples.experiment.stopping import ignore_signals
 from lineardiffusion.training import keyed_generator
 
 
@@ -243,10 +244,8 @@ def _leave_signals(ending: Event, worker: int) -> None:
         if ending.is_set():
             os._exit(0)
 
+    ignore_signals()
     signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 class _Order:

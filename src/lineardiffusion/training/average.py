@@ -1,0 +1,64 @@
+"""The exponential moving average of a model's parameters."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class ExponentialMovingAverage:
+    r"""θ̄ ← β_n θ̄ + (1 − β_n) θ after step n, with β_n = min(β, (1 + n)/(10 + n)) so that the first weights, which are
+    random, are soon forgotten.
+
+    torch.optim.swa_utils.AveragedModel copies the module, which sharded and compiled modules do not allow; this keeps
+    the parameters alone.
+
+    Arguments:
+        model: whose parameters are averaged; buffers are not.
+        decay: β in [0, 1).
+
+    Raises:
+        ValueError: a decay out of range.
+
+    Example:
+        >>> import torch, lineardiffusion as ld
+        >>> model = torch.nn.Linear(2, 1)
+        >>> average = ld.training.ExponentialMovingAverage(model, decay=0.99)
+        >>> average.update(model)
+        >>> with average.applied_to(model):  # the model has the averaged weights here, its own again afterwards
+        ...     _ = model(torch.zeros(1, 2))
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.9999) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay: expected a number in [0, 1), got {decay}")
+        self.decay = decay
+        self.num_updates = 0
+        self.parameters = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take in the parameters of the model after a step."""
+        self.num_updates += 1
+        weight = 1 - min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        current = dict(model.named_parameters())
+        torch._foreach_lerp_(list(self.parameters.values()), [current[name] for name in self.parameters], weight)
+
+    @contextlib.contextmanager
+    def applied_to(self, model: nn.Module) -> Iterator[None]:
+        """The model with the averaged parameters, for as long as the context lasts."""
+        own = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        self._write(self.parameters, model)
+        try:
+            yield
+        finally:
+            self._write(own, model)
+
+    @staticmethod
+    @torch.no_grad()
+    def _write(values: Mapping[str, Tensor], model: nn.Module) -> None:
+        for name, parameter in model.named_parameters():
+            parameter.copy_(values[name])

@@ -1,0 +1,86 @@
+"""The tensors of models and optimizers, whole and on the CPU, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+def state_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a `state_dict()`, or of an average, as whole tensors on the CPU; under FSDP gathered from all
+    processes."""
+    return {name: _whole(tensor) for name, tensor in tensors.items()}
+
+
+@torch.no_grad()
+def restore_tensors(tensors: Mapping[str, Tensor], into: Mapping[str, Tensor], what: str) -> None:
+    """Copy what `state_tensors` returned back, in place.
+
+    Arguments:
+        tensors: the values.
+        into: where they go, for example `model.state_dict()`.
+        what: what it is, for the error.
+
+    Raises:
+        ValueError: names or shapes that differ.
+    """
+    missing, unknown = sorted(into.keys() - tensors.keys()), sorted(tensors.keys() - into.keys())
+    if missing or unknown:
+        raise ValueError(f"{what}: the names do not fit: missing {missing[:3]}, unknown {unknown[:3]}")
+    for name, target in into.items():
+        if tensors[name].shape != target.shape:
+            raise ValueError(f"{what}: {name} has shape {tuple(tensors[name].shape)}, not {tuple(target.shape)}")
+    for name, target in into.items():
+        target.copy_(_placed(tensors[name], target))
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """The state of an optimizer, as <parameter's name>/<key> → whole tensor on the CPU. Parameters that have not had a
+    gradient yet have none.
+
+    Raises:
+        TypeError: a state that is not a tensor.
+    """
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if not isinstance(value, Tensor):
+                raise TypeError(f"optimizer: expected a state of tensors, got {key} = {value!r}")
+            tensors[f"{name}/{key}"] = _whole(value)
+    return tensors
+
+
+def restore_optimizer(tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Put back what `optimizer_tensors` returned. Learning rates and other settings are left as they are.
+
+    Raises:
+        ValueError: a parameter that the model does not have.
+    """
+    parameters = dict(model.named_parameters())
+    optimizer.state.clear()
+    for key, value in tensors.items():
+        name, _, entry = key.rpartition("/")
+        if name not in parameters:
+            raise ValueError(f"optimizer: the model has no parameter {name!r}")
+        parameter = parameters[name]
+        same = value.shape == parameter.shape and value.ndim > 0  # moments; a count of steps stays on the CPU
+        optimizer.state[parameter][entry] = _placed(value, parameter) if same else value.clone()
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """A contiguous copy on the CPU; a tensor sharded over processes (a DTensor) is gathered."""
+    tensor = tensor.detach()
+    if hasattr(tensor, "full_tensor"):
+        tensor = tensor.full_tensor()
+    return tensor.to("cpu", copy=True).contiguous()
+
+
+def _placed(tensor: Tensor, like: Tensor) -> Tensor:
+    """A copy of a whole tensor on the device, or the shards, of another."""
+    if hasattr(like, "full_tensor"):
+        from torch.distributed.tensor import distribute_tensor
+
+        return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)  # type: ignore[attr-defined]
+    return torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
