@@ -65,16 +65,15 @@ class FlexiUNet(UNet):
     ) -> None:
         super().__init__(image_size, *args, **kwargs)
         self.levels = self._levels(unet_res_layer_map or {size: size for size in self.sizes})
-        entries = [self.skip_channels[self.entry(level)] for level in range(len(self.widths))]
+        # The first of the levels of a size is the one that is entered and left: from one pixel on, more have its size.
+        own = [level for level, sides in enumerate(self.sizes) if self.sizes.index(sides) == level]
+        entries = {self._key(level): self.skip_channels[self.entry(level)] for level in own}
+        exits = {self._key(level): self.widths[level] for level in own}
         self.adapters_in = nn.ModuleDict(
-            {self._key(level): Conv2d(self.stem, width, 1) for level, width in enumerate(entries) if width != self.stem}
+            {key: Conv2d(self.stem, width, 1) for key, width in entries.items() if width != self.stem}
         )
         self.adapters_out = nn.ModuleDict(
-            {
-                self._key(level): Conv2d(width, self.stem, 1)
-                for level, width in enumerate(self.widths)
-                if width != self.stem
-            }
+            {key: Conv2d(width, self.stem, 1) for key, width in exits.items() if width != self.stem}
         )
 
     def forward(
