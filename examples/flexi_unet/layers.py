@@ -8,10 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# splitmix64 (Steele, Lea & Flood, 2014, https://doi.org/10.1145/2660193.2660195), in the signed integers of torch.
-_GAMMA, _FIRST, _SECOND = (
-    value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-)  # fmt: skip
+# Of splitmix64 (Steele, Lea & Flood, 2014, https://doi.org/10.1145/2660193.2660195), in the signed integers of torch.
+_FIRST, _SECOND = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
 
 
 class _NarrowInFloat32(nn.Module):
@@ -78,7 +76,8 @@ class Dropout(nn.Module):
             return F.dropout(x, self.probability)
         starts = _scrambled(_scrambled(seeds) + self.layer)
         places = torch.arange(x.shape[1:].numel(), device=x.device)
-        bits = _scrambled(starts[:, None] + places * _GAMMA) & 0xFFFFFFFF
+        # Not places times a large number: compiled for CPUs, that overflows in a loop's counter, which C++ leaves open.
+        bits = _scrambled(starts[:, None] + places) & 0xFFFFFFFF
         kept = (bits >= round(self.probability * 2**32)).reshape(x.shape)
         return x * kept.to(x.dtype) / (1 - self.probability)
 
