@@ -185,9 +185,6 @@ class Trainer:
         times = self.process.sample_timesteps(
             options.batch_size, generator, options.shape_change_fraction, options.groups, self.probabilities
         )[self.share()]
-        torch.manual_seed(
-            keyed_generator(options.seed, "network", self.step, self.accelerator.process_index).initial_seed()
-        )
         total = torch.zeros((), device=self.accelerator.device)
         indices = torch.arange(len(times)).tensor_split(parts)
         chunks = [part[same] for part in indices for same in self.process.group_by_shape(times[part])]
@@ -214,13 +211,17 @@ class Trainer:
             alike = denoiser.process.alike(int(t[0]))
             t = torch.stack([alike[torch.randint(len(alike), (), generator=generator)] for generator in generators])
         noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
-        labels: dict[str, Tensor] = {}
+        conditioning: dict[str, Tensor] = {}
         if self.num_classes is not None:
             coins = torch.stack([torch.rand((), generator=generator) for generator in generators])
             hidden = coins < options.label_dropout
-            labels["y"] = torch.where(hidden, self.num_classes, batch.labels[chosen]).to(device, non_blocking=True)
+            shown = torch.where(hidden, self.num_classes, batch.labels[chosen])
+            conditioning["y"] = shown.to(device, non_blocking=True)
+        if self.network.dropout:
+            seeds = torch.stack([torch.randint(2**63 - 1, (), generator=generator) for generator in generators])
+            conditioning["dropout_seeds"] = seeds.to(device, non_blocking=True)
         weighting = WEIGHTINGS[options.weighting]
-        losses = ld.denoising_loss(denoiser, images, t, noise.to(device, non_blocking=True), weighting, **labels)
+        losses = ld.denoising_loss(denoiser, images, t, noise.to(device, non_blocking=True), weighting, **conditioning)
         if options.shape_change_fraction is None or not options.shape_change_weights:
             return losses
         return losses * self.process.timestep_weights(t, options.shape_change_fraction).to(losses)

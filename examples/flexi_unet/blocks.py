@@ -5,23 +5,13 @@ Submodules are named as in the original implementation, so that its state dicts 
 
 from __future__ import annotations
 
-import math
-
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from examples.flexi_unet.layers import Conv1d, Conv2d, Dropout, GroupNorm, zeroed
 
-class GroupNorm(nn.GroupNorm):
-    """Group normalisation in float32, with 32 groups or as many as divide the channels."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(math.gcd(32, channels), channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        # Not F.group_norm, which refuses a single pixel of a single image where a group is one channel.
-        return torch.group_norm(x.float(), self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)
+Size = tuple[int, int]
 
 
 class ResBlock(nn.Module):
@@ -33,88 +23,116 @@ class ResBlock(nn.Module):
         emb_channels: width of the time embedding.
         dropout: probability of dropping a value before the last convolution.
         use_scale_shift_norm: the embedding scales and shifts the second norm's output; otherwise it is added before.
+        up, down: double or halve the resolution, before the first convolution and in the shortcut.
     """
 
     def __init__(
-        self, channels: int, out_channels: int, emb_channels: int, dropout: float, use_scale_shift_norm: bool
+        self,
+        channels: int,
+        out_channels: int,
+        emb_channels: int,
+        dropout: float,
+        use_scale_shift_norm: bool,
+        up: bool = False,
+        down: bool = False,
     ) -> None:
         super().__init__()
-        self.use_scale_shift_norm = use_scale_shift_norm
-        self.in_layers = nn.Sequential(GroupNorm(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1))
+        self.use_scale_shift_norm, self.up, self.down = use_scale_shift_norm, up, down
+        self.in_layers = nn.Sequential(GroupNorm(channels), nn.SiLU(), Conv2d(channels, out_channels, 3, padding=1))
         self.emb_layers = nn.Sequential(
             nn.SiLU(), nn.Linear(emb_channels, (2 if use_scale_shift_norm else 1) * out_channels)
         )
         self.out_layers = nn.Sequential(
             GroupNorm(out_channels),
             nn.SiLU(),
-            nn.Dropout(dropout),
-            zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
+            Dropout(dropout),
+            zeroed(Conv2d(out_channels, out_channels, 3, padding=1)),
         )
-        self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
+        self.skip_connection = nn.Identity() if channels == out_channels else Conv2d(channels, out_channels, 1)
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = self.in_layers(x)
+    def forward(self, x: Tensor, emb: Tensor, size: Size, seeds: Tensor | None) -> Tensor:
+        """From x and the embedding; `size` is that to upsample to, `seeds` are those of `Dropout`."""
+        norm, activation, conv = self.in_layers
+        h = activation(norm(x))
+        if self.up:
+            h, x = doubled(h, size), doubled(x, size)
+        elif self.down:
+            h, x = halved(h), halved(x)
+        h = conv(h)
         shift = self.emb_layers(emb).to(h.dtype)[..., None, None]
+        norm, activation, dropout, conv = self.out_layers
         if self.use_scale_shift_norm:
             scale, shift = shift.chunk(2, dim=1)
-            norm, *rest = self.out_layers
             h = norm(h) * (1 + scale) + shift
-            for layer in rest:
-                h = layer(h)
         else:
-            h = self.out_layers(h + shift)
-        return self.skip_connection(x) + h
+            h = norm(h + shift)
+        return self.skip_connection(x) + conv(dropout(activation(h), seeds))
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over all positions, with a residual connection; heads are split before q, k and v."""
+    """Self-attention over all positions, with a residual connection.
 
-    def __init__(self, channels: int, num_heads: int) -> None:
+    Arguments:
+        channels: of input and output.
+        num_heads: heads.
+        num_head_channels: channels of each head, which then gives the number of heads; −1 for num_heads of them.
+        use_new_attention_order: q, k and v are split before heads; otherwise heads before q, k and v.
+
+    Raises:
+        ValueError: heads that do not divide the channels.
+    """
+
+    def __init__(self, channels: int, num_heads: int, num_head_channels: int, use_new_attention_order: bool) -> None:
         super().__init__()
-        if channels % num_heads:
-            raise ValueError(f"num_heads: expected a divisor of {channels} channels, got {num_heads}")
-        self.num_heads = num_heads
+        by_width = num_head_channels != -1
+        divisor = num_head_channels if by_width else num_heads
+        if divisor < 1 or channels % divisor:
+            name = "num_head_channels" if by_width else "num_heads"
+            raise ValueError(f"{name}: expected a divisor of {channels} channels, got {divisor}")
+        self.num_heads = channels // num_head_channels if by_width else num_heads
+        self.order = "(three h c)" if use_new_attention_order else "(h three c)"
         self.norm = GroupNorm(channels)
-        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
-        self.proj_out = zeroed(nn.Conv1d(channels, channels, 1))
+        self.qkv = Conv1d(channels, 3 * channels, 1)
+        self.proj_out = zeroed(Conv1d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(2)
-        q, k, v = rearrange(self.qkv(self.norm(flat)), "b (h three c) n -> three b h n c", h=self.num_heads, three=3)
+        pattern = f"b {self.order} n -> three b h n c"
+        q, k, v = rearrange(self.qkv(self.norm(flat)), pattern, h=self.num_heads, three=3)
         h = rearrange(F.scaled_dot_product_attention(q, k, v), "b h n c -> b (h c) n")
         return (flat + self.proj_out(h)).reshape(x.shape)
 
 
 class Downsample(nn.Module):
-    """A convolution of stride 2: n pixels become ⌈n/2⌉."""
+    """n pixels become ⌈n/2⌉, by a convolution of stride 2 or by averages of 2 × 2."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, use_conv: bool = True) -> None:
         super().__init__()
-        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.op = Conv2d(channels, channels, 3, stride=2, padding=1) if use_conv else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.op(x)
+        return halved(x) if self.op is None else self.op(x)
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour upsampling to a size (twice the input's, or one less where that is odd) and a convolution."""
+    """Nearest-neighbour upsampling to a size (twice the input's, or one less where that is odd), and a convolution or
+    none."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, use_conv: bool = True) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv2d(channels, channels, 3, padding=1) if use_conv else nn.Identity()
 
-    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        doubled = x.repeat_interleave(2, -2).repeat_interleave(2, -1)
-        return self.conv(doubled[..., : size[0], : size[1]])
+    def forward(self, x: Tensor, size: Size) -> Tensor:
+        return self.conv(doubled(x, size))
 
 
 class Stage(nn.Sequential):
-    """Blocks in a row, each called with what it takes: the embedding, or the size to upsample to."""
+    """Blocks in a row, each called with what it takes: the embedding, the size to upsample to, seeds for dropout."""
 
-    def forward(self, x: Tensor, emb: Tensor, size: tuple[int, int] = (0, 0)) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, size: Size = (0, 0), seeds: Tensor | None = None) -> Tensor:
         for block in self:
             if isinstance(block, ResBlock):
-                x = block(x, emb)
+                x = block(x, emb, size, seeds)
             elif isinstance(block, Upsample):
                 x = block(x, size)
             else:
@@ -122,16 +140,11 @@ class Stage(nn.Sequential):
         return x
 
 
-def timestep_embedding(timesteps: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
-    """cos and sin of the timesteps (B,) at width/2 frequencies from 1 to 1/max_period, with shape (B, width)."""
-    half = width // 2
-    exponent = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
-    angles = timesteps[:, None].float() * torch.exp(-math.log(max_period) * exponent)
-    return F.pad(torch.cat([angles.cos(), angles.sin()], dim=-1), (0, width % 2))
+def doubled(x: Tensor, size: Size) -> Tensor:
+    """Every pixel four times, cut to a size."""
+    return x.repeat_interleave(2, -2).repeat_interleave(2, -1)[..., : size[0], : size[1]]
 
 
-def zeroed(module: nn.Module) -> nn.Module:
-    """The module with all parameters zero: the last layer of a residual branch starts as the identity."""
-    for parameter in module.parameters():
-        nn.init.zeros_(parameter)
-    return module
+def halved(x: Tensor) -> Tensor:
+    """Averages of 2 × 2 pixels, of fewer at the end of an odd side."""
+    return F.avg_pool2d(x, 2, ceil_mode=True)
