@@ -22,6 +22,7 @@ from examples.experiment.config import (
     NetworkConfig,
     OptimizationConfig,
     ProcessConfig,
+    RunConfig,
     build_network,
 )
 from examples.experiment.pictures import read_png, write_png
@@ -40,6 +41,7 @@ def make(folder: Path, names: list[str] | None = None, seed: int = 0, levels: in
         ProcessConfig(num_steps=20, levels=levels),
         NetworkConfig(settings="tiny"),
         OptimizationConfig(**learning),
+        RunConfig(sample_steps=2),
     )
     torch.manual_seed(seed)
     network = build_network(config.network, (1, 8, 8), names and len(names))
