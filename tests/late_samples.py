@@ -29,7 +29,7 @@ def after(function, work):
 
 def late() -> None:
     if not MAIN:
-        time.sleep(1.0)
+        time.sleep(0.5)
 
 
 def main(model: Path, folder: Path, count: int) -> None:

@@ -287,6 +287,17 @@ def test_a_process_that_comes_late_does_its_share_of_the_same_model(tmp_path):
     assert images_of(tmp_path / "two") == expected
 
 
+def test_processes_of_other_settings_are_refused(model, tmp_path, monkeypatch):
+    """As where each reads a file of its own."""
+
+    def other(accelerator, value):
+        return ({**value[0], "model": "another"}, value[1]) if isinstance(value, tuple) else value
+
+    monkeypatch.setattr(sample, "from_main", other)
+    with pytest.raises(ValueError, match=r"model: process 0 has {.*}, the main process {'model': 'another'"):
+        draw(model, tmp_path)
+
+
 @pytest.mark.parametrize("processes", [1, 2, 3, 5])
 @pytest.mark.parametrize("pending", [[], [4], list(range(23)), [0, 1, 7, 8, 9, 20, 22]])
 def test_the_shares_of_all_processes_are_what_is_pending(processes, pending):

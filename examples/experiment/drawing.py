@@ -18,7 +18,7 @@ Sampler = ld.AncestralSampler | ld.DDIMSampler
 class Drawing:
     """What image i comes from, whatever else is drawn with it.
 
-    Args:
+    Arguments:
         sampler: of the model.
         classes: the numbers of the classes that the images have by turns; None for a model without classes.
         seed: of all images.
@@ -39,11 +39,10 @@ class Drawing:
         """
         filled = indices + [indices[-1]] * (self.block - len(indices))
         images = self.sampler(len(filled), progress=False, **self._known(filled))[: len(indices)]
-        for index, image in zip(indices, images, strict=True):
-            if not image.isfinite().all():
-                raise FloatingPointError(
-                    f"image {index} is not finite: the model has diverged, or its precision is too low"
-                )
+        finite = images.isfinite().flatten(1).all(1).tolist()
+        if not all(finite):
+            first = indices[finite.index(False)]
+            raise FloatingPointError(f"image {first} is not finite: the model has diverged or the precision is too low")
         return images
 
     def states(self, index: int) -> list[tuple[int, Tensor, Tensor]]:
