@@ -10,12 +10,15 @@ draws with them (covariance-corrected sampling: docs/laboratory.md).
 from __future__ import annotations
 
 import math
+import os
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 # So that `python examples/calibrate.py` finds the other examples, from any folder.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -49,24 +52,37 @@ class CalibrateConfig:
     seed: int = 0
     output: Path | None = None
 
+    def __post_init__(self) -> None:
+        for name, least in (("limit", 1), ("rank", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
+
 
 def calibrate(config: CalibrateConfig) -> Path:
     """Measure, write, print; returns the file.
 
     Raises:
-        ValueError: images that do not fit the model, or a model that does not change resolution.
+        ValueError: images or labels that do not fit the model, or a model that does not change resolution.
+        CheckpointError: a file that could not be written.
     """
     checkpoint = find_checkpoint(config.model)
-    denoiser, trained = load_denoiser(checkpoint, averaged=config.weights == "ema")
+    denoiser, _ = load_denoiser(checkpoint, averaged=config.weights == "ema")
+    if not denoiser.process.shape_changes():
+        raise ValueError(f"model: expected one that changes resolution, got {denoiser.process} in {checkpoint.path}")
+    path = config.output or run_folder(config.model) / "residual.safetensors"
+    check_writable(path)  # before there is much work to lose
     data = open_images(config.data)
     if data.shape != denoiser.process.shape(0):
         raise ValueError(f"data: expected images of shape {denoiser.process.shape(0)}, got {data.shape}")
+    numbers = class_numbers(data.class_names, checkpoint.metadata["class_names"])
     images, labels = data.tensor(config.limit, config.seed)
-    known = {"y": labels} if trained.data.labels else {}
+    known = {} if numbers is None else {"y": numbers[labels]}
     generator = keyed_generator(config.seed, "calibrate")
-    residual = ld.calibrate(denoiser, images, rank=config.rank, generator=generator, **known)
-    path = config.output or run_folder(config.model) / "residual.safetensors"
-    about = {"step": checkpoint.metadata["step"], "weights": config.weights, "images": len(images)}
+    residual = ld.calibrate(denoiser, images, rank=config.rank, clip=(-1.0, 1.0), generator=generator, **known)
+    about = {
+        "model": checkpoint.digest, "step": checkpoint.metadata["step"], "weights": config.weights,
+        "images": len(images),
+    }  # fmt: skip
     write_checkpoint(path, state_tensors(residual.state_dict()), about)
     for t, s in residual.spectra:
         sizes = " → ".join("×".join(map(str, denoiser.process.shape(u)[1:])) for u in (t, s))
@@ -74,6 +90,40 @@ def calibrate(config: CalibrateConfig) -> Path:
         variance = denoiser.process.signal_scale(s) ** 2 * float(total) / math.prod(denoiser.process.shape(s))
         print(f"t = {t}: {sizes}, residual variance {variance:.4f} beside noise {denoiser.process.sigma(s) ** 2:.4f}")
     return path
+
+
+def check_writable(path: Path) -> None:
+    """That a file can be written there.
+
+    Raises:
+        ValueError: naming what is in the way.
+    """
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise ValueError(f"output: expected a file, got {path}, which is something else")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise ValueError(f"output: {path} cannot be written ({error}); make its folder, or name another") from error
+
+
+def class_numbers(there: list[str] | None, here: list[str] | None) -> Tensor | None:
+    """The model's number of each class of the data, by their names; None for a model without classes.
+
+    Arguments:
+        there: names of the classes of the data.
+        here: of the model.
+
+    Raises:
+        ValueError: data without labels, or with classes that the model does not know.
+    """
+    if here is None:
+        return None
+    if there is None:
+        raise ValueError(f"data: expected labels for a model that knows the classes {here}, got images without")
+    unknown = [name for name in there if name not in here]
+    if unknown:
+        raise ValueError(f"data: expected the classes {here} of the model, got {unknown}")
+    return torch.tensor([here.index(name) for name in there])
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -4,37 +4,39 @@
     python examples/sample.py --model runs/train --count 50000 --steps 50 --sampler ancestral --output npz
     accelerate launch --num_processes 8 examples/sample.py --model runs/train --count 50000
 
-Image i depends on the settings and on i alone: it is the same file however many images are drawn, in whatever order and
-on however many processes. A command that was stopped goes on with the images that are missing. Beside the images there
-are grid.png, strips.png (how the first few came about), and samples.json (the settings).
+Image i depends on the model, the settings and i alone: it is the same file however many images are drawn, in whatever
+order and on however many processes. A command that was stopped goes on with the images that are missing. Beside the
+images there are grid.png, strips.png (how the first few came about), and samples.json (the model and the settings).
 """
 
 from __future__ import annotations
 
-import json
-import shutil
+import contextlib
+import math
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
-import torch
 from accelerate import Accelerator
-from torch import Tensor
+from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
 # So that `python examples/sample.py` finds the other examples, from any folder.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import lineardiffusion as ld
-from examples.experiment.config import run_program
-from examples.experiment.pictures import from_bytes, grid, read_png, strip, to_bytes, write_png
-from examples.experiment.runs import Guided, find_checkpoint, load_denoiser, run_folder
-from lineardiffusion.training import keyed_generator, read_checkpoint, whole_file
+from examples.experiment.config import Config, run_program
+from examples.experiment.drawing import Drawing, Sampler
+from examples.experiment.pictures import from_bytes, grid, strip, to_bytes, write_png
+from examples.experiment.runs import Guided, class_number, find_checkpoint, load_denoiser, run_folder
+from examples.experiment.samples import SampleFolder
+from lineardiffusion.training import Checkpoint, locked_folder, read_checkpoint
 
-Sampler = ld.AncestralSampler | ld.DDIMSampler
+T = TypeVar("T")
 
 
 @dataclass
@@ -44,19 +46,20 @@ class SampleConfig:
     Args:
         model: folder of a run, or a checkpoint in it.
         count: how many images.
-        folder: where they go; samples/<step>-<settings> in the run's folder by default.
+        folder: where they go; samples/<step>-<sampler>-<steps> in the run's folder by default.
         output: "png" for a file each, "npz" for one array images (N, H, W, C).
         sampler: ancestral, or DDIM with `eta`.
-        eta: η of DDIM, from 0 (no noise but what new detail needs) to 1 (ancestral).
+        eta: η of DDIM, from 0 (no noise but what new detail needs; the default) to 1 (ancestral).
         steps: sampling steps, to which both times of each change of resolution are added; all T by default.
         seed: of the images.
         block: images at a time, on each process. The last bits of a matrix product depend on its size, so blocks are
             always of this size, filled up where fewer images are missing; another size may change pixels by a grey
             level.
-        label: class of all the images, by name or number; by turns all of them by default.
+        label: class of all the images, by name or by number, counted from 0; by turns all of them by default. Where
+            classes have numbers for names, name=2 is the class of that name and number=2 the third one.
         guidance: scale of classifier-free guidance; 1 for none.
         weights: averaged over the training, or the last.
-        residual: spectra that calibrate.py has measured of these weights, for covariance-corrected sampling.
+        residual: spectra that calibrate.py has measured of this model, for covariance-corrected sampling.
         strips: how many images to show from noise to image.
         progress: show a bar.
     """
@@ -66,7 +69,7 @@ class SampleConfig:
     folder: Path | None = None
     output: Literal["png", "npz"] = "png"
     sampler: Literal["ancestral", "ddim"] = "ddim"
-    eta: float = 0.0
+    eta: float | None = None
     steps: int | None = None
     seed: int = 0
     block: int = 32
@@ -81,168 +84,200 @@ class SampleConfig:
         for name, least in (("count", 1), ("block", 1), ("strips", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps: expected at least 1, got {self.steps}")
+        if not math.isfinite(self.guidance):
+            raise ValueError(f"guidance: expected a finite number, got {self.guidance}")
+        if self.sampler == "ancestral" and self.eta is not None:
+            raise ValueError(
+                f"eta: expected none with sampler=ancestral, got {self.eta}; it is an option of sampler=ddim, which is "
+                f"ancestral sampling where eta is 1"
+            )
+        if self.eta is not None and not 0 <= self.eta <= 1:
+            raise ValueError(f"eta: expected a number in [0, 1], got {self.eta}")
 
 
 def sample(config: SampleConfig) -> Path:
     """Draw the images that are not there yet; returns the folder.
 
     Raises:
-        ValueError: settings that do not fit the model, or a folder with images of other settings.
+        ValueError: settings that do not fit the model, or a folder with images of others.
+        OSError: a folder that cannot be written to, or that another command is drawing into.
+        FloatingPointError: an image that is not finite.
     """
     accelerator = Accelerator()
-    checkpoint = find_checkpoint(config.model)
-    denoiser, _ = load_denoiser(checkpoint, averaged=config.weights == "ema")
-    labels = choose_labels(config, checkpoint.metadata["class_names"])
-    if labels is not None:
+    main = accelerator.is_main_process
+    # A run that is still being trained may have a newer checkpoint for a process that looks later.
+    found = find_checkpoint(config.model) if main else None
+    where = from_main(accelerator, None if found is None else found.path)
+    checkpoint = read_checkpoint(where) if found is None else found
+    denoiser, trained = load_denoiser(checkpoint, averaged=config.weights == "ema")
+    names = checkpoint.metadata["class_names"]
+    check_guidance(config, trained, names)
+    classes = choose_classes(config.label, names)
+    if classes is not None:
         denoiser = ld.Denoiser(Guided(denoiser.network, config.guidance), denoiser.process, denoiser.prediction)
-    elif config.guidance != 1:
-        raise ValueError(f"guidance: expected 1 for a model without labels, got {config.guidance}")
-    residual = load_residual(config, checkpoint.metadata["step"])
+    residual = None if config.residual is None else read_residual(config, checkpoint)
     sampler = make_sampler(config, denoiser.to(accelerator.device), residual)
+    drawing = Drawing(sampler, classes, config.seed, config.block)
 
-    settings = describe(config, checkpoint.metadata["step"])
-    name = f"{checkpoint.metadata['step']:08d}-{config.sampler}-{config.steps or denoiser.process.num_steps}"
-    name += "-corrected" if residual else ""
-    folder = config.folder or run_folder(config.model) / "samples" / name
-    with accelerator.main_process_first():
-        claim(folder, settings)
-    packed = (folder / "samples.npz").exists()
-    pending = [index for index in range(config.count) if not (packed or file_of(folder, index).exists())]
-    mine = pending[accelerator.process_index :: accelerator.num_processes]
-    for indices in tqdm(
-        list(chunks(mine, config.block)),
-        desc="sampling",
-        unit="block",
-        disable=not (config.progress and accelerator.is_main_process),
-    ):
-        images = draw(config, sampler, indices, labels)
-        for index, pixels in zip(indices, to_bytes(images), strict=True):
-            write_png(pixels, file_of(folder, index))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        finish(config, folder, sampler, labels)
-    accelerator.wait_for_everyone()
-    return folder
+    labels = None if classes is None else [names[number] for number in classes]
+    settings = describe(config, checkpoint, denoiser.process.num_steps, residual, labels)
+    name = f"{settings['step']:08d}-{config.sampler}-{settings['steps']}" + ("-corrected" if residual else "")
+    path = config.folder or run_folder(config.model) / "samples" / name
+    folder = SampleFolder(path, denoiser.process.shape(0), packed=config.output == "npz")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(explained(path))
+        pending: list[int] = []
+        if main:
+            stack.enter_context(locked_folder(path))
+            folder.claim(settings)
+            pending = folder.missing(config.count)
+        # What there is to do is what the main process has seen: one that looks later sees what others have drawn.
+        agreed, pending = from_main(accelerator, (settings, pending))
+        if settings != agreed:
+            raise ValueError(f"model: process {accelerator.process_index} has {settings}, the main process {agreed}")
+        draw_all(config, accelerator, drawing, folder, pending)
+        accelerator.wait_for_everyone()
+        if main:
+            folder.finish(config.count)
+            draw_pictures(config, drawing, folder)
+        accelerator.wait_for_everyone()
+    return path
 
 
-def make_sampler(config: SampleConfig, denoiser: ld.Denoiser, residual: ld.Residual | None) -> Sampler:
+def from_main(accelerator: Accelerator, value: T) -> T:
+    """What the main process gives, on all of them."""
+    values = [value]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(values)
+    return values[0]
+
+
+@contextlib.contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Errors of the file system, with what to do about them."""
+    try:
+        yield
+    except BlockingIOError:  # another command is drawing into the folder, which says all
+        raise
+    except OSError as error:
+        raise OSError(
+            f"folder: {error}. What has been drawn is kept: once {folder} can be written to, the same command goes on; "
+            f"--folder chooses another"
+        ) from error
+
+
+# ---------------------------------------------------------------------- settings
+
+
+def make_sampler(config: SampleConfig, denoiser: ld.Denoiser, residual: Checkpoint | None) -> Sampler:
+    """The sampler of the configuration, for images in [−1, 1]."""
+    spectra = None if residual is None else ld.Residual.from_state_dict(residual.tensors)
     if config.sampler == "ancestral":
-        return ld.AncestralSampler(denoiser, config.steps, residual=residual)
-    return ld.DDIMSampler(denoiser, config.steps, config.eta, residual=residual)
+        return ld.AncestralSampler(denoiser, config.steps, clip=(-1.0, 1.0), residual=spectra)
+    return ld.DDIMSampler(denoiser, config.steps, config.eta or 0.0, clip=(-1.0, 1.0), residual=spectra)
 
 
-def load_residual(config: SampleConfig, step: int) -> ld.Residual | None:
-    """The spectra of the configuration.
+def read_residual(config: SampleConfig, checkpoint: Checkpoint) -> Checkpoint:
+    """What calibrate.py has measured.
 
     Raises:
-        ValueError: they were measured of other weights.
+        ValueError: it was measured of another model, or of its other weights.
     """
-    if config.residual is None:
-        return None
     found = read_checkpoint(config.residual)
-    there, here = (found.metadata.get("step"), found.metadata.get("weights")), (step, config.weights)
+    keys = ("step", "weights", "model")
+    here = (checkpoint.metadata["step"], config.weights, checkpoint.digest)
+    there = tuple(found.metadata.get(key) for key in keys)
     if there != here:
-        raise ValueError(f"residual: expected spectra of step and weights {here}, got {there} in {config.residual}")
-    return ld.Residual.from_state_dict(found.tensors)
+        raise ValueError(
+            f"residual: expected spectra of step and weights {here[:2]} of the model with SHA-256 {here[2]}, got "
+            f"{there[:2]} of {there[2]} in {config.residual}; measure this model with calibrate.py"
+        )
+    if config.guidance != 1:
+        warnings.warn("residual: the spectra were measured without guidance, and are not those of guided estimates",
+                      stacklevel=2)  # fmt: skip
+    return found
 
 
-def choose_labels(config: SampleConfig, names: list[str] | None) -> list[int] | None:
-    """The class of each image; None for a model without classes.
+def check_guidance(config: SampleConfig, trained: Config, names: list[str] | None) -> None:
+    """
+    Raises:
+        ValueError: guidance of a model without labels.
+    """
+    if config.guidance == 1:
+        return
+    if names is None:
+        raise ValueError(f"guidance: expected 1 for a model without labels, got {config.guidance}")
+    if trained.optimization.label_dropout == 0:
+        warnings.warn("guidance: the model was trained with optimization.label_dropout = 0 and has never seen an image "
+                      "without its label; what it is guided away from is arbitrary", stacklevel=2)  # fmt: skip
+
+
+def choose_classes(label: str | None, names: list[str] | None) -> list[int] | None:
+    """The numbers of the classes that the images have by turns; None for a model without classes.
 
     Raises:
-        ValueError: a class the model does not know.
+        ValueError: a class the model does not know, or one that may be either of two.
     """
     if names is None:
-        if config.label is not None:
-            raise ValueError(f"label: expected none for a model without labels, got {config.label}")
+        if label is not None:
+            raise ValueError(f"label: expected none for a model without labels, got {label}")
         return None
-    if config.label is None:
-        return [index % len(names) for index in range(config.count)]
-    if config.label in names:
-        return [names.index(config.label)] * config.count
-    if config.label.isdecimal() and int(config.label) < len(names):
-        return [int(config.label)] * config.count
-    raise ValueError(f"label: expected one of {names} or the number of one, got {config.label!r}")
+    return list(range(len(names))) if label is None else [class_number(label, names)]
 
 
-def draw(config: SampleConfig, sampler: Sampler, indices: list[int], labels: list[int] | None) -> Tensor:
-    """The images of up to a block of indices, computed as a whole block: the last one is repeated to fill it."""
-    filled = indices + [indices[-1]] * (config.block - len(indices))
-    known = conditioning(sampler, filled, labels)
-    return sampler(len(filled), seeds_of(filled, config.seed), progress=False, **known)[: len(indices)]
+def describe(
+    config: SampleConfig, checkpoint: Checkpoint, end: int, residual: Checkpoint | None, labels: list[str] | None
+) -> dict[str, Any]:
+    """What decides the images: commands that agree in it may share a folder. An array also has a fixed number.
 
-
-def conditioning(sampler: Sampler, indices: list[int], labels: list[int] | None) -> dict[str, Tensor]:
-    device = next(sampler.denoiser.parameters()).device
-    return {} if labels is None else {"y": torch.tensor([labels[index] for index in indices], device=device)}
-
-
-def seeds_of(indices: list[int], seed: int) -> list[int]:
-    """Seeds that differ for every image and every seed."""
-    return [keyed_generator(seed, "sample", index).initial_seed() for index in indices]
-
-
-def describe(config: SampleConfig, step: int) -> dict[str, Any]:
-    """What decides the images: commands that agree in it may share a folder. An array also has a fixed number."""
-    names = ["sampler", "eta", "steps", "seed", "label", "guidance", "weights", "block", "output"]
-    names += ["count"] if config.output == "npz" else []
-    settings = {name: getattr(config, name) for name in names}
-    return {"step": step, **settings, "residual": None if config.residual is None else str(config.residual)}
-
-
-def claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Write the settings into the folder, or check that it has them.
-
-    Raises:
-        ValueError: naming the settings that differ.
+    Arguments:
+        end: T, the number of steps where none is given.
+        residual: what is drawn with, by its file.
+        labels: names of the classes that the images have by turns.
     """
-    path = folder / "samples.json"
-    if path.exists():
-        there = json.loads(path.read_text(encoding="utf-8"))
-        differing = [f"{key}: {there.get(key)!r} there, {value!r} here" for key, value in settings.items()
-                     if there.get(key) != value]  # fmt: skip
-        if differing:
-            raise ValueError(f"folder: {folder} has images of other settings ({'; '.join(differing)})")
-        return
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as partial:
-        partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    settings = {
+        "model": checkpoint.digest,
+        "step": checkpoint.metadata["step"],
+        "residual": None if residual is None else residual.digest,
+        "labels": labels,  # image i has the i-th of them, again from the first after the last
+        "sampler": config.sampler,
+        "eta": None if config.sampler == "ancestral" else config.eta or 0.0,
+        "steps": config.steps or end,
+    }
+    names = ["weights", "seed", "guidance", "block", "output"]
+    names += ["count"] if config.output == "npz" else []
+    return settings | {name: getattr(config, name) for name in names}
 
 
-def file_of(folder: Path, index: int) -> Path:
-    return folder / "images" / f"{index:08d}.png"
+# ---------------------------------------------------------------------- images
 
 
-def chunks(indices: list[int], size: int) -> Iterator[list[int]]:
-    for start in range(0, len(indices), size):
-        yield indices[start : start + size]
+def draw_all(
+    config: SampleConfig, accelerator: Accelerator, drawing: Drawing, folder: SampleFolder, pending: list[int]
+) -> None:
+    """Draw the share of this process in the images that are pending, which are the same list on every process."""
+    mine = pending[accelerator.process_index :: accelerator.num_processes]
+    before = config.count - len(pending)
+    with tqdm(
+        total=config.count, initial=before, desc="sampling", unit="image",
+        disable=not (config.progress and accelerator.is_main_process),
+    ) as bar:  # fmt: skip
+        for start in range(0, len(mine), config.block):
+            indices = mine[start : start + config.block]
+            for index, pixels in zip(indices, to_bytes(drawing.images(indices)), strict=True):
+                folder.write(index, pixels)
+            done = (start + len(indices)) / len(mine)  # the other processes are as far with their shares
+            bar.update(before + round(done * len(pending)) - bar.n)
 
 
-def finish(config: SampleConfig, folder: Path, sampler: Sampler, labels: list[int] | None) -> None:
-    """The pictures of all images, and the array if that is asked for in place of files."""
-    packed = folder / "samples.npz"
-    if config.output == "npz" and not packed.exists():
-        pack([file_of(folder, index) for index in range(config.count)], packed)
-        shutil.rmtree(folder / "images")
-    shown = range(min(config.count, 64))
-    if config.output == "npz":
-        first = np.load(packed)["images"][: len(shown)]
-    else:
-        first = np.stack([read_png(file_of(folder, index)) for index in shown])
-    write_png(grid(from_bytes(first)), folder / "grid.png")
-    strips = []
-    for index in range(min(config.strips, config.count)):
-        known = conditioning(sampler, [index], labels)
-        strips.append(strip(list(sampler.trajectory(1, seeds_of([index], config.seed), progress=False, **known))))
+def draw_pictures(config: SampleConfig, drawing: Drawing, folder: SampleFolder) -> None:
+    """A grid of the first images, and strips of the first few from noise to image."""
+    write_png(grid(from_bytes(folder.first(min(config.count, 64)))), folder.path / "grid.png")
+    strips = [strip(drawing.states(index)) for index in range(min(config.strips, config.count))]
     if strips:
-        write_png(np.concatenate(strips), folder / "strips.png")
-
-
-def pack(paths: list[Path], target: Path) -> None:
-    """One array images (N, H, W, C) of all files, written whole or not at all."""
-    images = np.stack([read_png(path) for path in paths])
-    with whole_file(target) as partial, open(partial, "wb") as file:
-        np.savez_compressed(file, images=images)
+        write_png(np.concatenate(strips), folder.path / "strips.png")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -114,7 +114,7 @@ def lanczos_options(tol: float | None = None, max_iterations: int | None = None)
 
 
 def for_noise(function: Callable[..., Result]) -> Callable[..., Result]:
-    """The function, with errors that count against the greatest deviation of the noise that it makes (see `Measure`)."""
+    """The function, with errors that count against the greatest deviation of the noise it makes (see `Measure`)."""
 
     def noisy(*arguments: Any, **options: Any) -> Result:
         token = _OPTIONS.set(_OPTIONS.get()._replace(noise=True))
