@@ -13,7 +13,7 @@ from torch import distributed
 
 from lineardiffusion.training import Checkpoints, read_checkpoint
 
-MAIN = os.environ["RANK"] == "0"
+MAIN = os.environ.get("RANK") == "0"
 
 
 def after(function, work):
