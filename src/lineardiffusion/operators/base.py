@@ -21,7 +21,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import as_shape, check_event, compute_dtype
+from lineardiffusion._checks import as_shape, check_event, check_finite, compute_dtype
+from lineardiffusion.chebyshev import gram_chebyshev
+from lineardiffusion.convergence import resolve_options
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.lanczos import SpectrumBounds, adjoint_lanczos, gram_lanczos, spectrum_bounds
 from lineardiffusion.operators.rules import dispatch
@@ -100,6 +102,8 @@ class LinearOperator(ABC):
         """Mᵀ for many vectors, of the batch shape, device and computing precision of v: the graph of `apply` is built
         once and serves them all. Where M depends on parameters whose gradients are asked for, or a subclass has a
         transpose of its own, that."""
+        if v.numel() == 0:
+            raise ValueError(f"expected at least one vector, got an empty batch of shape {tuple(v.shape)}")
         if type(self).transpose is not LinearOperator.transpose:
             return self.transpose
         shape, dtype = self._batch(v, event) + self.in_shape, compute_dtype(v.dtype)
@@ -145,13 +149,31 @@ class LinearOperator(ABC):
         return gram_lanczos(adjoint, self, f, y, self.out_shape, self.in_shape)[0]
 
     def gram_map(self, f: SpectralFunction) -> GramMap:
-        """(x, onto) ↦ onto + f(MᵀM) x, onto = 0 by default, for many x: what depends on f alone is computed once."""
+        """(x, onto) ↦ onto + f(MᵀM) x, onto = 0 by default, for many x: what depends on f alone is computed once. It
+        makes noise: the error of an operator of unknown structure is relative to ‖x‖ max|f|."""
 
         def function(x: Tensor, onto: Tensor | None = None) -> Tensor:
-            result = self.gram_function(f, x)
+            result = self._gram_polynomial(f, x)
+            if result is None:
+                result = self.gram_function(f, x)
             return result if onto is None else onto + result
 
         return function
+
+    def _gram_polynomial(self, f: SpectralFunction, x: Tensor) -> Tensor | None:
+        """f(MᵀM) x by a polynomial, where its error is known beforehand: of an operator of unknown structure whose norm
+        has been measured, where f is smooth. Not where gradients are asked for, which Lanczos' method has to all its
+        digits."""
+        key = "norm", self._version()
+        if self.has_exact_functions or key not in self._cache or torch.is_grad_enabled():
+            return None
+        check_event(x, self.in_shape, "x")
+        largest, pull = self.norm() ** 2, self._pullback(x, self.in_shape)
+        if largest == 0:
+            return None
+        check_finite(x, "x")
+        tol = resolve_options(None, None).tol
+        return gram_chebyshev(self, pull, f, x, self.in_shape, self.out_shape, largest, tol)
 
     def correct(self, gain: float | SpectralFunction, x: Tensor, y: Tensor) -> Tensor:
         r"""x + Mᵀ g(MMᵀ) (y − M x): x corrected by what y ≈ M x says of it.
