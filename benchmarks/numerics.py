@@ -158,10 +158,10 @@ def opaque_noise() -> Iterator[Row]:
             products = operator.products - 2  # the first is for the graph of the transpose, the second M v itself
         case = f"{shape} → 32, ρλmax = {rho_lambda}"
         with torch.no_grad():
+            root = lambda values, c=covariance: c.variance(values).sqrt()  # noqa: E731
             figures = ratio(
-                lambda c=covariance: c.sqrt(v), lambda c=covariance: operator.gram_function(lambda u: c.variance(u).sqrt(), v),
-                rounds=5, chunk=0.2,
-            )  # fmt: skip
+                lambda c=covariance: c.sqrt(v), lambda f=root: operator.gram_function(f, v), rounds=5, chunk=0.2
+            )
         yield row("opaque noise, as it is drawn / by Lanczos", case, None, figures["ratio"], error=error, **figures)
         yield row("products with MMᵀ for an opaque operator", case, product_bound, products, error=error)
         yield row("its relative error", case, error_bound, error)
