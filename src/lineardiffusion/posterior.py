@@ -121,7 +121,7 @@ def ddim_kernel(
 
     with δ a fiftieth of the largest eigenvalue, so that components which M lets through by less than a seventh are
     drawn anew in part; or a fortieth of the least λ > 0 where that is no less than a hundredth of the largest: then
-    q = 0 to all digits there. K follows from C as above: the marginal is kept exactly.
+    q = 0 to all digits there. K follows from C as above: the marginal is kept exactly. To gradients δ is a constant.
 
     Arguments:
         x_t, mean_s, operator, sigma_s, sigma_t: as in `posterior`.
