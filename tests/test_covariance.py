@@ -152,6 +152,7 @@ def coloured_process(num_steps: int = 6, shape: tuple[int, ...] = (1, 8, 8)) -> 
     return ld.LinearDiffusion(steps, sigmas, alpha_bar.sqrt())
 
 
+@pytest.mark.filterwarnings("ignore:x_T is not noise")
 def test_a_process_with_coloured_noise():
     p = coloured_process()
     assert not p.is_isotropic

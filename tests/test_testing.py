@@ -175,6 +175,7 @@ def test_the_processes_of_the_library_pass(process):
     ld.testing.check_process(process)
 
 
+@pytest.mark.filterwarnings("ignore:x_T is not noise")
 @settings(max_examples=15)
 @given(strategies.processes(max_steps=4), st.integers(0, 2**16))
 def test_random_processes_pass(process, seed):
