@@ -121,3 +121,25 @@ def test_norms_and_singular_values_follow_changed_weights(kind, wrap):
     assert op.spectrum_bounds().largest == pytest.approx(10 ** (2 * power) * bounds.largest)
     with pytest.raises(ValueError, match="smallest feasible"):
         ld.transition(op, 1.0, 1.01 * norm)
+
+
+def test_norms_follow_replaced_weights_and_numbers():
+    """A new tensor may be given the identity of one that is gone; the cache holds one value, not all there were."""
+    op = Learned(torch.eye(3, dtype=torch.float64), "tensor")
+    for scale in range(1, 30):
+        op.kept = torch.full((3,), float(scale), dtype=torch.float64).diag()
+        assert op.norm() == pytest.approx(scale)
+        assert op.singular_values().max() == pytest.approx(scale)
+        assert op.spectrum_bounds().largest == pytest.approx(scale**2)
+    assert len(op._cache) == 3
+
+    class Gain(ld.LinearOperator):
+        gain = 1.0
+
+        def apply(self, x):
+            return self.gain * x
+
+    op = Gain((3,), (3,))
+    assert op.norm() == pytest.approx(1)
+    op.gain = 0.5
+    assert op.norm() == pytest.approx(0.5)
