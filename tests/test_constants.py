@@ -143,3 +143,58 @@ def test_norms_follow_replaced_weights_and_numbers():
     assert op.norm() == pytest.approx(1)
     op.gain = 0.5
     assert op.norm() == pytest.approx(0.5)
+
+
+OPAQUE = Opaque(ld.Diagonal(torch.tensor([0.5, 0.8])))
+REAL, PAIR = torch.ones(3, 2), torch.full((3, 2), 1 + 1j)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: ld.DDPM((2,), 10).diffuse(REAL, 3, noise=PAIR),
+        lambda: ld.DDPM((2,), 10).add_noise(PAIR, 3, REAL),
+        lambda: ld.DDPM((2,), 10).add_noise(REAL, 3, PAIR),
+        lambda: ld.DDPM((2,), 1000).prior(3, noise=PAIR),
+        lambda: ld.DDPM((2,), 1000).prior(3, dtype=torch.complex64),
+        lambda: ld.posterior(REAL, REAL, OPAQUE, 0.5, 0.6).sample(PAIR),
+        lambda: ld.GaussianMarginal(OPAQUE, 0.5).sample(REAL, PAIR),
+        lambda: ld.GaussianMarginal(OPAQUE, 0.5).log_prob(REAL, PAIR),
+        lambda: ld.GaussianMarginal(OPAQUE, 0.5).log_prob(PAIR, REAL),
+        lambda: ld.Denoiser(lambda x, t: 1j * x, ld.DDPM((2,), 10))(REAL, 3),
+        lambda: ld.Denoiser(lambda x, t: 1j * x, ld.DDPM((2,), 10), "noise")(REAL, 3),
+        lambda: ld.lanczos_function(lambda x: 1j * x, REAL, torch.exp, event_ndim=1),
+        lambda: ld.DDPM((2,), 2, torch.tensor([1, 0.5 + 0.1j, 0.2])),
+        lambda: ld.LinearDiffusion([OPAQUE], [0.0, 1.0], torch.tensor([1, 1 + 1j])),
+        lambda: ld.LinearDiffusion([OPAQUE], torch.tensor([0, 1 + 1j])),
+        lambda: ld.Residual({(2, 1): PAIR}),
+    ],
+)
+def test_an_imaginary_part_is_never_lost(call):
+    with pytest.raises((ValueError, TypeError), match=r"expected a (real|number)|expected real"):
+        call()
+
+
+def learned(*values: float) -> nn.Parameter:
+    return nn.Parameter(torch.tensor(values if len(values) > 1 else values[0]))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: ld.LinearDiffusion([OPAQUE], learned(0.0, 1.0)),
+        lambda: ld.LinearDiffusion([OPAQUE], [0.0, learned(1.0)]),
+        lambda: ld.LinearDiffusion([OPAQUE], [0.0, 1.0], learned(1.0, 0.5)),
+        lambda: ld.LinearDiffusion([OPAQUE], [0.0, 1.0], [1.0, learned(0.5)]),
+        lambda: ld.posterior(REAL, REAL, OPAQUE, learned(0.5), 0.6),
+        lambda: ld.transition(OPAQUE, 0.5, learned(0.6)),
+        lambda: ld.GaussianMarginal(OPAQUE, learned(0.5)),
+        lambda: ld.DDPM((2,), 1, learned(1.0, 0.5)),
+        lambda: ld.Residual({(2, 1): learned(1.0, 0.5)}),
+    ],
+)
+def test_learned_noise_and_scales_are_refused_and_not_silently_detached(call):
+    with pytest.raises(ValueError, match=r"requires gradients.*detach"):
+        call()
+    with torch.no_grad():
+        call()

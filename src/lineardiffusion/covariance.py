@@ -14,7 +14,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape
+from lineardiffusion._checks import Shape, check_constant
 from lineardiffusion.convergence import for_noise
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import GramMap, LinearOperator
@@ -281,9 +281,10 @@ def as_noise_level(level: NoiseLevel, shape: Shape, name: str, at: str = "") -> 
         if level.in_shape != shape:
             raise ValueError(f"{name}: expected a covariance of events {shape}{at}, got one of {level.in_shape}")
         return level
+    check_constant(level, name)
     try:
         number = float(level)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):  # torch's for complex numbers
         raise TypeError(f"{name}: expected a number or a Covariance{at}, got {level!r}") from None
     if not 0 <= number < math.inf:
         raise ValueError(f"{name}: expected a finite number ≥ 0{at}, got {number}")

@@ -13,8 +13,10 @@ from torch import Tensor
 from lineardiffusion._checks import (
     Shape,
     as_index,
+    check_constant,
     check_event,
     check_finite,
+    check_real,
     column,
     compute_dtype,
     draw_noise,
@@ -90,6 +92,8 @@ class LinearDiffusion(Times):
 
     def add_noise(self, mean: Tensor, t: Time, noise: Tensor) -> Tensor:
         """mean + Σ_t^{1/2} noise, for white noise of the shape of the mean; t as in `diffuse`."""
+        check_real(mean, "mean")
+        check_real(noise, "noise")
         with full_precision(mean):
             return self._add_noise(mean, self._times(t), noise)
 
@@ -217,7 +221,7 @@ class LinearDiffusion(Times):
 
     def _check_range(self, x0: Tensor) -> None:
         """Warn of images of 0…255. On an accelerator the answer has to be waited for: there it is asked for once."""
-        if "pixels" in self._warned or not x0.numel() or x0.is_meta or x0.is_complex() or torch.compiler.is_compiling():
+        if "pixels" in self._warned or not x0.numel() or x0.is_meta or torch.compiler.is_compiling():
             return
         if x0.device.type != "cpu":
             if self._looked:
@@ -261,6 +265,7 @@ class LinearDiffusion(Times):
 
 
 def _noise_levels(sigmas: Sequence[NoiseLevel] | Tensor, shapes: Sequence[Shape]) -> list[NoiseLevel]:
+    check_constant(sigmas, "sigmas")
     values: list[NoiseLevel] = list(sigmas.detach().cpu()) if isinstance(sigmas, Tensor) else list(sigmas)
     if len(values) != len(shapes):
         raise ValueError(f"sigmas: expected {len(shapes)} values, for t = 0 … {len(shapes) - 1}, got {len(values)}")
