@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import lineardiffusion as ld
+from lineardiffusion.covariance import GramCovariance
 from lineardiffusion.testing import Opaque
 from test_operators import draw
 
@@ -140,9 +141,12 @@ def test_norms_follow_replaced_weights_and_numbers():
             return self.gain * x
 
     op = Gain((3,), (3,))
-    assert op.norm() == pytest.approx(1)
+    white = ld.LinearDiffusion([op], [0.0, 1.0])
+    coloured = ld.LinearDiffusion([op], [0.0, GramCovariance(ld.Diagonal(torch.ones(3)))])
+    assert op.norm() == white.terminal_snr() == coloured.terminal_snr() == pytest.approx(1)
     op.gain = 0.5
     assert op.norm() == pytest.approx(0.5)
+    assert white.terminal_snr() == coloured.terminal_snr() == pytest.approx(0.25)
 
 
 OPAQUE = Opaque(ld.Diagonal(torch.tensor([0.5, 0.8])))

@@ -79,7 +79,7 @@ class LinearDiffusion(Times):
             raise ValueError(f"sigmas: expected σ_0 = 0 (state 0 is clean data), got {self._noise[0]}")
         for t in range(1, len(shapes)):
             check_feasible(self.chain.step(t), self._noise[t - 1], self._noise[t], at=f" at t = {t}")
-        self._terminal_snr: float | None = None
+        self._signal: LinearOperator | None = None
         self._warned: set[str] = set()  # of what there was a warning
         self._looked = False  # at data on an accelerator
 
@@ -160,13 +160,12 @@ class LinearDiffusion(Times):
     def terminal_snr(self) -> float:
         r"""‖Σ_T^{−1/2} M_{1:T}‖²: the largest signal-to-noise ratio that is left in x_T, of a direction in which the
         data have variance 1. For DDPM and Blurring Diffusion a_T²/σ_T²."""
-        if self._terminal_snr is None:
-            operator, level = self.chain.cumulative(self.num_steps), self._noise[self.num_steps]
-            if isinstance(level, Covariance):
-                self._terminal_snr = (level.inverse_root() @ operator).norm() ** 2
-            else:
-                self._terminal_snr = (operator.norm() / level) ** 2
-        return self._terminal_snr
+        operator, level = self.chain.cumulative(self.num_steps), self._noise[self.num_steps]
+        if not isinstance(level, Covariance):
+            return (operator.norm() / level) ** 2
+        if self._signal is None:  # it keeps its norm, for as long as what it is made of stays
+            self._signal = level.inverse_root() @ operator
+        return self._signal.norm() ** 2
 
     def check_prior(self) -> None:
         """Warn, once for each process, where `terminal_snr` is above 0.002: x_T is then not the noise that samplers
