@@ -147,6 +147,18 @@ def test_the_square_root_of_a_vector_in_the_null_space(dtype):
         ld.lanczos_sqrt(lambda x: -1e-3 * x, torch.ones(7, dtype=dtype), event_ndim=1)
 
 
+def test_a_vector_that_an_operator_does_not_see_causes_no_warning_for_others():
+    """Its image is rounding: relative to that, everything is large."""
+    rows = torch.linalg.qr(torch.randn(9, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64))[0]
+    operator = Opaque(ld.Matrix(torch.tensor([[1.0], [0.5]]) * rows[:2], (9,), (2,)))
+    x = torch.stack([rows[4], rows[0] + rows[1] + rows[5]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = operator.gram_function(lambda values: (1 - 0.9 * values).sqrt(), x)
+    expected = torch.stack([rows[4], 0.1**0.5 * rows[0] + (1 - 0.9 / 4) ** 0.5 * rows[1] + rows[5]])
+    torch.testing.assert_close(result, expected)
+
+
 def test_too_few_iterations_warn_and_report_an_honest_error():
     a = symmetric(torch.logspace(-6, 0, 40, dtype=torch.float64))
     v = noise(3, 40)
