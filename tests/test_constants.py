@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import lineardiffusion as ld
+from lineardiffusion.covariance import GramCovariance
 from lineardiffusion.testing import Opaque
 from test_operators import draw
 
@@ -121,3 +122,83 @@ def test_norms_and_singular_values_follow_changed_weights(kind, wrap):
     assert op.spectrum_bounds().largest == pytest.approx(10 ** (2 * power) * bounds.largest)
     with pytest.raises(ValueError, match="smallest feasible"):
         ld.transition(op, 1.0, 1.01 * norm)
+
+
+def test_norms_follow_replaced_weights_and_numbers():
+    """A new tensor may be given the identity of one that is gone; the cache holds one value, not all there were."""
+    op = Learned(torch.eye(3, dtype=torch.float64), "tensor")
+    for scale in range(1, 30):
+        op.kept = torch.full((3,), float(scale), dtype=torch.float64).diag()
+        assert op.norm() == pytest.approx(scale)
+        assert op.singular_values().max() == pytest.approx(scale)
+        assert op.spectrum_bounds().largest == pytest.approx(scale**2)
+    assert len(op._cache) == 3
+
+    class Gain(ld.LinearOperator):
+        gain = 1.0
+
+        def apply(self, x):
+            return self.gain * x
+
+    op = Gain((3,), (3,))
+    white = ld.LinearDiffusion([op], [0.0, 1.0])
+    coloured = ld.LinearDiffusion([op], [0.0, GramCovariance(ld.Diagonal(torch.ones(3)))])
+    assert op.norm() == white.terminal_snr() == coloured.terminal_snr() == pytest.approx(1)
+    op.gain = 0.5
+    assert op.norm() == pytest.approx(0.5)
+    assert white.terminal_snr() == coloured.terminal_snr() == pytest.approx(0.25)
+
+
+OPAQUE = Opaque(ld.Diagonal(torch.tensor([0.5, 0.8])))
+REAL, PAIR = torch.ones(3, 2), torch.full((3, 2), 1 + 1j)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: ld.DDPM((2,), 10).diffuse(REAL, 3, noise=PAIR),
+        lambda: ld.DDPM((2,), 10).add_noise(PAIR, 3, REAL),
+        lambda: ld.DDPM((2,), 10).add_noise(REAL, 3, PAIR),
+        lambda: ld.DDPM((2,), 1000).prior(3, noise=PAIR),
+        lambda: ld.DDPM((2,), 1000).prior(3, dtype=torch.complex64),
+        lambda: ld.posterior(REAL, REAL, OPAQUE, 0.5, 0.6).sample(PAIR),
+        lambda: ld.GaussianMarginal(OPAQUE, 0.5).sample(REAL, PAIR),
+        lambda: ld.GaussianMarginal(OPAQUE, 0.5).log_prob(REAL, PAIR),
+        lambda: ld.GaussianMarginal(OPAQUE, 0.5).log_prob(PAIR, REAL),
+        lambda: ld.Denoiser(lambda x, t: 1j * x, ld.DDPM((2,), 10))(REAL, 3),
+        lambda: ld.Denoiser(lambda x, t: 1j * x, ld.DDPM((2,), 10), "noise")(REAL, 3),
+        lambda: ld.lanczos_function(lambda x: 1j * x, REAL, torch.exp, event_ndim=1),
+        lambda: ld.DDPM((2,), 2, torch.tensor([1, 0.5 + 0.1j, 0.2])),
+        lambda: ld.LinearDiffusion([OPAQUE], [0.0, 1.0], torch.tensor([1, 1 + 1j])),
+        lambda: ld.LinearDiffusion([OPAQUE], torch.tensor([0, 1 + 1j])),
+        lambda: ld.Residual({(2, 1): PAIR}),
+    ],
+)
+def test_an_imaginary_part_is_never_lost(call):
+    with pytest.raises((ValueError, TypeError), match=r"expected a (real|number)|expected real"):
+        call()
+
+
+def learned(*values: float) -> nn.Parameter:
+    return nn.Parameter(torch.tensor(values if len(values) > 1 else values[0]))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: ld.LinearDiffusion([OPAQUE], learned(0.0, 1.0)),
+        lambda: ld.LinearDiffusion([OPAQUE], [0.0, learned(1.0)]),
+        lambda: ld.LinearDiffusion([OPAQUE], [0.0, 1.0], learned(1.0, 0.5)),
+        lambda: ld.LinearDiffusion([OPAQUE], [0.0, 1.0], [1.0, learned(0.5)]),
+        lambda: ld.posterior(REAL, REAL, OPAQUE, learned(0.5), 0.6),
+        lambda: ld.transition(OPAQUE, 0.5, learned(0.6)),
+        lambda: ld.GaussianMarginal(OPAQUE, learned(0.5)),
+        lambda: ld.DDPM((2,), 1, learned(1.0, 0.5)),
+        lambda: ld.Residual({(2, 1): learned(1.0, 0.5)}),
+    ],
+)
+def test_learned_noise_and_scales_are_refused_and_not_silently_detached(call):
+    with pytest.raises(ValueError, match=r"requires gradients.*detach"):
+        call()
+    with torch.no_grad():
+        call()

@@ -132,6 +132,33 @@ def test_eigenvalues_negative_by_rounding_count_as_zero_and_others_are_an_error(
         ld.lanczos_sqrt(lambda x: x @ indefinite, v, event_ndim=1)
 
 
+@pytest.mark.filterwarnings("ignore:Lanczos stopped:RuntimeWarning")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_square_root_of_a_vector_in_the_null_space(dtype):
+    """A projection: the first eigenvalues are rounding, of either sign, and no sign of indefiniteness."""
+    for seed in range(10):
+        generator = torch.Generator().manual_seed(seed)
+        basis = torch.linalg.qr(torch.randn(7, 7, generator=generator, dtype=torch.float64))[0]
+        projection = (basis[:, :4] @ basis[:, :4].T).to(dtype)
+        unseen = basis[:, 6].to(dtype)
+        root = ld.lanczos_sqrt(lambda x: x @ projection, unseen, event_ndim=1)  # noqa: B023
+        assert root.norm() < 10 * torch.finfo(dtype).eps ** 0.5
+    with pytest.raises(ValueError, match="semi-definite"):
+        ld.lanczos_sqrt(lambda x: -1e-3 * x, torch.ones(7, dtype=dtype), event_ndim=1)
+
+
+def test_a_vector_that_an_operator_does_not_see_causes_no_warning_for_others():
+    """Its image is rounding: relative to that, everything is large."""
+    rows = torch.linalg.qr(torch.randn(9, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64))[0]
+    operator = Opaque(ld.Matrix(torch.tensor([[1.0], [0.5]]) * rows[:2], (9,), (2,)))
+    x = torch.stack([rows[4], rows[0] + rows[1] + rows[5]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = operator.gram_function(lambda values: (1 - 0.9 * values).sqrt(), x)
+    expected = torch.stack([rows[4], 0.1**0.5 * rows[0] + (1 - 0.9 / 4) ** 0.5 * rows[1] + rows[5]])
+    torch.testing.assert_close(result, expected)
+
+
 def test_too_few_iterations_warn_and_report_an_honest_error():
     a = symmetric(torch.logspace(-6, 0, 40, dtype=torch.float64))
     v = noise(3, 40)

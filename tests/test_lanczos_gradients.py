@@ -165,3 +165,20 @@ def test_learning_a_degradation_by_gradient_descent():
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.2 * losses[0]
+
+
+@pytest.mark.parametrize("wrap", [lambda op: op, lambda op: 0.5 * op, lambda op: op @ op, ld.testing.Opaque])
+@pytest.mark.parametrize("density", ["posterior", "transition", "coloured"])
+def test_log_densities_have_the_gradient_of_their_determinants(wrap, density):
+    """A learned degradation by maximum likelihood: most of the gradient is that of log det Σ."""
+    x, y, z = (draw((4,), 3, seed=seed) for seed in range(3))
+    colour = ld.covariance.GramCovariance(ld.Diagonal(torch.tensor([1.0, 1.2, 1.4, 1.6])))
+
+    def loss(weight: torch.Tensor) -> torch.Tensor:
+        op = wrap(Gain(weight))
+        if density == "posterior":
+            return ld.posterior(x, y, op, 0.5, 1.0).log_prob(z).sum()
+        covariance = ld.transition(op, 0.5, 1.0 if density == "transition" else colour)
+        return ld.Gaussian(y, covariance).log_prob(z).sum()
+
+    check(loss, torch.tensor([0.9, 0.9, 0.4, 0.2], dtype=torch.float64))

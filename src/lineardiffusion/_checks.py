@@ -33,6 +33,11 @@ def check_event(x: Tensor, event: Shape, name: str) -> None:
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
     if x.ndim < len(event) or tuple(x.shape[x.ndim - len(event) :]) != event:
         raise ValueError(f"{name}: expected shape (*batch, {', '.join(map(str, event))}), got {tuple(x.shape)}")
+    check_real(x, name)
+
+
+def check_real(x: Tensor, name: str) -> None:
+    """Raise unless `x` holds real floating-point numbers."""
     if not x.is_floating_point():
         remedy = "; give real and imaginary parts as channels (torch.view_as_real)" if x.is_complex() else ""
         raise ValueError(f"{name}: expected a real floating-point tensor, got {x.dtype}{remedy}")
@@ -60,13 +65,20 @@ def as_constant(x: Tensor, name: str, *, allow_complex: bool = False) -> Tensor:
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
     if x.is_complex() and not allow_complex:
         raise ValueError(f"{name}: expected real numbers, got {x.dtype}")
-    if x.requires_grad and torch.is_grad_enabled():
-        raise ValueError(
-            f"{name}: expected a constant, got a tensor that requires gradients, which would be lost here: pass "
-            f"{name}.detach(), or subclass LinearOperator with an `apply` that uses the parameter, and gradients follow"
-        )
+    check_constant(
+        x, name, ", or subclass LinearOperator with an `apply` that uses the parameter, and gradients follow"
+    )
     check_finite(x, name)
     return x.detach().to(device="cpu", dtype=torch.complex128 if x.is_complex() else torch.float64, copy=True)
+
+
+def check_constant(x: object, name: str, remedy: str = "") -> None:
+    """Raise if `x` is being learned: where it becomes a number, its gradients would be lost without a word."""
+    if isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            f"{name}: expected a constant, got a tensor that requires gradients, which would be lost here: pass "
+            f"{name}.detach(){remedy}"
+        )
 
 
 def as_index(value: SupportsIndex, low: int, high: int, name: str) -> int:
@@ -115,10 +127,10 @@ def draw_noise(like: Tensor, noise: Tensor | None, generator: torch.Generator | 
     if noise is not None:
         if noise.shape != like.shape:
             raise ValueError(f"noise: expected shape {tuple(like.shape)}, got {tuple(noise.shape)}")
+        check_real(noise, "noise")
         return noise.to(like)
-    dtype = like.dtype if like.is_complex() else torch.float32
     device = like.device if generator is None else generator.device
-    return torch.randn(like.shape, generator=generator, dtype=dtype, device=device).to(like)
+    return torch.randn(like.shape, generator=generator, dtype=torch.float32, device=device).to(like)
 
 
 @overload

@@ -165,10 +165,15 @@ class Measure:
 
     def largest(self, space: KrylovSpace, images: Tensor) -> Tensor:
         """Greatest length that the result of a vector as long as this could have, (B,), as far as is known."""
+        factors, length = self.factors(space, images)
+        return factors.amax(-1) * length
+
+    def factors(self, space: KrylovSpace, images: Tensor) -> tuple[Tensor, Tensor | float]:
+        """By how much the result lengthens eigenvectors, (B, k), and the length of a sample, (B,) or 1."""
         values = space.eigen[0]
         if self.beside is not None:
-            return (self.beside + values * images).abs().amax(-1).maximum(self.beside.abs()) * self.ratio
-        return (self.weight(values).sqrt() * images).abs().amax(-1)
+            return (self.beside + values * images).abs().maximum(self.beside.abs()), self.ratio
+        return (self.weight(values).sqrt() * images).abs(), 1.0
 
     def scale(self, space: KrylovSpace, coefficients: Tensor, images: Tensor) -> Tensor:
         """What an error counts against, (B,)."""
@@ -183,13 +188,14 @@ class Measure:
     def rounding(self, space: KrylovSpace, coefficients: Tensor, images: Tensor) -> Tensor:
         """What rounding is relative to, (B,): the results of the vectors that it adds to those at hand, before and
         after the iteration. The spectrum is that of all samples, since the space of one may lack eigenvectors."""
-        largest, norm = self.largest(space, images), space.eigen[0].abs().max().sqrt()
+        (factors, length), norm = self.factors(space, images), space.eigen[0].abs().max().sqrt()
+        largest = factors.max()
         if self.at_zero is not None:
             largest = largest.maximum(self.at_zero.abs())
         outside = norm * (
             torch.linalg.vector_norm(coefficients, dim=-1) if self.rows else self.ratio * images.abs().max()
         )
-        return largest.amax() + outside
+        return largest * length + outside
 
 
 def converge(

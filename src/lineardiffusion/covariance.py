@@ -14,7 +14,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape
+from lineardiffusion._checks import Shape, check_constant
 from lineardiffusion.convergence import for_noise
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import GramMap, LinearOperator
@@ -67,8 +67,8 @@ class Covariance(LinearOperator):
         """mean + L noise: a draw of N(mean, Σ) from white noise."""
         return mean + self.sqrt(noise)
 
-    def logdet(self) -> float:
-        """log det Σ; here from the dense matrix.
+    def logdet(self) -> float | Tensor:
+        """log det Σ, a tensor where gradients are asked for of what Σ is made of; here from the dense matrix.
 
         Raises:
             ValueError: Σ is singular, or too large to be factorised.
@@ -76,7 +76,7 @@ class Covariance(LinearOperator):
         values = self.singular_values()
         if not bool((values > 0).all()):
             raise ValueError("covariance: expected a positive definite one, got an eigenvalue of zero")
-        return float(values.log().sum())
+        return _log_product(values)
 
     def mean_variance(self) -> float:
         """tr Σ / n, here by a product with every unit vector: override it where the trace is known."""
@@ -122,6 +122,11 @@ class _InverseRoot(LinearOperator):
 
     def transpose(self, y: Tensor) -> Tensor:
         return self.covariance.solve(self._root(y))
+
+
+def _log_product(values: Tensor) -> float | Tensor:
+    total = values.log().sum()
+    return total if total.requires_grad else float(total)
 
 
 def _identity(values: Tensor) -> Tensor:
@@ -174,21 +179,20 @@ class GramCovariance(Covariance):
         """
         return self.operator.gram_function(lambda values: 1 / self._positive(values), v)
 
-    def logdet(self) -> float:
-        """log det Σ.
+    def logdet(self) -> float | Tensor:
+        """log det Σ, a tensor where gradients are asked for of what Σ is made of.
 
         Raises:
             ValueError: Σ is singular, or M is of unknown structure and too large to be factorised.
         """
-        values = self._gram_eigenvalues()
-        return float(self._positive(values).log().sum())
+        return _log_product(self._positive(self._gram_eigenvalues()))
 
     def singular_values(self) -> Tensor:
         return self._variances(self._gram_eigenvalues())
 
     def mean_variance(self) -> float:
         """tr Σ / n, from the spectrum of M where its structure is known."""
-        return float(self.singular_values().mean()) if self.has_exact_functions else super().mean_variance()
+        return float(self.singular_values().detach().mean()) if self.has_exact_functions else super().mean_variance()
 
     @property
     def has_exact_functions(self) -> bool:
@@ -262,7 +266,7 @@ class Sandwich(Covariance):
         inverse = self.outer.inverse_root()
         return inverse.transpose(self.inner.solve(inverse(v)))
 
-    def logdet(self) -> float:
+    def logdet(self) -> float | Tensor:
         return self.inner.logdet() + self.outer.logdet()
 
 
@@ -277,9 +281,10 @@ def as_noise_level(level: NoiseLevel, shape: Shape, name: str, at: str = "") -> 
         if level.in_shape != shape:
             raise ValueError(f"{name}: expected a covariance of events {shape}{at}, got one of {level.in_shape}")
         return level
+    check_constant(level, name)
     try:
         number = float(level)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):  # torch's for complex numbers
         raise TypeError(f"{name}: expected a number or a Covariance{at}, got {level!r}") from None
     if not 0 <= number < math.inf:
         raise ValueError(f"{name}: expected a finite number ≥ 0{at}, got {number}")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lineardiffusion._checks import as_index, check_event, column, compute_dtype, full_precision
+from lineardiffusion._checks import as_index, check_event, check_real, column, compute_dtype, full_precision
 from lineardiffusion.processes.base import LinearDiffusion
 
 Prediction = Literal["clean", "noise", "velocity"]
@@ -136,12 +136,13 @@ class Denoiser(nn.Module):
     def _run(self, x_t: Tensor, index: Tensor, shape: tuple[int, ...], conditioning: dict[str, Any]) -> Tensor:
         size = {"size": shape[1:]} if self._grows else {}
         weight = first_weight(self)
-        given = x_t if weight is None or x_t.is_complex() else x_t.to(weight.dtype)
+        given = x_t if weight is None else x_t.to(weight.dtype)
         output: Tensor = self.network(given, index, **size, **conditioning)
         expected = (x_t.shape[0], *shape)
         if not isinstance(output, Tensor) or tuple(output.shape) != expected:
             got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise ValueError(f"network: expected an output of shape {expected}, got {got}")
+        check_real(output, "network")
         return output.to(x_t.dtype)
 
     def _clean_at_t(self, output: Tensor, x_t: Tensor, t: int | Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import check_event, draw_noise
+from lineardiffusion._checks import check_event, check_real, draw_noise
 from lineardiffusion.covariance import Covariance, NoiseLevel, as_covariance, as_noise_level
 from lineardiffusion.operators.base import LinearOperator
 
@@ -89,6 +89,7 @@ class GaussianMarginal:
         if self.sigma == 0:
             raise ValueError("log_prob: expected sigma > 0, got 0: the marginal has no density")
         covariance = as_covariance(self.sigma, self.operator.out_shape)
+        check_real(x0, "x0")
         return Gaussian(self.mean(_wide(x0)), covariance).log_prob(x)
 
 

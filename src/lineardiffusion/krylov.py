@@ -19,7 +19,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import check_finite, compute_dtype
+from lineardiffusion._checks import check_finite, check_real, compute_dtype
 
 Matvec = Callable[[Tensor], Tensor]
 SpectralFunction = Callable[[Tensor], Tensor]
@@ -152,6 +152,7 @@ def krylov_spaces(matvec: Matvec, v: Tensor, event_ndim: int) -> tuple[Tensor, I
         result = matvec(q)
         if result.shape != q.shape:
             raise ValueError(f"matvec: expected a result of shape {tuple(q.shape)}, got {tuple(result.shape)}")
+        check_real(result, "matvec")
         return result.to(dtype)
 
     return largest * lengths, tridiagonalise(product, unit, batch, event)

@@ -153,7 +153,7 @@ def lanczos_sqrt(
 
     def sqrt(values: Tensor) -> Tensor:
         lowest, largest = float(values.detach().min()), float(values.detach().abs().max())
-        if lowest < -rounding * largest:
+        if lowest < -rounding * largest and lowest < -rounding * _size(matvec, v, event_ndim):
             raise ValueError(
                 f"matvec: expected a positive semi-definite matrix, got an eigenvalue ≤ {lowest:.6g} "
                 f"beside a largest magnitude of {largest:.6g}"
@@ -165,6 +165,15 @@ def lanczos_sqrt(
             matvec, v, sqrt, event_ndim=event_ndim, tol=tol, max_iterations=max_iterations, return_info=True
         )
     return lanczos_function(matvec, v, sqrt, event_ndim=event_ndim, tol=tol, max_iterations=max_iterations)
+
+
+def _size(matvec: Matvec, v: Tensor, event_ndim: int) -> float:
+    """The Frobenius norm of A, roughly, by one product with a random vector: what rounding is relative to where v lies
+    in the null space of A, so that the eigenvalues at hand are nothing but rounding."""
+    noise = torch.randn(v.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.no_grad():
+        image = matvec(noise.to(v.device, compute_dtype(v.dtype)))
+    return float(torch.linalg.vector_norm(image.flatten(-event_ndim), dim=-1).max())
 
 
 def gram_lanczos(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
+from lineardiffusion._checks import check_constant, check_real
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.dense import Matrix
 from lineardiffusion.operators.spectral import SpectralFilter
@@ -31,6 +32,9 @@ class Residual:
     """
 
     def __init__(self, spectra: Mapping[Pair, Tensor], components: Mapping[Pair, Tensor] | None = None) -> None:
+        for tensor in (*spectra.values(), *(components or {}).values()):
+            check_real(tensor, "spectra, components")
+            check_constant(tensor, "spectra, components")
         for (t, s), spectrum in spectra.items():
             if not bool((spectrum >= 0).all() and spectrum.isfinite().all()):
                 raise ValueError(f"spectra: expected finite variances ≥ 0 for the step {t} → {s}")

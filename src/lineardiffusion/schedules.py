@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import as_index
+from lineardiffusion._checks import as_index, check_constant
 from lineardiffusion.information import diffusion_information
 
 NoiseSchedule = Callable[[int], Tensor]
@@ -109,6 +109,9 @@ def as_alpha_bar(schedule: str | NoiseSchedule | Tensor, num_steps: int) -> Tens
             raise ValueError(f"schedule: expected one of {sorted(_NAMED)}, a function or a tensor, got {schedule!r}")
         schedule = _NAMED[schedule]
     alpha_bar = schedule if isinstance(schedule, Tensor) else schedule(num_steps)
+    check_constant(alpha_bar, "schedule")
+    if alpha_bar.is_complex():
+        raise ValueError(f"schedule: expected real numbers, got {alpha_bar.dtype}")
     alpha_bar = alpha_bar.detach().to(device="cpu", dtype=torch.float64)
     if alpha_bar.shape != (num_steps + 1,):
         raise ValueError(f"schedule: expected ᾱ_0 … ᾱ_T with shape ({num_steps + 1},), got {tuple(alpha_bar.shape)}")

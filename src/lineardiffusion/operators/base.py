@@ -233,13 +233,12 @@ class LinearOperator(ABC):
     def norm(self) -> float:
         """The largest singular value. Of an operator of unknown structure it is a bound from above, in general within
         1e-6 of it, relatively: so that noise levels which are feasible by it are feasible."""
-        bounds = self._cached(("norm", self._version()), lambda: self._gram_bounds(accuracy=2e-7))
+        bounds = self._current("norm", lambda: self._gram_bounds(accuracy=2e-7))
         return math.sqrt(bounds.largest)
 
     def spectrum_bounds(self) -> SpectrumBounds:
         """Rough bounds of the eigenvalues of the smaller of MᵀM and MMᵀ, for operators of unknown structure."""
-        key = "spectrum bounds", self._version()
-        return self._cached(key, lambda: self._gram_bounds(accuracy=0.05, least=True, max_iterations=60))
+        return self._current("spectrum bounds", lambda: self._gram_bounds(accuracy=0.05, least=True, max_iterations=60))
 
     def _gram_bounds(self, **options: Any) -> SpectrumBounds:
         rows = math.prod(self.out_shape) < math.prod(self.in_shape)
@@ -251,10 +250,6 @@ class LinearOperator(ABC):
             product = (lambda y: self(pull(y))) if rows else (lambda x: pull(self(x)))
             return spectrum_bounds(product, start, event_ndim=len(event), **options)
 
-    def _version(self) -> tuple[int, ...]:
-        """Changes with every change in place of the tensors that this operator, of unknown structure, holds."""
-        return tuple(number for tensor in _tensors_of(self) for number in (id(tensor), tensor._version))
-
     def _example(self, event: tuple[int, ...]) -> Tensor:
         """Zeros where this operator keeps its tensors, in the best precision there is."""
         device = _device_of(self)
@@ -262,7 +257,7 @@ class LinearOperator(ABC):
         return torch.zeros(event, dtype=dtype, device=device)
 
     def singular_values(self) -> Tensor:
-        """All min(prod in, prod out) singular values, unordered, float64.
+        """All min(prod in, prod out) singular values, unordered, float64; differentiable in the parameters of `apply`.
 
         Raises:
             ValueError: the structure is unknown and the operator too large to be written as a dense matrix.
@@ -273,8 +268,11 @@ class LinearOperator(ABC):
                 f"singular_values: expected at most {_MAX_DENSE_ENTRIES} matrix entries for an operator of unknown "
                 f"structure, got {entries} ({type(self).__name__}, {self.in_shape} → {self.out_shape})"
             )
-        key = "singular_values", self._version()
-        values: Tensor = self._cached(key, lambda: torch.linalg.svdvals(self.to_dense().detach()))
+        if torch.is_grad_enabled():
+            values: Tensor = torch.linalg.svdvals(self.to_dense())
+            if values.requires_grad:
+                return values
+        values = self._current("singular values", lambda: torch.linalg.svdvals(self.to_dense().detach()))
         return values
 
     def to_dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -357,6 +355,17 @@ class LinearOperator(ABC):
                 self._cache[key] = make()
         return self._cache[key]  # type: ignore[no-any-return]
 
+    def _current(self, key: str, make: Callable[[], Cached]) -> Cached:
+        """`_cached`, until what this operator, of unknown structure, holds is replaced or changed in place."""
+        state = list(_state_of(self))  # kept with the value, so that nothing else is given their identities
+        version = [(id(part), part._version) if isinstance(part, Tensor) else part for part in state]
+        kept = self._cache.get(key)
+        if kept is None or kept[0] != version:
+            with torch.inference_mode(False):
+                kept = self._cache[key] = version, state, make()
+        value: Cached = kept[2]
+        return value
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": {}}
 
@@ -411,25 +420,25 @@ class _Transposed(torch.autograd.Function):
         return ctx.operator.apply(gradient), None, None
 
 
-def _tensors_of(value: object) -> Iterator[Tensor]:
-    """The tensors in a value: in an operator, in a module, in lists and dictionaries of them."""
-    if isinstance(value, Tensor):
+def _state_of(value: object) -> Iterator[Tensor | float]:
+    """The tensors and numbers in a value: in an operator, in lists and dictionaries; of a module the tensors."""
+    if isinstance(value, (Tensor, int, float)):
         yield value
     elif isinstance(value, torch.nn.Module):
         yield from itertools.chain(value.parameters(), value.buffers())
     elif isinstance(value, LinearOperator):
         for name, part in vars(value).items():
             if name != "_cache":
-                yield from _tensors_of(part)
+                yield from _state_of(part)
     elif isinstance(value, (list, tuple)):
         for part in value:
-            yield from _tensors_of(part)
+            yield from _state_of(part)
     elif isinstance(value, dict):
         for part in value.values():
-            yield from _tensors_of(part)
+            yield from _state_of(part)
 
 
 def _device_of(operator: LinearOperator) -> torch.device:
     """The device of the tensors of an operator: an accelerator if any of them is on one, else the CPU."""
-    devices = (tensor.device for tensor in _tensors_of(operator))
+    devices = (part.device for part in _state_of(operator) if isinstance(part, Tensor))
     return next((device for device in devices if device.type != "cpu"), torch.device("cpu"))

@@ -13,8 +13,10 @@ from torch import Tensor
 from lineardiffusion._checks import (
     Shape,
     as_index,
+    check_constant,
     check_event,
     check_finite,
+    check_real,
     column,
     compute_dtype,
     draw_noise,
@@ -77,7 +79,7 @@ class LinearDiffusion(Times):
             raise ValueError(f"sigmas: expected σ_0 = 0 (state 0 is clean data), got {self._noise[0]}")
         for t in range(1, len(shapes)):
             check_feasible(self.chain.step(t), self._noise[t - 1], self._noise[t], at=f" at t = {t}")
-        self._terminal_snr: float | None = None
+        self._signal: LinearOperator | None = None
         self._warned: set[str] = set()  # of what there was a warning
         self._looked = False  # at data on an accelerator
 
@@ -90,6 +92,8 @@ class LinearDiffusion(Times):
 
     def add_noise(self, mean: Tensor, t: Time, noise: Tensor) -> Tensor:
         """mean + Σ_t^{1/2} noise, for white noise of the shape of the mean; t as in `diffuse`."""
+        check_real(mean, "mean")
+        check_real(noise, "noise")
         with full_precision(mean):
             return self._add_noise(mean, self._times(t), noise)
 
@@ -156,13 +160,12 @@ class LinearDiffusion(Times):
     def terminal_snr(self) -> float:
         r"""‖Σ_T^{−1/2} M_{1:T}‖²: the largest signal-to-noise ratio that is left in x_T, of a direction in which the
         data have variance 1. For DDPM and Blurring Diffusion a_T²/σ_T²."""
-        if self._terminal_snr is None:
-            operator, level = self.chain.cumulative(self.num_steps), self._noise[self.num_steps]
-            if isinstance(level, Covariance):
-                self._terminal_snr = (level.inverse_root() @ operator).norm() ** 2
-            else:
-                self._terminal_snr = (operator.norm() / level) ** 2
-        return self._terminal_snr
+        operator, level = self.chain.cumulative(self.num_steps), self._noise[self.num_steps]
+        if not isinstance(level, Covariance):
+            return (operator.norm() / level) ** 2
+        if self._signal is None:  # it keeps its norm, for as long as what it is made of stays
+            self._signal = level.inverse_root() @ operator
+        return self._signal.norm() ** 2
 
     def check_prior(self) -> None:
         """Warn, once for each process, where `terminal_snr` is above 0.002: x_T is then not the noise that samplers
@@ -217,7 +220,7 @@ class LinearDiffusion(Times):
 
     def _check_range(self, x0: Tensor) -> None:
         """Warn of images of 0…255. On an accelerator the answer has to be waited for: there it is asked for once."""
-        if "pixels" in self._warned or not x0.numel() or x0.is_meta or x0.is_complex() or torch.compiler.is_compiling():
+        if "pixels" in self._warned or not x0.numel() or x0.is_meta or torch.compiler.is_compiling():
             return
         if x0.device.type != "cpu":
             if self._looked:
@@ -261,6 +264,7 @@ class LinearDiffusion(Times):
 
 
 def _noise_levels(sigmas: Sequence[NoiseLevel] | Tensor, shapes: Sequence[Shape]) -> list[NoiseLevel]:
+    check_constant(sigmas, "sigmas")
     values: list[NoiseLevel] = list(sigmas.detach().cpu()) if isinstance(sigmas, Tensor) else list(sigmas)
     if len(values) != len(shapes):
         raise ValueError(f"sigmas: expected {len(shapes)} values, for t = 0 … {len(shapes) - 1}, got {len(values)}")

@@ -9,7 +9,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_index, check_finite
+from lineardiffusion._checks import Shape, as_constant, as_index, check_constant
 
 Time = int | Tensor
 
@@ -258,8 +258,9 @@ class Times:
 
 
 def _levels(values: Sequence[float] | Tensor, length: int, name: str) -> list[float]:
-    levels = torch.as_tensor(values, dtype=torch.float64, device="cpu").detach()
+    for value in [values] if isinstance(values, Tensor) else values:
+        check_constant(value, name)
+    levels = as_constant(torch.as_tensor(values, dtype=None if isinstance(values, Tensor) else torch.float64), name)
     if levels.shape != (length,):
         raise ValueError(f"{name}: expected {length} values, for t = 0 … {length - 1}, got shape {tuple(levels.shape)}")
-    check_finite(levels, name)
     return list(levels.tolist())
