@@ -24,6 +24,7 @@ from examples.experiment import loop, watch
 from examples.experiment.history import History
 from examples.experiment.progress import Progress
 from examples.experiment.stopping import Interruption
+from torch.utils.data._utils import signal_handling
 
 import restarts
 from lineardiffusion.training import Checkpoints
@@ -233,6 +234,20 @@ def test_a_process_that_reads_images_and_is_killed_ends_it_with_a_checkpoint(tmp
     assert "run.workers: DataLoader worker" in errors.decode()
     assert "Traceback" not in errors.decode()
     assert newest(tmp_path).metadata["step"] == restarts.steps_done(tmp_path)
+
+
+def test_no_death_of_a_process_that_reads_images_comes_up_within_a_step(tmp_path, monkeypatch):
+    """PyTorch's handler would raise it wherever the run just is."""
+    step, handlers = loop.Loop._step, []
+
+    def watched(self, batch):
+        handlers.append(signal.getsignal(signal.SIGCHLD))
+        step(self, batch)
+
+    monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)  # as in a process that has read nothing yet
+    monkeypatch.setattr(loop.Loop, "_step", watched)
+    train.train(make(tmp_path, 2, run={"workers": 1}))
+    assert handlers == [signal.SIG_DFL] * 2
 
 
 def test_a_signal_while_a_picture_is_drawn(tmp_path):
