@@ -145,6 +145,22 @@ def test_a_run_begins_with_the_average_of_another(tmp_path):
         train.train(make(other, 5, network={"weights": newest(begun).path}))
 
 
+def test_weights_that_stood_for_something_else_warn(tmp_path, images):
+    first = newest(train.train(make(tmp_path / "first", 1, data={"source": str(images), "labels": True})))
+    with np.load(images) as arrays:
+        np.savez(tmp_path / "other.npz", images=arrays["images"], labels=arrays["labels"] + 5)
+    other = {
+        "data": {"source": str(tmp_path / "other.npz"), "labels": True},
+        "process": {"family": "ddpm", "prediction": "noise"},
+        "network": {"weights": first.path},
+    }
+    with pytest.warns(UserWarning, match=r"network.weights: they were trained with") as warned:
+        train.train(make(tmp_path / "second", 1, **other))
+    told = " ".join(str(warning.message) for warning in warned)
+    assert "trained with process.prediction = clean, which is noise here" in told
+    assert "trained with the classes ['0', '1'], which are ['5', '6'] here" in told
+
+
 def test_weights_that_do_not_fit(tmp_path):
     first = train.train(make(tmp_path / "first", 1))
     weights = {"weights": newest(first).path}

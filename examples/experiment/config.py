@@ -69,6 +69,10 @@ class DataConfig:
     max_corrupt: int = 10
     split: str = "train"
 
+    def __post_init__(self) -> None:
+        if self.size is not None and min((self.size,) if isinstance(self.size, int) else self.size) < 1:
+            raise ValueError(f"data.size: expected positive numbers of pixels, got {self.size}")
+
 
 @dataclass
 class ProcessConfig:

@@ -305,7 +305,4 @@ def _size(config: DataConfig, native: tuple[int, int] | None) -> tuple[int, int]
     size = config.size or native
     if size is None:
         raise ValueError(f"data.size: expected a number of pixels for {config.source}, got none")
-    size = (size, size) if isinstance(size, int) else size
-    if min(size) < 1:
-        raise ValueError(f"data.size: expected positive numbers, got {size}")
-    return size
+    return (size, size) if isinstance(size, int) else size
