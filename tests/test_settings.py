@@ -61,10 +61,6 @@ def fresh_accelerator():
             "optimization.seed: expected a number of 64 bits",
         ),
         ({"data": {"size": (8, 0)}}, r"data.size: expected positive numbers of pixels, got \(8, 0\)"),
-        (
-            {"network": {"overrides": {"model_channels": 0}}},
-            "channel_mult, model_channels: expected at least",
-        ),
         ({"run": {"resume_with": ["process.levels"]}}, "run.resume_with: expected some of optimization.batch_size"),
     ],
 )
