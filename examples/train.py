@@ -7,8 +7,8 @@
 The same command goes on where a run stopped, however it was stopped. A run's folder holds config.yaml, checkpoints/,
 samples/ and history.jsonl. Every field can come from a YAML file (--config) and from the command line.
 
-SIGTERM, SIGINT (Ctrl-C), SIGHUP, SIGUSR1, SIGUSR2 and --run.max_hours end it after the step at hand with a checkpoint,
-and with exit status 75; SIGQUIT (Ctrl-\\) ends it at once.
+SIGTERM, SIGINT (Ctrl-C), SIGHUP, SIGUSR1, SIGUSR2, SIGXCPU and --run.max_hours end it after the step at hand with a
+checkpoint, and with exit status 75; SIGQUIT (Ctrl-\\) ends it at once.
 """
 
 from __future__ import annotations
