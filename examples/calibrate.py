@@ -10,9 +10,7 @@ draws with them (covariance-corrected sampling: docs/laboratory.md).
 from __future__ import annotations
 
 import math
-import os
 import sys
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -26,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import lineardiffusion as ld
 from examples.experiment.config import DataConfig, run_program
 from examples.experiment.data import open_images
+from examples.experiment.outputs import check_writable
 from examples.experiment.runs import find_checkpoint, load_denoiser, run_folder
 from lineardiffusion.training import keyed_generator, state_tensors, write_checkpoint
 
@@ -90,20 +89,6 @@ def calibrate(config: CalibrateConfig) -> Path:
         variance = denoiser.process.signal_scale(s) ** 2 * float(total) / math.prod(denoiser.process.shape(s))
         print(f"t = {t}: {sizes}, residual variance {variance:.4f} beside noise {denoiser.process.sigma(s) ** 2:.4f}")
     return path
-
-
-def check_writable(path: Path) -> None:
-    """That a file can be written there.
-
-    Raises:
-        ValueError: naming what is in the way.
-    """
-    if os.path.lexists(path) and not os.path.isfile(path):
-        raise ValueError(f"output: expected a file, got {path}, which is something else")
-    try:
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise ValueError(f"output: {path} cannot be written ({error}); make its folder, or name another") from error
 
 
 def class_numbers(there: list[str] | None, here: list[str] | None) -> Tensor | None:

@@ -16,7 +16,6 @@ import importlib.util
 import json
 import os
 import sys
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from examples.experiment.config import DataConfig, run_program
 from examples.experiment.data import Images, open_images
 from examples.experiment.features import frechet_distance, train_judge
+from examples.experiment.outputs import check_writable
 from examples.experiment.runs import load_reference_weights
 from lineardiffusion.training import whole_file
 
@@ -66,6 +66,8 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if self.limit < 2:
             raise ValueError(f"limit: expected at least 2 images, got {self.limit}")
+        if not -(2**63) <= self.seed < 2**64:
+            raise ValueError(f"seed: expected a number of 64 bits, got {self.seed}")
         if not self.metrics:
             raise ValueError("metrics: expected at least one, got none")
 
@@ -251,20 +253,6 @@ def report(config: EvaluateConfig) -> str:
             print(text)
             raise ValueError(f"output: {config.output} cannot be written ({error}); the metrics are printed") from error
     return text
-
-
-def check_writable(path: Path) -> None:
-    """That a file can be written there.
-
-    Raises:
-        ValueError: naming what is in the way.
-    """
-    if os.path.lexists(path) and not os.path.isfile(path):
-        raise ValueError(f"output: expected a file, got {path}, which is something else")
-    try:
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise ValueError(f"output: {path} cannot be written ({error}); make its folder, or name another") from error
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -158,6 +158,19 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.steps < 1:
         parser.error(f"--steps: expected at least 1, got {arguments.steps}")
+    try:
+        run(arguments)
+    except (OSError, ValueError) as error:
+        sys.exit(f"{parser.prog}: {error}")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train, save, draw, judge; what comes of it is in the folder `out`.
+
+    Raises:
+        ValueError: more levels than the images have, or a seed that is none.
+        OSError: a folder that cannot be written to.
+    """
     started = time.monotonic()
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(arguments.seed)

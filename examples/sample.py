@@ -18,11 +18,10 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate import PartialState
 from tqdm import tqdm
 
 # So that `python examples/sample.py` finds the other examples, from any folder.
@@ -30,13 +29,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import lineardiffusion as ld
 from examples.experiment.config import Config, run_program
+from examples.experiment.devices import from_main, make_processes
 from examples.experiment.drawing import Drawing, Sampler
 from examples.experiment.pictures import from_bytes, grid, strip, to_bytes, write_png
 from examples.experiment.runs import Guided, class_number, find_checkpoint, load_denoiser, run_folder
 from examples.experiment.samples import SampleFolder
 from lineardiffusion.training import Checkpoint, locked_folder, read_checkpoint
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -105,11 +103,11 @@ def sample(config: SampleConfig) -> Path:
         OSError: a folder that cannot be written to, or that another command is drawing into.
         FloatingPointError: an image that is not finite.
     """
-    accelerator = Accelerator()
-    main = accelerator.is_main_process
+    processes = make_processes()
+    main = processes.is_main_process
     # A run that is still being trained may have a newer checkpoint for a process that looks later.
     found = find_checkpoint(config.model) if main else None
-    where = from_main(accelerator, None if found is None else found.path)
+    where = from_main(processes, None if found is None else found.path)
     checkpoint = read_checkpoint(where) if found is None else found
     denoiser, trained = load_denoiser(checkpoint, averaged=config.weights == "ema")
     names = checkpoint.metadata["class_names"]
@@ -118,7 +116,7 @@ def sample(config: SampleConfig) -> Path:
     if classes is not None:
         denoiser = ld.Denoiser(Guided(denoiser.network, config.guidance), denoiser.process, denoiser.prediction)
     residual = None if config.residual is None else read_residual(config, checkpoint)
-    sampler = make_sampler(config, denoiser.to(accelerator.device), residual)
+    sampler = make_sampler(config, denoiser.to(processes.device), residual)
     drawing = Drawing(sampler, classes, config.seed, config.block)
 
     labels = None if classes is None else [names[number] for number in classes]
@@ -134,24 +132,16 @@ def sample(config: SampleConfig) -> Path:
             folder.claim(settings)
             pending = folder.missing(config.count)
         # What there is to do is what the main process has seen: one that looks later sees what others have drawn.
-        agreed, pending = from_main(accelerator, (settings, pending))
+        agreed, pending = from_main(processes, (settings, pending))
         if settings != agreed:
-            raise ValueError(f"model: process {accelerator.process_index} has {settings}, the main process {agreed}")
-        draw_all(config, accelerator, drawing, folder, pending)
-        accelerator.wait_for_everyone()
+            raise ValueError(f"model: process {processes.process_index} has {settings}, the main process {agreed}")
+        draw_all(config, processes, drawing, folder, pending)
+        processes.wait_for_everyone()
         if main:
             folder.finish(config.count)
             draw_pictures(config, drawing, folder)
-        accelerator.wait_for_everyone()
+        processes.wait_for_everyone()
     return path
-
-
-def from_main(accelerator: Accelerator, value: T) -> T:
-    """What the main process gives, on all of them."""
-    values = [value]
-    if accelerator.num_processes > 1:
-        broadcast_object_list(values)
-    return values[0]
 
 
 @contextlib.contextmanager
@@ -255,14 +245,14 @@ def describe(
 
 
 def draw_all(
-    config: SampleConfig, accelerator: Accelerator, drawing: Drawing, folder: SampleFolder, pending: list[int]
+    config: SampleConfig, processes: PartialState, drawing: Drawing, folder: SampleFolder, pending: list[int]
 ) -> None:
     """Draw the share of this process in the images that are pending, which are the same list on every process."""
-    mine = pending[accelerator.process_index :: accelerator.num_processes]
+    mine = pending[processes.process_index :: processes.num_processes]
     before = config.count - len(pending)
     with tqdm(
         total=config.count, initial=before, desc="sampling", unit="image",
-        disable=not (config.progress and accelerator.is_main_process),
+        disable=not (config.progress and processes.is_main_process),
     ) as bar:  # fmt: skip
         for start in range(0, len(mine), config.block):
             indices = mine[start : start + config.block]

@@ -7,8 +7,8 @@
 The same command goes on where a run stopped, however it was stopped. A run's folder holds config.yaml, checkpoints/,
 samples/ and history.jsonl. Every field can come from a YAML file (--config) and from the command line.
 
-SIGTERM, SIGINT (Ctrl-C), SIGHUP, SIGUSR1, SIGUSR2 and --run.max_hours end it after the step at hand with a checkpoint,
-and with exit status 75; SIGQUIT (Ctrl-\\) ends it at once.
+SIGTERM, SIGINT (Ctrl-C), SIGHUP, SIGUSR1, SIGUSR2, SIGXCPU and --run.max_hours end it after the step at hand with a
+checkpoint, and with exit status 75; SIGQUIT (Ctrl-\\) ends it at once.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from examples.experiment.data import Batch, Images, open_images
 from examples.experiment.devices import agreed, by_main, check_alike, make_accelerator
 from examples.experiment.loop import Loop, prepare_folder
 from examples.experiment.rehearsal import rehearse
-from examples.experiment.resuming import Start, check_images, find_start
+from examples.experiment.resuming import Start, check_images, find_start, warn_of_other_use
 from examples.experiment.stopping import STOPPED, Interruption, ignore_signals
 from lineardiffusion.training import (
     CheckpointError,
@@ -96,6 +96,7 @@ class Trainer:
         self.fingerprint = self.images.fingerprint()
         check_alike(self.accelerator, images=self.fingerprint)
         self.num_classes = self.images.num_classes if config.data.labels else None
+        self.class_names = self.images.class_names if config.data.labels else None
         self.process = build_process(config.process, self.images.shape)
         torch.manual_seed(options.seed)
         network = build_network(config.network, self.images.shape, self.num_classes)
@@ -139,7 +140,7 @@ class Trainer:
             "images": self.fingerprint,
             "weights": self.weights_digest,
             "num_classes": self.num_classes,
-            "class_names": self.images.class_names if self.num_classes else None,
+            "class_names": self.class_names,
         }
 
     def save(self) -> None:
@@ -159,8 +160,9 @@ class Trainer:
         """
         self.weights_digest = start.weights_digest
         if start.weights is not None:
+            warn_of_other_use(start.weights, self.config.process.prediction, self.class_names)
             for into in (self.network.state_dict(), self.average.parameters):
-                restore_tensors(start.weights, into, f"network.weights: {self.config.network.weights}")
+                restore_tensors(start.weights.tensors, into, f"network.weights: {self.config.network.weights}")
         if start.checkpoint is None:
             return
         found = start.checkpoint

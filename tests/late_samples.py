@@ -40,7 +40,7 @@ def main(model: Path, folder: Path, count: int) -> None:
 
     if MAIN:
         sample.find_checkpoint = after(sample.find_checkpoint, train_on)
-    sample.Accelerator = after(sample.Accelerator, late)
+    sample.make_processes = after(sample.make_processes, late)
     for name in ("broadcast", "broadcast_object_list", "barrier"):
         setattr(distributed, name, after(getattr(distributed, name), late))
     sample.sample(sample.SampleConfig(model, count, folder, steps=2, block=4, strips=0, progress=False))

@@ -175,3 +175,9 @@ def test_checkpointing_keeps_fewer_activations():
         return sum(stored)
 
     assert kept(True) < kept(False) / 3
+
+
+@pytest.mark.parametrize("options", [{"model_channels": 0}, {"channel_mult": ()}, {"num_res_blocks": 0}])
+def test_networks_without_levels_blocks_or_channels_are_refused(options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))}.*: expected at least"), torch.device("meta"):
+        FlexiUNet(8, **options)

@@ -24,6 +24,7 @@ from examples.experiment import loop, watch
 from examples.experiment.history import History
 from examples.experiment.progress import Progress
 from examples.experiment.stopping import Interruption
+from torch.utils.data._utils import signal_handling
 
 import restarts
 from lineardiffusion.training import Checkpoints
@@ -144,6 +145,22 @@ def test_a_run_begins_with_the_average_of_another(tmp_path):
         train.train(make(other, 5, network={"weights": newest(begun).path}))
 
 
+def test_weights_that_stood_for_something_else_warn(tmp_path, images):
+    first = newest(train.train(make(tmp_path / "first", 1, data={"source": str(images), "labels": True})))
+    with np.load(images) as arrays:
+        np.savez(tmp_path / "other.npz", images=arrays["images"], labels=arrays["labels"] + 5)
+    other = {
+        "data": {"source": str(tmp_path / "other.npz"), "labels": True},
+        "process": {"family": "ddpm", "prediction": "noise"},
+        "network": {"weights": first.path},
+    }
+    with pytest.warns(UserWarning, match=r"network.weights: they were trained with") as warned:
+        train.train(make(tmp_path / "second", 1, **other))
+    told = " ".join(str(warning.message) for warning in warned)
+    assert "trained with process.prediction = clean, which is noise here" in told
+    assert "trained with the classes ['0', '1'], which are ['5', '6'] here" in told
+
+
 def test_weights_that_do_not_fit(tmp_path):
     first = train.train(make(tmp_path / "first", 1))
     weights = {"weights": newest(first).path}
@@ -233,6 +250,20 @@ def test_a_process_that_reads_images_and_is_killed_ends_it_with_a_checkpoint(tmp
     assert "run.workers: DataLoader worker" in errors.decode()
     assert "Traceback" not in errors.decode()
     assert newest(tmp_path).metadata["step"] == restarts.steps_done(tmp_path)
+
+
+def test_no_death_of_a_process_that_reads_images_comes_up_within_a_step(tmp_path, monkeypatch):
+    """PyTorch's handler would raise it wherever the run just is."""
+    step, handlers = loop.Loop._step, []
+
+    def watched(self, batch):
+        handlers.append(signal.getsignal(signal.SIGCHLD))
+        step(self, batch)
+
+    monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)  # as in a process that has read nothing yet
+    monkeypatch.setattr(loop.Loop, "_step", watched)
+    train.train(make(tmp_path, 2, run={"workers": 1}))
+    assert handlers == [signal.SIG_DFL] * 2
 
 
 def test_a_signal_while_a_picture_is_drawn(tmp_path):

@@ -287,6 +287,17 @@ def test_a_process_that_comes_late_does_its_share_of_the_same_model(tmp_path):
     assert images_of(tmp_path / "two") == expected
 
 
+@pytest.mark.parametrize("name", ["samples.json", "samples.npz"])
+def test_pipes_are_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    folder = samples.SampleFolder(tmp_path, (1, 8, 8), packed=True)
+    if name == "samples.json":
+        with pytest.raises(ValueError, match=r"samples.json is not the settings of samples \(it is no file\)"):
+            folder.claim({"step": 1})
+    else:
+        assert folder.missing(3) == [0, 1, 2]
+
+
 def test_processes_of_other_settings_are_refused(model, tmp_path, monkeypatch):
     """As where each reads a file of its own."""
 

@@ -55,6 +55,12 @@ def fresh_accelerator():
         ({"optimization": {"weight_decay": float("nan")}}, "optimization.weight_decay: expected a number from 0 on"),
         ({"run": {"max_hours": -1.0}}, "run.max_hours: expected a number from 0 on, got -1.0"),
         ({"run": {"timeout_minutes": 0.0}}, "run.timeout_minutes: expected a positive number"),
+        ({"run": {"timeout_minutes": 1e300}}, "run.timeout_minutes: expected at most 1e6, two years, got 1e"),
+        (
+            {"optimization": {"seed": 2**64}},
+            "optimization.seed: expected a number of 64 bits",
+        ),
+        ({"data": {"size": (8, 0)}}, r"data.size: expected positive numbers of pixels, got \(8, 0\)"),
         ({"run": {"resume_with": ["process.levels"]}}, "run.resume_with: expected some of optimization.batch_size"),
     ],
 )
@@ -105,6 +111,17 @@ def test_aliases_that_stand_for_more_than_memory_holds(tmp_path, capsys):
     assert parse(Config, None, ["--data.source", "*.png"]).data.source == "*.png"  # no alias, a name
 
 
+def test_files_that_are_no_settings_end_it_with_a_message(tmp_path):
+    path = tmp_path / "run.yaml"
+    for content, message in (
+        (b"\xff\xfe", "config: expected a file of UTF-8 text"),
+        (b"run: {steps: %s}" % (b"1" * 5000), "digits"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(SystemExit, match=message):
+            parse(Config, None, ["--config", str(path)])
+
+
 # ---------------------------------------------------------------------- environment
 
 
@@ -139,6 +156,16 @@ def test_other_engines_are_refused(tmp_path, monkeypatch, variable, value, messa
     monkeypatch.setenv(variable, value)
     with pytest.raises(ValueError, match=message):
         train.Trainer(make(tmp_path))
+
+
+def test_sampling_takes_processes_and_devices_alone(monkeypatch):
+    for name, value in (("MIXED_PRECISION", "fp8"), ("GRADIENT_ACCUMULATION_STEPS", "auto"), ("USE_CPU", "true")):
+        monkeypatch.setenv(f"ACCELERATE_{name}", value)
+    processes = devices.make_processes()
+    assert (processes.num_processes, processes.device.type) == (1, "cpu")
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(ValueError, match="ACCELERATE_USE_DEEPSPEED: expected plain processes"):
+        devices.make_processes()
 
 
 def test_an_unknown_tracker_is_refused(tmp_path):

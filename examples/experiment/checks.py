@@ -35,6 +35,10 @@ def check_settings(config: Config) -> None:
     for name in ("optimization.weight_decay", "run.max_hours"):
         if config[name] is not None and not 0 <= config[name] < math.inf:
             raise ValueError(f"{name}: expected a number from 0 on, got {config[name]}")
+    if config.run.timeout_minutes > 1e6:
+        raise ValueError(f"run.timeout_minutes: expected at most 1e6, two years, got {config.run.timeout_minutes}")
+    if not -(2**63) <= config.optimization.seed < 2**64:
+        raise ValueError(f"optimization.seed: expected a number of 64 bits, got {config.optimization.seed}")
     if not 0 <= config.optimization.label_dropout <= 1:
         raise ValueError(f"optimization.label_dropout: expected 0…1, got {config.optimization.label_dropout}")
     if not 0 <= config.optimization.ema_decay < 1:

@@ -69,6 +69,10 @@ class DataConfig:
     max_corrupt: int = 10
     split: str = "train"
 
+    def __post_init__(self) -> None:
+        if self.size is not None and min((self.size,) if isinstance(self.size, int) else self.size) < 1:
+            raise ValueError(f"data.size: expected positive numbers of pixels, got {self.size}")
+
 
 @dataclass
 class ProcessConfig:
@@ -414,10 +418,12 @@ def parse(kind: type[T], description: str | None, arguments: list[str] | None = 
     )
     parser.add_argument("--config", action="config", help="a YAML file with any of the fields below")
     parser.add_class_arguments(kind)
-    parsed = parser.instantiate(parser.parse_args(arguments))
-    del parsed["config"]
     try:
+        parsed = parser.instantiate(parser.parse_args(arguments))
+        del parsed["config"]
         return kind(**vars(parsed))
+    except UnicodeDecodeError as error:
+        sys.exit(f"{parser.prog}: config: expected a file of UTF-8 text ({error})")
     except ValueError as error:
         sys.exit(f"{parser.prog}: {error}")
 

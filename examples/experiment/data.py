@@ -206,7 +206,8 @@ def open_images(config: DataConfig, seed: int = 0) -> Images:
 def loader(
     images: Images, batch_size: int, share: slice, first_step: int, seed: int, workers: int = 0
 ) -> Iterator[Batch]:
-    """The share of this process in the batches of steps first_step, first_step + 1, …, without end.
+    """The share of this process in the batches of steps first_step, first_step + 1, …, without end. The processes that
+    read are started at once.
 
     The k-th image of a run, k = batch_size · step + i, is the (k mod N)-th of a permutation drawn for each pass over
     the data: all of it a function of the seed, so that a run goes on exactly where it stopped, on any number of
@@ -230,6 +231,10 @@ def loader(
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
+    return _checked(iter(batches))
+
+
+def _checked(batches: Iterator[Batch | ValueError]) -> Iterator[Batch]:
     for batch in batches:
         if isinstance(batch, ValueError):
             raise batch
@@ -300,7 +305,4 @@ def _size(config: DataConfig, native: tuple[int, int] | None) -> tuple[int, int]
     size = config.size or native
     if size is None:
         raise ValueError(f"data.size: expected a number of pixels for {config.source}, got none")
-    size = (size, size) if isinstance(size, int) else size
-    if min(size) < 1:
-        raise ValueError(f"data.size: expected positive numbers, got {size}")
-    return size
+    return (size, size) if isinstance(size, int) else size

@@ -9,12 +9,13 @@ from datetime import timedelta
 from typing import TypeVar
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.utils import (
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
     broadcast_object_list,
     gather_object,
+    parse_flag_from_env,
     str_to_bool,
 )
 
@@ -33,9 +34,7 @@ def make_accelerator(config: Config) -> Accelerator:
     Raises:
         ValueError: an environment that asks for an engine with rules of its own, or a tracker that is not there.
     """
-    for name in _OTHER_ENGINES:
-        if _is_set(name):
-            raise ValueError(f"{name}: expected plain processes or FSDP 2, got {os.environ[name]}; unset it")
+    _refuse_other_engines()
     if _is_set("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION") != "2":
         raise ValueError(
             "FSDP_VERSION: expected 2 with ACCELERATE_USE_FSDP; set fsdp_version: 2 in accelerate's config"
@@ -62,6 +61,23 @@ def make_accelerator(config: Config) -> Accelerator:
     return accelerator
 
 
+def make_processes() -> PartialState:
+    """The processes and their devices, for a program that does not learn: what accelerate is told about learning is no
+    matter to it.
+
+    Raises:
+        ValueError: an environment that asks for an engine with rules of its own.
+    """
+    _refuse_other_engines()
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
+def _refuse_other_engines() -> None:
+    for name in _OTHER_ENGINES:
+        if _is_set(name):
+            raise ValueError(f"{name}: expected plain processes or FSDP 2, got {os.environ[name]}; unset it")
+
+
 def _is_set(name: str) -> bool:
     return bool(str_to_bool(os.environ.get(name) or "false"))
 
@@ -78,6 +94,14 @@ def agreed(accelerator: Accelerator, stop: bool) -> bool:
     if accelerator.num_processes == 1:
         return stop
     return bool(accelerator.reduce(torch.tensor(float(stop), device=accelerator.device), "sum") > 0)
+
+
+def from_main(processes: PartialState, value: T) -> T:
+    """What the main process gives, on all of them."""
+    values = [value]
+    if processes.num_processes > 1:
+        broadcast_object_list(values)
+    return values[0]
 
 
 def by_main(accelerator: Accelerator, action: Callable[[], object]) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from examples.experiment.config import Config
 from examples.experiment.data import Images
-from examples.experiment.weights import digest_of, load_weights
+from examples.experiment.weights import Weights, digest_of, load_weights
 from lineardiffusion.training import Checkpoint, CheckpointError, Checkpoints
 
 
@@ -17,13 +16,13 @@ class Start(NamedTuple):
     """
     Arguments:
         checkpoint: to go on from; None for a run that is new.
-        weights: of the network, for a run that is new; None for random ones.
+        weights: to begin with, for a run that is new; None for random ones.
         weights_digest: of the file with which the run began, or begins; None for random ones.
         changes: settings that the run takes up from here on, by name, with what they were and are.
     """
 
     checkpoint: Checkpoint | None
-    weights: dict[str, Tensor] | None
+    weights: Weights | None
     weights_digest: str | None
     changes: dict[str, tuple[Any, Any]]
 
@@ -40,7 +39,7 @@ def find_start(config: Config) -> Start:
     path = config.network.weights
     if checkpoint is None:
         weights = None if path is None else load_weights(path)
-        return Start(None, weights and weights.tensors, weights and weights.digest, {})
+        return Start(None, weights, weights and weights.digest, {})
     if not {"config", "step", "shape", "images", "weights"} <= checkpoint.metadata.keys():
         raise CheckpointError(f"{checkpoint.path}: not a checkpoint of a training; move it away")
     changes = config.check_resumable(checkpoint.metadata["config"], checkpoint.path)
@@ -78,6 +77,22 @@ def check_images(images: Images, fingerprint: str, checkpoint: Checkpoint) -> No
         raise ValueError(
             f"data.source: the images, their order or their classes are not those that {checkpoint.path} was trained "
             f"on; give the run those, or choose another run.folder"
+        )
+
+
+def warn_of_other_use(weights: Weights, prediction: str, class_names: list[str] | None) -> None:
+    """Warn where weights fit the network, but stood for something else in the run that wrote them."""
+    about = weights.about
+    trained = about["config"]["process"]["prediction"] if "config" in about else prediction
+    if trained != prediction:
+        warnings.warn(
+            f"network.weights: they were trained with process.prediction = {trained}, which is {prediction} here",
+            stacklevel=2,
+        )
+    names = about.get("class_names")
+    if names and class_names and names != class_names:
+        warnings.warn(
+            f"network.weights: they were trained with the classes {names}, which are {class_names} here", stacklevel=2
         )
 
 

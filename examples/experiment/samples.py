@@ -58,6 +58,8 @@ class SampleFolder:
 
     def _check(self, record: Path, settings: dict[str, Any]) -> None:
         try:
+            if not record.is_file():  # a pipe would be waited for
+                raise ValueError("it is no file")
             there = dict(json.loads(record.read_text(encoding="utf-8")))
         except (TypeError, ValueError) as error:
             raise ValueError(
@@ -109,7 +111,7 @@ class SampleFolder:
         return True
 
     def _is_packed(self, count: int) -> bool:
-        if not self.array.exists():
+        if not self.array.is_file():
             return False
         try:
             found = sum(image.shape == self.shape for image in self._unpacked())

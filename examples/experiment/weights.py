@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from examples.experiment.runs import load_reference_weights
+from examples.experiment.sources import digest_of_file
 from lineardiffusion.training import read_checkpoint
 
 
 class Weights(NamedTuple):
-    """Tensors by their names in the network, and the SHA-256 of the file they come from."""
+    """Tensors by their names in the network, the SHA-256 of the file they come from, and what it says of the run that
+    wrote it; nothing for a file of the original implementation."""
 
     tensors: dict[str, Tensor]
     digest: str
+    about: dict[str, Any]
 
 
 def load_weights(path: Path) -> Weights:
@@ -29,12 +31,12 @@ def load_weights(path: Path) -> Weights:
     """
     digest = digest_of(path)
     if path.suffix != ".safetensors":
-        return Weights(load_reference_weights(path), digest)
+        return Weights(load_reference_weights(path), digest, {})
     checkpoint = read_checkpoint(path)
     tensors = checkpoint.section("ema") or checkpoint.section("model")
     if not tensors:
         raise ValueError(f"network.weights: expected a checkpoint of a run, got {path}, which has no weights in it")
-    return Weights(tensors, digest)
+    return Weights(tensors, digest, checkpoint.metadata)
 
 
 def digest_of(path: Path) -> str:
@@ -45,8 +47,4 @@ def digest_of(path: Path) -> str:
     """
     if not path.is_file():
         raise ValueError(f"network.weights: expected a .pt file or a .safetensors checkpoint, got {path}: no such file")
-    sha = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(1 << 20):
-            sha.update(part)
-    return sha.hexdigest()
+    return digest_of_file(path).hex()

@@ -32,6 +32,9 @@ class UNet(nn.Module):
         resblock_updown: residual blocks change the resolution, instead of `Downsample` and `Upsample`.
         conv_resample: `Downsample` and `Upsample` convolve.
         use_checkpoint: compute the activations of a stage again in the backward pass instead of keeping them.
+
+    Raises:
+        ValueError: no levels, or fewer than one block or channel in one of them.
     """
 
     def __init__(
@@ -55,6 +58,13 @@ class UNet(nn.Module):
         use_checkpoint: bool = False,
     ) -> None:
         super().__init__()
+        widths = [int(mult * model_channels) for mult in channel_mult]
+        if not widths or min(widths) < 1:
+            raise ValueError(
+                f"channel_mult, model_channels: expected at least one level, with at least one channel, got {widths}"
+            )
+        if num_res_blocks < 1:
+            raise ValueError(f"num_res_blocks: expected at least 1, got {num_res_blocks}")
         self.sizes = level_sizes(image_size, len(channel_mult))
         self.model_channels, self.num_res_blocks, self.num_classes = model_channels, num_res_blocks, num_classes
         self.dropout, self.use_checkpoint = dropout, use_checkpoint
@@ -66,7 +76,6 @@ class UNet(nn.Module):
         if num_classes is not None:
             self.label_emb = nn.Embedding(num_classes, emb_channels)
 
-        widths = [int(mult * model_channels) for mult in channel_mult]
         residual = partial(
             ResBlock, emb_channels=emb_channels, dropout=dropout, use_scale_shift_norm=use_scale_shift_norm
         )
