@@ -164,8 +164,7 @@ class LinearOperator(ABC):
         """f(MᵀM) x by a polynomial, where its error is known beforehand: of an operator of unknown structure whose norm
         has been measured, where f is smooth. Not where gradients are asked for, which Lanczos' method has to all its
         digits."""
-        key = "norm", self._version()
-        if self.has_exact_functions or key not in self._cache or torch.is_grad_enabled():
+        if self.has_exact_functions or "norm" not in self._cache or torch.is_grad_enabled():
             return None
         check_event(x, self.in_shape, "x")
         largest, pull = self.norm() ** 2, self._pullback(x, self.in_shape)
@@ -269,10 +268,10 @@ class LinearOperator(ABC):
                 f"structure, got {entries} ({type(self).__name__}, {self.in_shape} → {self.out_shape})"
             )
         if torch.is_grad_enabled():
-            values: Tensor = torch.linalg.svdvals(self.to_dense())
-            if values.requires_grad:
-                return values
-        values = self._current("singular values", lambda: torch.linalg.svdvals(self.to_dense().detach()))
+            dense = self.to_dense()
+            if dense.requires_grad:
+                return torch.linalg.svdvals(dense)
+        values: Tensor = self._current("singular values", lambda: torch.linalg.svdvals(self.to_dense().detach()))
         return values
 
     def to_dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
