@@ -270,7 +270,8 @@ class LinearOperator(ABC):
         if torch.is_grad_enabled():
             dense = self.to_dense()
             if dense.requires_grad:
-                return torch.linalg.svdvals(dense)
+                followed: Tensor = torch.linalg.svdvals(dense)
+                return followed
         values: Tensor = self._current("singular values", lambda: torch.linalg.svdvals(self.to_dense().detach()))
         return values
 
@@ -420,8 +421,9 @@ class _Transposed(torch.autograd.Function):
 
 
 def _state_of(value: object) -> Iterator[Tensor | float]:
-    """The tensors and numbers in a value: in an operator, in lists and dictionaries; of a module the tensors."""
-    if isinstance(value, (Tensor, int, float)):
+    """The tensors and floats in a value: in an operator, in lists and dictionaries; of a module the tensors. Integers
+    are sizes, or count something."""
+    if isinstance(value, (Tensor, float)):
         yield value
     elif isinstance(value, torch.nn.Module):
         yield from itertools.chain(value.parameters(), value.buffers())
