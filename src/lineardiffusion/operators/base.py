@@ -356,7 +356,8 @@ class LinearOperator(ABC):
         return self._cache[key]  # type: ignore[no-any-return]
 
     def _current(self, key: str, make: Callable[[], Cached]) -> Cached:
-        """`_cached`, until what this operator, of unknown structure, holds is replaced or changed in place."""
+        """`_cached`, until what this operator, of unknown structure, holds is replaced or changed in place; of a change
+        through `.data` torch does not tell."""
         state = list(_state_of(self))  # kept with the value, so that nothing else is given their identities
         version = [(id(part), part._version) if isinstance(part, Tensor) else part for part in state]
         kept = self._cache.get(key)
