@@ -121,7 +121,8 @@ def ddim_kernel(
 
     with δ a fiftieth of the largest eigenvalue, so that components which M lets through by less than a seventh are
     drawn anew in part; or a fortieth of the least λ > 0 where that is no less than a hundredth of the largest: then
-    q = 0 to all digits there. K follows from C as above: the marginal is kept exactly. To gradients δ is a constant.
+    q = 0 to all digits there. δ is rounded down to a power of two, and to gradients it is a constant. K follows from C
+    as above: the marginal is kept exactly.
 
     Arguments:
         x_t, mean_s, operator, sigma_s, sigma_t: as in `posterior`.
@@ -164,7 +165,8 @@ def _isotropic(
         if eta < 1:
             least, largest, singular = operator.spectrum_bounds()
             separated = least >= largest / 100 > 0  # of zero, if that is an eigenvalue
-            smoothing = least / 40 if separated else largest / 50
+            # In powers of two, so that it stays what it is where the operator is learned.
+            smoothing = 2.0 ** math.floor(math.log2(least / 40 if separated else largest / 50)) if largest > 0 else 0.0
             injective = not singular and math.prod(operator.in_shape) <= math.prod(operator.out_shape)
             deterministic = eta == 0 and separated and injective
     gain, variance = isotropic_kernel(sigma_s, sigma_t, eta, smoothing, rounding)
