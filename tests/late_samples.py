@@ -8,8 +8,12 @@ import sys
 import time
 from pathlib import Path
 
-from examples import sample
 from torch import distributed
+
+# So that it finds the examples, from any folder.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from examples import sample
 
 from lineardiffusion.training import Checkpoints, read_checkpoint
 

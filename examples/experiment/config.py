@@ -270,7 +270,7 @@ class Config:
         """
         own, defaults = self.to_dict(), Config().to_dict()
         differing = {}
-        for section in own.keys() - {"run"}:
+        for section in [name for name in own if name != "run"]:
             there = {**defaults[section], **other.get(section, {})}
             for entry, here in own[section].items():
                 if f"{section}.{entry}" not in COMPARED_BY_CONTENT and there[entry] != here:
