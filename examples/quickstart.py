@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from einops import rearrange
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
@@ -137,7 +137,7 @@ def save(denoiser: ld.Denoiser, config: dict[str, object], path: Path) -> None:
     """Write weights and configuration, whole or not at all."""
     weights = {name: value.contiguous() for name, value in denoiser.network.state_dict().items()}
     with ld.training.whole_file(path) as partial:
-        save_file(weights, partial, metadata={"config": json.dumps(config)})
+        partial.write_bytes(to_bytes(weights, metadata={"config": json.dumps(config)}))
 
 
 def load(path: Path) -> ld.Denoiser:

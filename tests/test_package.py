@@ -36,6 +36,7 @@ def test_quickstart(tmp_path):
     assert "of 200 samples are labelled with confidence ≥ 0.9" in done.stdout
     assert "training: 100%" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "samples.png", "trajectory.png"]
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1  # all of them follow the umask
     denoiser = load(tmp_path / "model.safetensors")
     assert denoiser.process.shape(1000) == (1, 2, 2)
     assert ld.DDIMSampler(denoiser, steps=5)(2, seeds=[0, 1], progress=False).shape == (2, 1, 8, 8)
