@@ -35,8 +35,9 @@ def whole_file(path: Path) -> Iterator[Path]:
         >>> path = Path(tempfile.mkdtemp()) / "figures.json"
         >>> with ld.training.whole_file(path) as partial:
         ...     _ = partial.write_text("[1, 2]")
-        >>> [file.name for file in path.parent.iterdir()]
-        ['figures.json']
+        >>> for file in path.parent.iterdir():
+        ...     print(file.name)
+        figures.json
     """
     partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}{_PARTIAL}")
     descriptor = -1
