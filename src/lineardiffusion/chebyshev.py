@@ -14,6 +14,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -28,7 +29,7 @@ _MAX_TERMS = 128
 
 def gram_chebyshev(
     forward: Matvec,
-    adjoint: Matvec,
+    pullback: Callable[[], Matvec],
     f: SpectralFunction,
     x: Tensor,
     in_shape: Shape,
@@ -37,7 +38,8 @@ def gram_chebyshev(
     tol: float,
 ) -> Tensor | None:
     r"""f(MᵀM) x to an error of tol ‖x‖ max|f|, from the products y = M x (events of `out_shape`) and x = Mᵀ y (of
-    `in_shape`) and a bound `largest` of the eigenvalues; None where that takes more than 128 terms.
+    `in_shape`; by the function that `pullback` makes, where it is needed) and a bound `largest` of the eigenvalues;
+    None where that takes more than 128 terms.
 
     Where M has fewer rows than columns, f(MᵀM) x = f(0) x + Mᵀ h(MMᵀ) M x with h(λ) = (f(λ) − f(0))/λ.
     """
@@ -46,6 +48,7 @@ def gram_chebyshev(
         coefficients = chebyshev_coefficients(f, largest, tol)
         if coefficients is None:
             return None
+        adjoint = pullback()
         return _polynomial(lambda u: adjoint(forward(u)), work, coefficients, largest).to(x.dtype)
     at_zero = f(torch.zeros((), dtype=torch.float64))
 
@@ -55,6 +58,7 @@ def gram_chebyshev(
     coefficients = chebyshev_coefficients(seen, largest, tol)
     if coefficients is None:
         return None
+    adjoint = pullback()
     inner = _polynomial(lambda u: forward(adjoint(u)), forward(work), coefficients, largest)
     return (float(at_zero) * work + adjoint(inner / largest)).to(x.dtype)
 

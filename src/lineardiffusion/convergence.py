@@ -106,7 +106,13 @@ def lanczos_options(tol: float | None = None, max_iterations: int | None = None)
         >>> with ld.lanczos_options(tol=1e-3):
         ...     sample = ld.posterior(torch.zeros(1, 64), torch.zeros(1, 64), blur, 0.5, 0.6).sample()
     """
-    token = _OPTIONS.set(resolve_options(tol, max_iterations))
+    with _using(resolve_options(tol, max_iterations)):
+        yield
+
+
+@contextlib.contextmanager
+def _using(options: Options) -> Iterator[None]:
+    token = _OPTIONS.set(options)
     try:
         yield
     finally:
@@ -117,11 +123,8 @@ def for_noise(function: Callable[..., Result]) -> Callable[..., Result]:
     """The function, with errors that count against the greatest deviation of the noise it makes (see `Measure`)."""
 
     def noisy(*arguments: Any, **options: Any) -> Result:
-        token = _OPTIONS.set(_OPTIONS.get()._replace(noise=True))
-        try:
+        with _using(_OPTIONS.get()._replace(noise=True)):
             return function(*arguments, **options)
-        finally:
-            _OPTIONS.reset(token)
 
     return noisy
 
@@ -178,12 +181,9 @@ class Measure:
     def scale(self, space: KrylovSpace, coefficients: Tensor, images: Tensor) -> Tensor:
         """What an error counts against, (B,)."""
         whole, largest = self.whole(space, coefficients), self.largest(space, images)
-        elsewhere = torch.zeros(()) if self.at_zero is None else self.at_zero.abs()
-        if self.noise:
-            length, least = torch.maximum(whole, largest.maximum(elsewhere)), 1.0
-        else:
-            length, least = torch.maximum(whole, _VANISHING * largest), float(_VANISHING * elsewhere) or 1.0
-        return torch.where(length > 0, length, least)
+        length = torch.maximum(whole, largest if self.noise else _VANISHING * largest)
+        elsewhere = 0.0 if self.at_zero is None else _VANISHING * float(self.at_zero.abs())
+        return torch.where(length > 0, length, elsewhere or 1.0)
 
     def rounding(self, space: KrylovSpace, coefficients: Tensor, images: Tensor) -> Tensor:
         """What rounding is relative to, (B,): the results of the vectors that it adds to those at hand, before and

@@ -129,11 +129,9 @@ def krylov_spaces(matvec: Matvec, v: Tensor, event_ndim: int) -> tuple[Tensor, I
     respect to v are not followed; the products carry those of what A depends on, where gradients are enabled.
 
     Raises:
-        ValueError: v is not a real floating-point tensor, has no samples, or is not finite; `event_ndim` out of range;
+        ValueError: v has no samples, or is not finite; `event_ndim` out of range;
             or `matvec` changes the shape.
     """
-    if not isinstance(v, Tensor) or not v.is_floating_point():
-        raise ValueError(f"v: expected a real floating-point tensor, got {getattr(v, 'dtype', type(v).__name__)}")
     if not 1 <= event_ndim <= v.ndim:
         raise ValueError(f"event_ndim: expected 1 ≤ event_ndim ≤ v.ndim = {v.ndim}, got {event_ndim}")
     if v.numel() == 0:

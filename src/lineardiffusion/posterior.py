@@ -148,8 +148,7 @@ def feasible_kernel(
     if sigma_s == 0:
         return Gaussian(mean_s, _nothing(operator.in_shape))
     if not isinstance(sigma_s, Covariance) and not isinstance(sigma_t, Covariance):
-        mean, covariance = _isotropic(x_t, mean_s, operator, sigma_s, sigma_t, eta)
-        return Gaussian(mean, covariance)
+        return Gaussian(*_isotropic(x_t, mean_s, operator, sigma_s, sigma_t, eta))
     cov_s, cov_t = _covariances(operator, sigma_s, sigma_t)
     residual = cov_t.inverse_root()(x_t - operator(mean_s))
     mean, covariance = _isotropic(residual, torch.zeros_like(mean_s), whitened(operator, cov_s, cov_t), 1.0, 1.0, eta)

@@ -16,6 +16,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -167,12 +168,12 @@ class LinearOperator(ABC):
         if self.has_exact_functions or "norm" not in self._cache or torch.is_grad_enabled():
             return None
         check_event(x, self.in_shape, "x")
-        largest, pull = self.norm() ** 2, self._pullback(x, self.in_shape)
+        largest, tol = self.norm() ** 2, resolve_options(None, None).tol
         if largest == 0:
             return None
         check_finite(x, "x")
-        tol = resolve_options(None, None).tol
-        return gram_chebyshev(self, pull, f, x, self.in_shape, self.out_shape, largest, tol)
+        pullback = partial(self._pullback, x, self.in_shape)
+        return gram_chebyshev(self, pullback, f, x, self.in_shape, self.out_shape, largest, tol)
 
     def correct(self, gain: float | SpectralFunction, x: Tensor, y: Tensor) -> Tensor:
         r"""x + Mᵀ g(MMᵀ) (y − M x): x corrected by what y ≈ M x says of it.
