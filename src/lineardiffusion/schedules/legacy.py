@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -97,7 +98,7 @@ def _from_betas(betas: Tensor) -> Tensor:
 _NAMED = {"linear": linear_schedule, "cosine": cosine_schedule}
 
 
-def as_alpha_bar(schedule: str | NoiseSchedule | Tensor, num_steps: int) -> Tensor:
+def as_alpha_bar(schedule: Any, num_steps: int) -> Tensor:
     """ᾱ_0, …, ᾱ_T from a schedule's name, a function of T, or the values themselves, checked.
 
     Raises:
