@@ -33,8 +33,8 @@ from lineardiffusion.operators.orthogonal import AveragePool
 from lineardiffusion.operators.scalar import Identity
 from lineardiffusion.operators.separable import Mode, Resize, along_axes_each, outer, spatial_axes
 from lineardiffusion.operators.spectral import SpectralFilter, dct_frequencies, dct_matrix
-from lineardiffusion.schedules.noise import Schedule
-from lineardiffusion.schedules.resolution import ResolutionSchedule, as_changes, convex_decay
+from lineardiffusion.schedules import Schedule
+from lineardiffusion.schedules import ResolutionSchedule, as_changes, convex_decay
 
 _ONE = torch.ones((), dtype=torch.float64)
 
