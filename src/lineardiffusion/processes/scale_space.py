@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections.abc import Sequence
 from typing import Literal
@@ -16,7 +17,14 @@ from lineardiffusion.operators.orthogonal import AveragePool
 from lineardiffusion.operators.scalar import Identity
 from lineardiffusion.operators.separable import Mode, Resize, spatial_axes
 from lineardiffusion.processes.base import LinearDiffusion
-from lineardiffusion.schedules import NoiseSchedule, ResolutionSchedule, as_alpha_bar, convex_decay
+from lineardiffusion.schedules import (
+    NoiseSchedule,
+    ResolutionSchedule,
+    as_alpha_bar,
+    as_changes,
+    convex_decay,
+    from_alpha_bar,
+)
 
 
 class ScaleSpaceDiffusion(LinearDiffusion):
@@ -37,8 +45,7 @@ class ScaleSpaceDiffusion(LinearDiffusion):
         levels: number of resolutions; 1 is DDPM.
         num_steps: T.
         schedule: "linear", "cosine", a function of T, or ᾱ_0, …, ᾱ_T themselves.
-        resolution_schedule: a function (levels, ᾱ) ↦ level of each x_1, …, x_T, such as `convex_decay(0.5)`, or a
-            sequence of these levels.
+        resolution_schedule: such as `convex_decay(0.5)`, or the level of each of x_1, …, x_T.
         mode: how `Resize` resamples, with antialiasing where the mode has it; or "haar", for even sizes.
 
     Raises:
@@ -64,7 +71,9 @@ class ScaleSpaceDiffusion(LinearDiffusion):
         event = as_shape(shape)
         alpha_bar = as_alpha_bar(schedule, num_steps)
         sizes = _pyramid(event, as_index(levels, 1, 64, "levels"))
-        level_of = _levels(convex_decay(0.5) if resolution_schedule is None else resolution_schedule, sizes, alpha_bar)
+        rule = convex_decay(0.5) if resolution_schedule is None else resolution_schedule
+        changes = as_changes(rule, len(sizes), from_alpha_bar(alpha_bar))
+        level_of = [bisect.bisect_right(changes, t) for t in range(1, len(alpha_bar))]
 
         identities = [Identity(size) for size in sizes]
         halvings = [_halving(fine, coarse, mode) for fine, coarse in itertools.pairwise(sizes)]
@@ -101,18 +110,3 @@ def _pyramid(shape: Shape, levels: int) -> list[Shape]:
             raise ValueError(f"levels: expected at most {level} for shape {shape}, got {levels}")
         sizes.append(shape[: len(shape) - axes] + halved)
     return sizes
-
-
-def _levels(schedule: ResolutionSchedule | Sequence[int], sizes: list[Shape], alpha_bar: Tensor) -> list[int]:
-    """The level of each x_1, …, x_T, checked."""
-    values = schedule(len(sizes), alpha_bar) if callable(schedule) else schedule
-    levels = [as_index(level, 0, len(sizes) - 1, "resolution_schedule") for level in values]
-    if len(levels) != len(alpha_bar) - 1:
-        raise ValueError(f"resolution_schedule: expected {len(alpha_bar) - 1} levels, got {len(levels)}")
-    for t, (before, after) in enumerate(itertools.pairwise(levels), start=2):
-        if after < before:
-            raise ValueError(
-                f"resolution_schedule: expected resolutions that never grow with t, got {sizes[before]} at t = {t - 1} "
-                f"and {sizes[after]} at t = {t}"
-            )
-    return levels
