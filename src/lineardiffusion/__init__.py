@@ -7,9 +7,11 @@ Operators M, processes built from them, denoisers, losses and samplers. Start wi
 """
 
 from lineardiffusion import lab as lab
+from lineardiffusion import schedules as schedules
 from lineardiffusion import testing as testing
 from lineardiffusion import training as training
 from lineardiffusion.calibration import calibrate as calibrate
+from lineardiffusion.config import from_config as from_config
 from lineardiffusion.convergence import LanczosInfo as LanczosInfo
 from lineardiffusion.convergence import lanczos_options as lanczos_options
 from lineardiffusion.covariance import Covariance as Covariance

@@ -1,26 +1,22 @@
-r"""Noise schedules, ᾱ as a function of t, and resolution schedules, the scale of x_t as a function of t.
+r"""Noise schedules, ᾱ as a function of t.
 
 References:
     | Denoising Diffusion Probabilistic Models (Ho et al., 2020), https://arxiv.org/abs/2006.11239
     | Improved Denoising Diffusion Probabilistic Models (Nichol & Dhariwal, 2021), https://arxiv.org/abs/2102.09672
-    | Scale Space Diffusion (Mukhopadhyay et al., 2026), Sec. 8.3, https://arxiv.org/abs/2603.08709
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lineardiffusion._checks import as_index, check_constant
-from lineardiffusion.information import diffusion_information
 
 NoiseSchedule = Callable[[int], Tensor]
-# (levels, alpha_bar) ↦ the level of x_t for t = 1, …, T: 0 is full size, each further level half of the one before.
-ResolutionSchedule = Callable[[int, Tensor], Tensor]
 
 
 def linear_schedule(num_steps: int, beta_start: float | None = None, beta_end: float | None = None) -> Tensor:
@@ -119,159 +115,3 @@ def as_alpha_bar(schedule: Any, num_steps: int) -> Tensor:
     if alpha_bar[0] != 1 or not bool((alpha_bar.diff() < 0).all()) or not alpha_bar[-1] > 0:
         raise ValueError("schedule: expected ᾱ to start at ᾱ_0 = 1 and to decrease strictly towards ᾱ_T > 0")
     return alpha_bar
-
-
-# ---------------------------------------------------------------------------------------------- resolution schedules
-
-
-def equal_levels() -> ResolutionSchedule:
-    """Every resolution for the same number of steps (Sec. 8.3.1)."""
-    return _discretised(lambda time: time)
-
-
-def convex_decay(power: float) -> ResolutionSchedule:
-    r"""Level ⌊n (1 − (1 − τ)^power)⌋ at τ ∈ [0, 1] (Sec. 8.3.2): powers below 1 keep the full resolution longer.
-
-    Raises:
-        ValueError: a power that is not positive.
-
-    Example:
-        >>> import lineardiffusion as ld
-        >>> p = ld.ScaleSpaceDiffusion((3, 64, 64), levels=3, resolution_schedule=ld.convex_decay(0.5))
-        >>> p.shape(555), p.shape(556), p.shape(1000)
-        ((3, 64, 64), (3, 32, 32), (3, 16, 16))
-    """
-    _check_power(power)
-    return _discretised(lambda time: 1 - (1 - time) ** power)
-
-
-def changes_at(times: Sequence[int]) -> ResolutionSchedule:
-    """Level l from the l-th of these times on; a time that comes twice passes over a level.
-
-    Arguments:
-        times: first t of each lower resolution, one fewer than levels, from 1 on and ascending. A time beyond T leaves
-            its level out.
-
-    Raises:
-        ValueError: times that are not ascending; when it is used, a number of them that does not fit the levels.
-
-    Example:
-        >>> import lineardiffusion as ld
-        >>> schedule = ld.changes_at([360, 570])
-        >>> ld.ScaleSpaceDiffusion((1, 32, 32), levels=3, resolution_schedule=schedule).shape_changes()
-        [360, 570]
-    """
-    changes = [as_index(t, 1, 10**9, "times") for t in times]
-    if changes != sorted(changes):
-        raise ValueError(f"times: expected ascending times, got {changes}")
-
-    def schedule(levels: int, alpha_bar: Tensor) -> Tensor:
-        if len(changes) != levels - 1:
-            raise ValueError(f"times: expected {levels - 1} for {levels} levels, got {changes}")
-        # Level of x_t: how many of the changes are at t or before.
-        return torch.bucketize(torch.arange(1, len(alpha_bar)), torch.tensor(changes, dtype=torch.long), right=True)
-
-    return schedule
-
-
-def snr_matched(spectrum: Tensor, threshold: float = 0.1) -> ResolutionSchedule:
-    r"""A resolution is left as soon as nothing is to be seen of what it adds: level l at the first t at which the
-    signal-to-noise ratio ᾱ_t λ/(1 − ᾱ_t) of every frequency beyond level l is below the threshold.
-
-    Level l of an axis of n pixels holds its first ⌈n/2^l⌉ frequencies.
-
-    Arguments:
-        spectrum: variances λ of the data in the cosine basis, with shape (…, *spatial), such as the gain of
-            `ld.lab.estimate` or `ld.lab.power_law`; axes before the last two (one, for a single axis) are channels.
-        threshold: greatest signal-to-noise ratio that may be dropped.
-
-    Raises:
-        ValueError: a negative variance, or a threshold that is not positive.
-
-    Example:
-        >>> import lineardiffusion as ld
-        >>> spectrum = ld.lab.power_law((1, 64)).gain
-        >>> ld.ScaleSpaceDiffusion((1, 64), 4, resolution_schedule=ld.snr_matched(spectrum)).shape_changes()
-        [89, 167, 278]
-    """
-    if not threshold > 0:
-        raise ValueError(f"threshold: expected a positive number, got {threshold}")
-    if spectrum.ndim == 0 or not bool((spectrum >= 0).all() and spectrum.isfinite().all()):
-        raise ValueError(f"spectrum: expected variances ≥ 0 of at least one axis, got shape {tuple(spectrum.shape)}")
-    values = spectrum.detach().cpu().double()
-    values = values.flatten(0, -3).amax(0) if values.ndim > 2 else values
-
-    def levels_of(levels: int, alpha_bar: Tensor) -> Tensor:
-        ratio = alpha_bar[1:] / (1 - alpha_bar[1:])
-        reached = torch.zeros(len(ratio), dtype=torch.long)
-        for level in range(1, levels):
-            dropped = values.clone()
-            dropped[tuple(slice(-(-n // 2**level)) for n in values.shape)] = 0
-            reached += (ratio * dropped.max() < threshold).long()
-        return reached
-
-    return levels_of
-
-
-def tanh_like(power: float) -> ResolutionSchedule:
-    """Fast at both ends and slow between, with most steps at the middle resolutions (Sec. 8.3.3).
-
-    Raises:
-        ValueError: a power that is not positive.
-    """
-    _check_power(power)
-    top = _cubic(_signed_power(0.5, power))
-    return _discretised(lambda time: 1 - (0.5 + 0.5 * _cubic(_signed_power(0.5 - time, power)) / top))
-
-
-def sigmoid_like(power: float) -> ResolutionSchedule:
-    """The inverse function of `tanh_like`: slow at both ends, all changes around the middle (Sec. 8.3.4).
-
-    Raises:
-        ValueError: a power that is not positive.
-    """
-    _check_power(power)
-    top = _cubic(_signed_power(0.5, power))
-
-    def fraction(time: float) -> float:
-        # The inverse of w ↦ 1.5 w − 2 w³ = sin(3 arcsin w) / 2.
-        root = math.sin(math.asin(2 * top * (1 - 2 * time)) / 3)
-        return 1 - (0.5 + _signed_power(root, 1 / power))
-
-    return _discretised(fraction)
-
-
-def information_matched() -> ResolutionSchedule:
-    r"""The smallest resolution that holds the information of x_t: r² ≥ Info(t) (Sec. 3.2 of Scale Space Diffusion).
-
-    Info(t) is the expected share of pixels in which the signal dominates the noise, r = 2^{−level} the normalised side.
-    """
-
-    def schedule(levels: int, alpha_bar: Tensor) -> Tensor:
-        information = diffusion_information(alpha_bar[1:])
-        return (-0.5 * information.log2()).floor().clamp(0, levels - 1).long()
-
-    return schedule
-
-
-def _discretised(fraction: Callable[[float], float]) -> ResolutionSchedule:
-    """Level ⌊n · fraction(τ)⌋, at most n − 1, with τ = (t − 1)/(T − 1)."""
-
-    def schedule(levels: int, alpha_bar: Tensor) -> Tensor:
-        last = max(len(alpha_bar) - 2, 1)
-        return torch.tensor([min(int(levels * fraction(i / last)), levels - 1) for i in range(len(alpha_bar) - 1)])
-
-    return schedule
-
-
-def _signed_power(value: float, power: float) -> float:
-    return math.copysign(abs(value) ** power, value)
-
-
-def _cubic(w: float) -> float:
-    return 1.5 * w - 2 * w**3
-
-
-def _check_power(power: float) -> None:
-    if not 0 < power < math.inf:
-        raise ValueError(f"power: expected a positive number, got {power}")
