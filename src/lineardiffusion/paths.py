@@ -293,7 +293,8 @@ class PyramidPath(Path):
 
     def on(self, schedule: Schedule) -> Path:
         bound = copy.copy(self)
-        bound._changes = list(as_changes(self.resolution_schedule, self.levels, schedule))
+        changes = as_changes(self.resolution_schedule, self.levels, schedule)
+        bound._changes = [t for t in changes if t <= schedule.end]
         return bound
 
     def level(self, t: float) -> int:
