@@ -28,7 +28,7 @@ from lineardiffusion.config import Configured, configured
 from lineardiffusion.operators.base import LinearOperator, apply_each
 from lineardiffusion.operators.bases import Basis
 from lineardiffusion.operators.chain import OperatorChain
-from lineardiffusion.operators.factored import cast
+from lineardiffusion.operators.multipliers import cast
 from lineardiffusion.operators.orthogonal import AveragePool
 from lineardiffusion.operators.scalar import Identity
 from lineardiffusion.operators.separable import Mode, Resize, along_axes_each, outer, spatial_axes
