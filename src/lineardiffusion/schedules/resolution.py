@@ -16,7 +16,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -190,7 +190,8 @@ class snr_matched(Rule):
 
     def reached(self, level: int, levels: int, t: float, noise_schedule: Schedule) -> bool:
         dropped = self.spectrum.clone()
-        dropped[(..., *[slice(-(-n // 2**level)) for n in self.spectrum.shape[-2:]])] = 0
+        kept: list[Any] = [slice(-(-n // 2**level)) for n in self.spectrum.shape[-2:]]
+        dropped[tuple([..., *kept])] = 0
         return noise_schedule.log_snr(t) + float(dropped.max().log()) < math.log(self.threshold)
 
 
