@@ -60,6 +60,7 @@ from lineardiffusion.schedules import convex_decay as convex_decay
 from lineardiffusion.schedules import cosine_log_snr_schedule as cosine_log_snr_schedule
 from lineardiffusion.schedules import cosine_schedule as cosine_schedule
 from lineardiffusion.schedules import equal_levels as equal_levels
+from lineardiffusion.schedules import grids as grids
 from lineardiffusion.schedules import information_matched as information_matched
 from lineardiffusion.schedules import linear_schedule as linear_schedule
 from lineardiffusion.schedules import sigmoid_like as sigmoid_like

@@ -115,9 +115,10 @@ class cosine_log_snr(Schedule):
         if num_steps is not None:
             self.end = self.num_steps = as_index(num_steps, 1, 10**9, "num_steps")
             self.first = 1
-            angle = self._angle(torch.arange(1, self.end + 1, dtype=torch.float64) / self.end)
-            log_snr = -2 * angle.tan().log()
-            self._table = from_alpha_bar(torch.cat([torch.ones(1, dtype=torch.float64), log_snr.sigmoid()]))
+            angle = self._angle(torch.arange(self.end + 1, dtype=torch.float64) / self.end)
+            alpha_bar = (-2 * angle.tan().log()).sigmoid()
+            alpha_bar[0] = 1
+            self._table = from_alpha_bar(alpha_bar)
 
     def _angle(self, u: Tensor) -> Tensor:
         first, last = self._ends

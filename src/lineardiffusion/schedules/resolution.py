@@ -189,8 +189,10 @@ class snr_matched(Rule):
             )
 
     def reached(self, level: int, levels: int, t: float, noise_schedule: Schedule) -> bool:
-        dropped = self.spectrum.clone()
-        dropped[(..., *[slice(-(-n // 2**level)) for n in self.spectrum.shape[-2:]])] = 0
+        kept = dropped = self.spectrum.clone()
+        for axis in range(-min(2, dropped.ndim), 0):
+            kept = kept.narrow(axis, 0, -(-dropped.shape[axis] // 2**level))
+        kept.zero_()
         return noise_schedule.log_snr(t) + float(dropped.max().log()) < math.log(self.threshold)
 
 
