@@ -502,3 +502,8 @@ def _device_of(operator: LinearOperator) -> torch.device:
     """The device of the tensors of an operator: an accelerator if any of them is on one, else the CPU."""
     devices = (part.device for part in _state_of(operator) if isinstance(part, Tensor))
     return next((device for device in devices if device.type != "cpu"), torch.device("cpu"))
+
+
+def count_numbers(operator: LinearOperator) -> int:
+    """How many numbers the tensors of an operator hold."""
+    return sum(part.numel() for part in _state_of(operator) if isinstance(part, Tensor))
