@@ -6,9 +6,6 @@ Where the resolution grows from t to s, c_s is larger than x_t.
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import json
 import math
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, get_args
@@ -16,9 +13,11 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from lineardiffusion._checks import Shape, check_event, check_real, compute_dtype
+from lineardiffusion._checks import Shape, check_event, compute_dtype
 from lineardiffusion.carrying import Carrier, Lift
 from lineardiffusion.config import Configured, configured
+from lineardiffusion.descriptions import description, differences
+from lineardiffusion.networks import accepts_size, as_tensor, of_shape
 from lineardiffusion.predictions import (
     Clean,
     Noise,
@@ -55,7 +54,8 @@ class Denoiser(nn.Module, Configured):
     The last four tell nothing of the detail that a change of shape adds, and need a `lift` in processes that have one;
     the last three need isotropic noise.
 
-    Two denoisers are equal if all but their networks is.
+    Two denoisers are equal if all but their networks is. A state dict says which denoiser it is of, and no other loads
+    it; of processes made of operators of one's own it knows the shapes and levels alone.
 
     Arguments:
         network: called as network(x, time, **conditioning), x of shape (B, *shape(t)) in the dtype of its (first
@@ -109,7 +109,7 @@ class Denoiser(nn.Module, Configured):
                 f"prediction: expected 'clean' or 'data' for a process that changes shape, got {prediction!r}: it does "
                 f"not determine the detail that a larger x_s adds; lift='pseudoinverse' takes the estimate without it"
             )
-        self.takes_size = changes and _accepts_size(network)
+        self.takes_size = changes and accepts_size(network)
         if changes and isinstance(self.prediction, Clean) and not self.takes_size:
             raise TypeError(
                 "network: expected one with a parameter `size`, the spatial sizes of what it is to return, as this "
@@ -187,7 +187,7 @@ class Denoiser(nn.Module, Configured):
         given = combine(scale, work, 0.0, work).to(work.dtype if weight is None else weight.dtype)
         size = {"size": expected[1:]} if self.takes_size else {}
         output = as_tensor(self.network(given, self._time_given(t, given), **size, **conditioning))
-        return _of_shape(output, (x_t.shape[0], *expected)).to(work.dtype)
+        return of_shape(output, (x_t.shape[0], *expected)).to(work.dtype)
 
     # ------------------------------------------------------------------ times
 
@@ -218,8 +218,8 @@ class Denoiser(nn.Module, Configured):
         pairs = {(process.shape(u), process.shape(time(process, u))) for u in set(t.tolist())}
         if len(pairs) > 1:
             raise ValueError(
-                f"t: expected times that share shape(t) and the shape just below t, got {sorted(pairs)}: draw them with "
-                f"process.sample_timesteps (ld.times.ByShape), or take the parts of process.group_by_shape(t) one by one"
+                f"t: expected times that share shape(t) and the shape just below t, got {sorted(pairs)}; draw them with "
+                f"process.sample_timesteps (ld.times.ByShape), or take the parts of process.group_by_shape(t)"
             )
         return t, *pairs.pop()
 
@@ -259,99 +259,21 @@ class Denoiser(nn.Module, Configured):
         return ", ".join(f"{name}={value!r}" for name, value in self.arguments().items())
 
     def get_extra_state(self) -> Tensor:
-        """The configuration, for `load_state_dict` to accept no other: JSON in bytes, as safetensors hold tensors alone.
-        Of what JSON does not know there are names, and of a process, such as a chain of operators, shapes and levels."""
-        return torch.frombuffer(bytearray(json.dumps(self._described()).encode()), dtype=torch.uint8)
+        return description(self)
 
     def set_extra_state(self, state: Tensor) -> None:
-        saved, here = json.loads(bytes(state.tolist())), json.loads(json.dumps(self._described()))
-        for name in here:
-            if saved.get(name) != here[name]:
-                raise ValueError(
-                    f"state_dict: expected weights of a denoiser with {name} = {_short(here[name])}, got those of one "
-                    f"with {_short(saved.get(name))}; denoiser.network.load_state_dict takes weights whatever they are of"
-                )
-
-    def _described(self) -> dict[str, object]:
-        try:
-            return self.to_config()
-        except TypeError:
-            return {name: _described(value) for name, value in self.arguments().items()}
-
-
-def _described(value: object) -> object:
-    """The configuration of a part, or what there is in its place."""
-    if isinstance(value, Denoiser):
-        return value._described()
-    if isinstance(value, Configured):
-        try:
-            return value.to_config()
-        except TypeError:
-            return _levels_described(value) if isinstance(value, LinearDiffusion) else repr(value)
-    if value is None or isinstance(value, (str, int, float)):
-        return value
-    return getattr(value, "__qualname__", repr(value))
-
-
-def _levels_described(process: LinearDiffusion) -> dict[str, object]:
-    """The shapes of a process, and a digest of a_t and σ_t to six digits, at its steps or at 64 times."""
-    count = process.num_steps or 64
-    times = [process.end * k / count for k in range(1, count + 1)]
-    numbers = " ".join(f"{process.signal_scale(t):.6g} {process.sigma(t):.6g}" for t in times)
-    return {
-        "shapes": [process.shape(t) for t in (0, *process.shape_changes())],
-        "changes": process.shape_changes(),
-        "levels": hashlib.sha256(numbers.encode()).hexdigest(),
-    }
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 300 else f"{text[:200]} … {text[-80:]}"
-
-
-# ------------------------------------------------------------------------------------------------------- networks
+        found = differences(self, state)
+        if found:
+            raise ValueError(
+                f"state_dict: weights of another denoiser: {'; '.join(found)} (denoiser.network.load_state_dict takes "
+                f"them all the same)"
+            )
 
 
 def first_weight(module: nn.Module) -> Tensor | None:
     """The first parameter that a network may compute in (not one of integers or of 8 bits): it says in which dtype, and
     on which device, the network wants its input."""
     return next((p for p in module.parameters() if p.is_floating_point() and p.itemsize > 1), None)
-
-
-def as_tensor(output: Any) -> Tensor:
-    """What a network returned, as a tensor: its `.sample` if it is an object that has one.
-
-    Raises:
-        ValueError: neither.
-    """
-    tensor = output if isinstance(output, Tensor) else getattr(output, "sample", None)
-    if not isinstance(tensor, Tensor):
-        raise ValueError(
-            f"network: expected a tensor or an object with a tensor as .sample, got {type(output).__name__}"
-        )
-    return tensor
-
-
-def _of_shape(output: Tensor, expected: Shape) -> Tensor:
-    """The output, or of twice the channels the first half."""
-    if tuple(output.shape) == (expected[0], 2 * expected[1], *expected[2:]):
-        output = output[:, : expected[1]]
-    if tuple(output.shape) != expected:
-        raise ValueError(f"network: expected an output of shape {expected}, got {tuple(output.shape)}")
-    check_real(output, "network")
-    return output
-
-
-def _accepts_size(network: Callable[..., Any]) -> bool:
-    """Whether a network takes size=…; where it does not tell what it takes, it is supposed to."""
-    try:
-        parameters = inspect.signature(network.forward if isinstance(network, nn.Module) else network).parameters
-    except (TypeError, ValueError):
-        return True
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return True
-    return "size" in parameters and parameters["size"].kind is not inspect.Parameter.POSITIONAL_ONLY
 
 
 def _check_kinds(network: object, process: object) -> None:
@@ -375,4 +297,3 @@ def _log(level: float | Tensor) -> float | Tensor:
     if isinstance(level, Tensor):
         return level.log()
     return math.log(level) if level else -math.inf
-

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from lineardiffusion._checks import compute_dtype
 from lineardiffusion.config import configured
-from lineardiffusion.denoiser import Denoiser, as_tensor
+from lineardiffusion.denoiser import Denoiser
+from lineardiffusion.networks import as_tensor
 
 
 @configured("guided")

@@ -190,7 +190,7 @@ def _as_weighting(weighting: Any) -> Weighting:
     if not callable(weighting) or isinstance(weighting, type):
         given = f"the class {weighting.__name__}" if isinstance(weighting, type) else repr(weighting)
         raise TypeError(
-            "weighting: expected a function of the SNR, such as ld.MinSNR(5.0), ld.SNR(), ld.Uniform(), ld.Velocity() or "
-            f"ld.Flow(), got {given}"
+            "weighting: expected a function of the SNR, such as ld.MinSNR(5.0), ld.SNR(), ld.Uniform(), ld.Velocity() "
+            f"or ld.Flow(), got {given}"
         )
     return weighting  # type: ignore[no-any-return]
