@@ -7,6 +7,8 @@ Operators M, processes built from them, denoisers, losses and samplers. Start wi
 """
 
 from lineardiffusion import lab as lab
+from lineardiffusion import paths as paths
+from lineardiffusion import schedules as schedules
 from lineardiffusion import schedules as schedules
 from lineardiffusion import testing as testing
 from lineardiffusion import training as training
@@ -48,10 +50,14 @@ from lineardiffusion.operators import Sum as Sum
 from lineardiffusion.posterior import ddim_kernel as ddim_kernel
 from lineardiffusion.posterior import posterior as posterior
 from lineardiffusion.posterior import transition as transition
+from lineardiffusion.config import from_config as from_config
 from lineardiffusion.processes import DDPM as DDPM
+from lineardiffusion.processes import EDM as EDM
 from lineardiffusion.processes import BlurringDiffusion as BlurringDiffusion
+from lineardiffusion.processes import FlowMatching as FlowMatching
 from lineardiffusion.processes import LinearDiffusion as LinearDiffusion
 from lineardiffusion.processes import ScaleSpaceDiffusion as ScaleSpaceDiffusion
+from lineardiffusion.processes import feasible_sigmas as feasible_sigmas
 from lineardiffusion.residual import Residual as Residual
 from lineardiffusion.sampling import AncestralSampler as AncestralSampler
 from lineardiffusion.sampling import DDIMSampler as DDIMSampler

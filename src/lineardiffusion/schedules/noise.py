@@ -32,6 +32,7 @@ class Schedule(Configured, ABC):
         end: T, the last time.
         num_steps: T where networks are trained on the integer times 1…T, else None.
         first: the least noisy time, before 0, that a grid of sampling times visits.
+        is_isotropic: whether the noise of x_t is σ_t² I for all t.
 
     Example:
         >>> import torch, lineardiffusion as ld
@@ -48,6 +49,7 @@ class Schedule(Configured, ABC):
     end: float = 1.0
     num_steps: int | None = None
     first: float = 1e-3
+    is_isotropic: bool = True
 
     @abstractmethod
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -175,6 +175,7 @@ class CovarianceTable(Tabulated):
             level if isinstance(level, Covariance) else as_noise_level(level, (), "levels", at=f" at t = {t}")
             for t, level in enumerate(levels)
         )
+        self.is_isotropic = not any(isinstance(level, Covariance) for level in self._noise)
         sigmas = [math.sqrt(level.mean_variance()) if isinstance(level, Covariance) else level for level in self._noise]
         scales = torch.ones(len(sigmas), dtype=torch.float64) if signal is None else as_levels(signal, "signal")
         self._scales = None if signal is None else tuple(scales.tolist())
