@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lineardiffusion._checks import full_precision
 from lineardiffusion.caches import BoundedCache
-from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.operators.base import LinearOperator, count_numbers
 from lineardiffusion.operators.scalar import Identity
 from lineardiffusion.paths import IdentityPath
 from lineardiffusion.processes.base import LinearDiffusion
@@ -111,7 +111,7 @@ class _Map(NamedTuple):
 
 
 def _bytes(kept: _Map) -> int:
-    return 64 * kept.operator.kept_numbers()
+    return 64 * count_numbers(kept.operator)
 
 
 def _damped_inverse(values: Tensor) -> Tensor:
