@@ -111,7 +111,7 @@ class _Map(NamedTuple):
 
 
 def _bytes(kept: _Map) -> int:
-    return 64 * count_numbers(kept.operator)
+    return 64 * count_numbers(kept.operator) if kept.operator.has_exact_functions else 0
 
 
 def _damped_inverse(values: Tensor) -> Tensor:
