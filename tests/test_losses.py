@@ -46,9 +46,9 @@ def test_the_velocity_loss():
         for i, t in enumerate(times):
             a, sigma, rows = p.signal_scale(t), p.sigma(t), slice(i, i + 1)
             v, x_t = a * noise - sigma * x0, a * x0 + sigma * noise
-            loss = ld.denoising_loss(d, x0, torch.tensor(times), noise, ld.losses.Velocity())
+            loss = ld.denoising_loss(d, x0, torch.tensor(times), noise, ld.Velocity())
             torch.testing.assert_close(loss[rows], mean(v - HALF * x_t)[rows], rtol=1e-12, atol=0)
-            loss = ld.denoising_loss(d, x0, t, noise, ld.losses.Velocity())
+            loss = ld.denoising_loss(d, x0, t, noise, ld.Velocity())
             torch.testing.assert_close(loss, mean(v - HALF * x_t), rtol=1e-12, atol=0)
 
 
@@ -61,7 +61,7 @@ def test_the_flow_matching_loss():
     expected = mean(noise - x0 - w * ((1 - w) * x0 + w * noise))
     double = Weighted(lambda x, time: w * x)
     d = ld.Denoiser(double, p, "flow")
-    torch.testing.assert_close(ld.denoising_loss(d, x0, t, noise, ld.losses.Flow()), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(ld.denoising_loss(d, x0, t, noise, ld.Flow()), expected, rtol=1e-12, atol=0)
 
 
 class Weighted(torch.nn.Module):
@@ -106,8 +106,8 @@ def test_the_loss_of_edm():
         (ld.TruncatedSNR(), lambda snr: max(snr, 1.0)),
         (ld.InverseSNR(), lambda snr: 1 / snr),
         (ld.Uniform(), lambda snr: 1.0),
-        (ld.losses.Velocity(), lambda snr: 1 + snr),
-        (ld.losses.Flow(), lambda snr: (1 + math.sqrt(snr)) ** 2),
+        (ld.Velocity(), lambda snr: 1 + snr),
+        (ld.Flow(), lambda snr: (1 + math.sqrt(snr)) ** 2),
         (ld.losses.EDM(0.7), lambda snr: snr + 1 / 0.49),
         (None, lambda snr: min(snr, 5.0)),
     ],

@@ -21,15 +21,18 @@ from lineardiffusion.covariance import GramCovariance as GramCovariance
 from lineardiffusion.denoiser import Denoiser as Denoiser
 from lineardiffusion.gaussian import Gaussian as Gaussian
 from lineardiffusion.gaussian import GaussianMarginal as GaussianMarginal
+from lineardiffusion.guidance import guided as guided
 from lineardiffusion.information import diffusion_information as diffusion_information
 from lineardiffusion.lanczos import lanczos_function as lanczos_function
 from lineardiffusion.lanczos import lanczos_sqrt as lanczos_sqrt
 from lineardiffusion.losses import SNR as SNR
+from lineardiffusion.losses import Flow as Flow
 from lineardiffusion.losses import InverseSNR as InverseSNR
 from lineardiffusion.losses import MaxSNR as MaxSNR
 from lineardiffusion.losses import MinSNR as MinSNR
 from lineardiffusion.losses import TruncatedSNR as TruncatedSNR
 from lineardiffusion.losses import Uniform as Uniform
+from lineardiffusion.losses import Velocity as Velocity
 from lineardiffusion.losses import denoising_loss as denoising_loss
 from lineardiffusion.operators import AveragePool as AveragePool
 from lineardiffusion.operators import BlockDiagonal as BlockDiagonal
@@ -50,6 +53,7 @@ from lineardiffusion.operators import Sum as Sum
 from lineardiffusion.posterior import ddim_kernel as ddim_kernel
 from lineardiffusion.posterior import posterior as posterior
 from lineardiffusion.posterior import transition as transition
+from lineardiffusion.predictions import EDMPrediction as EDMPrediction
 from lineardiffusion.config import from_config as from_config
 from lineardiffusion.processes import DDPM as DDPM
 from lineardiffusion.processes import EDM as EDM
