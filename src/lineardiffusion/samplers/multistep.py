@@ -76,16 +76,16 @@ def weights(decay: Tensor, nodes: Sequence[Tensor], rule: Rule = "moment") -> li
     Arguments:
         decay: H.
         nodes: u_1, u_2, … (at most three), which broadcast with H.
-        rule: "midpoint" puts ½ in the place of M_1 where there are two nodes; three and more are always the moment rule.
+        rule: "midpoint" puts ½ in the place of M_1 where there are two nodes; more are always the moment rule.
     """
-    shape = torch.broadcast_shapes(decay.shape, *(node.shape for node in nodes))
+    shape = torch.broadcast_shapes(decay.shape, *(node.shape for node in nodes))  # type: ignore[no-untyped-call]
     usable = ~decay.isnan().expand(shape)
     decay = torch.where(usable, decay, 0.0)
     powers = moments(decay, len(nodes) + 1)
     if rule == "midpoint" and len(nodes) == 1:
         powers[1] = torch.full_like(decay, 0.5)
-    # Newton's form, x* = Σ_k N_k [m_0, …, m_k] with N_k = ∫ Π_{i<k} (u − u_i) dν and divided differences [·]: leaving out
-    # the last nodes is leaving out the last terms.
+    # Newton's form, x* = Σ_k N_k [m_0, …, m_k] with N_k = ∫ Π_{i<k} (u − u_i) dν and divided differences [·]: leaving
+    # out the last nodes is leaving out the last terms.
     points, polynomial = [torch.zeros_like(decay)], [torch.ones_like(decay)]
     result = [torch.ones_like(decay)]
     for node in nodes:
