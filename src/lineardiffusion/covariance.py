@@ -168,7 +168,7 @@ class GramCovariance(Covariance):
         return self._noise_map()(noise, onto=mean)
 
     def _noise_map(self) -> GramMap:
-        function = self._cached("noise", lambda: self.operator.gram_map(self._deviations))
+        function = self._cached("noise", lambda: self.operator.gram_map(self.deviations))
         return function if self.has_exact_functions else for_noise(function)
 
     def solve(self, v: Tensor) -> Tensor:
@@ -199,7 +199,7 @@ class GramCovariance(Covariance):
         return self.operator.has_exact_functions
 
     def root(self) -> LinearOperator:
-        return self._cached("root", lambda: self.operator.function(self._deviations))
+        return self._cached("root", lambda: self.operator.function(self.deviations))
 
     def inverse_root(self) -> LinearOperator:
         return self._cached(
@@ -224,7 +224,12 @@ class GramCovariance(Covariance):
             variances = variances.clamp(min=0)
         return variances
 
-    def _deviations(self, values: Tensor) -> Tensor:
+    def deviations(self, values: Tensor) -> Tensor:
+        """√f(λ), the spectrum of the square root.
+
+        Raises:
+            ValueError: f(λ) < 0, beyond rounding.
+        """
         return self._variances(values).sqrt()
 
     def _positive(self, values: Tensor) -> Tensor:

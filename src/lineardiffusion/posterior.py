@@ -38,7 +38,7 @@ from lineardiffusion.covariance import (
 )
 from lineardiffusion.gaussian import Gaussian
 from lineardiffusion.krylov import SpectralFunction
-from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.operators.base import LinearOperator, StepMap
 from lineardiffusion.operators.scalar import Identity
 
 # 1 − ρλ below this is zero: noise levels that are feasible with equality give it no more than rounding.
@@ -105,7 +105,22 @@ def posterior(
 def ddim_kernel(
     x_t: Tensor, mean_s: Tensor, operator: LinearOperator, sigma_s: NoiseLevel, sigma_t: NoiseLevel, eta: float
 ) -> Gaussian:
-    r"""The DDIM kernel for any linear operator: N(μ_s + K (x_t − M μ_s), C) with, in the singular basis of M,
+    r"""The Markov kernel of `MarkovKernel`, given x_t and μ_s.
+
+    Arguments:
+        x_t, mean_s, operator, sigma_s, sigma_t: as in `posterior`.
+        eta: η in [0, 1]; at 1 the posterior.
+
+    Raises:
+        ValueError: shapes that do not fit, infeasible noise levels, or η outside [0, 1].
+    """
+    sigma_s, sigma_t = _noise_levels(operator, sigma_s, sigma_t)
+    check_feasible(operator, sigma_s, sigma_t)
+    return MarkovKernel(operator, sigma_s, sigma_t, eta).gaussian(x_t, mean_s)
+
+
+class MarkovKernel:
+    r"""N(μ_s + K (x_t − M μ_s), C) for any linear operator, prepared for many states: in the singular basis of M,
 
         C(λ) = η² σ_s² (1 − λσ_s²/σ_t²)   where λ > 0,        C(0) = σ_s²,
         K = Mᵀ(MMᵀ)^{−1/2} k(MMᵀ),   k(λ)² = (σ_s² − C(λ)) / σ_t².
@@ -113,6 +128,10 @@ def ddim_kernel(
     η = 1 is the posterior. At η = 0 nothing is drawn in the directions that M sees, where K is σ_s/σ_t times the polar
     factor Mᵀ(MMᵀ)^{−1/2}, while those it does not see (the new ones where a resolution grows) need fresh noise: without
     it the marginal at s would be wrong. For M = √(ᾱ_t/ᾱ_s) I this is DDIM (Song et al., 2021, Eq. 12 and 16).
+
+    With `carried`, an M that is diagonal in a basis of its events is taken for the limit of one that sees all of them:
+    C(λ) = η² σ_s² (1 − λσ_s²/σ_t²) at λ = 0 too, and the noise of a direction whose gain is zero is carried on. So it is
+    in a flow, which starts at a_t = 0.
 
     Where the structure of M is unknown, Lanczos' method evaluates these functions, which no polynomial follows through
     the jump of C at λ = 0. With η < 1 the two cases then pass into one another,
@@ -125,55 +144,161 @@ def ddim_kernel(
     as above: the marginal is kept exactly.
 
     Arguments:
-        x_t, mean_s, operator, sigma_s, sigma_t: as in `posterior`.
+        operator: M = M_{s→t}.
+        sigma_s, sigma_t: feasible noise levels, or Covariances.
         eta: η in [0, 1].
+        carried: see above.
 
     Raises:
-        ValueError: shapes that do not fit, infeasible noise levels, or η outside [0, 1].
+        ValueError: η outside [0, 1].
     """
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta: expected a number in [0, 1], got {eta}")
-    sigma_s, sigma_t = _noise_levels(operator, sigma_s, sigma_t)
-    check_feasible(operator, sigma_s, sigma_t)
-    return feasible_kernel(x_t, mean_s, operator, sigma_s, sigma_t, eta)
+
+    def __init__(
+        self, operator: LinearOperator, sigma_s: NoiseLevel, sigma_t: NoiseLevel, eta: float, *, carried: bool = False
+    ) -> None:
+        self.operator, self.sigma_s, self.sigma_t, self.eta = operator, sigma_s, sigma_t, as_eta(eta)
+        self._levels = None if sigma_s == 0 else _levels(operator, sigma_s, sigma_t)
+        self._white = operator if self._levels is None else whitened(operator, *self._levels)
+        self._complete = carried and self._white.has_frame
+        self._prepared: _Prepared | None = None
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether nothing is drawn, as far as that is known without looking at a spectrum."""
+        return self.sigma_s == 0 or (self.eta == 0 and self._complete)
+
+    def mean(self, x_t: Tensor, mean_s: Tensor) -> Tensor:
+        """μ_s + K (x_t − M μ_s)"""
+        return self._draw(x_t, mean_s, None)
+
+    def sample(self, x_t: Tensor, mean_s: Tensor, noise: Tensor) -> Tensor:
+        """μ_s + K (x_t − M μ_s) + C^{1/2} noise
+
+        Arguments:
+            x_t: with shape (*batch, *shape of x_t).
+            mean_s, noise: with shape (*batch, *shape of x_s); the noise is white.
+        """
+        return self._draw(x_t, mean_s, noise)
+
+    def gaussian(self, x_t: Tensor, mean_s: Tensor) -> Gaussian:
+        """The distribution of x_s."""
+        mean = self.mean(x_t, mean_s)
+        if self.sigma_s == 0:
+            return Gaussian(mean, _nothing(self.operator.in_shape))
+        covariance = self._for(x_t).covariance
+        return Gaussian(mean, covariance if self._levels is None else Sandwich(self._levels[0], covariance))
+
+    def _draw(self, x_t: Tensor, mean_s: Tensor, noise: Tensor | None) -> Tensor:
+        if self.sigma_s == 0:
+            check_event(x_t, self.operator.out_shape, "x_t")
+            check_event(mean_s, self.operator.in_shape, "mean_s")
+            return mean_s
+        prepared = self._for(x_t)
+        step = prepared.mean if noise is None else prepared.sample
+        if self._levels is None:
+            return step(mean_s, x_t, noise)
+        cov_s, cov_t = self._levels
+        residual = cov_t.inverse_root()(x_t - self.operator(mean_s))
+        return mean_s + cov_s.root()(step(torch.zeros_like(mean_s), residual, noise))
+
+    def _for(self, x_t: Tensor) -> _Prepared:
+        """What depends on the functions alone; of operators of unknown structure, which may be learned, nothing is kept."""
+        if not self._white.has_exact_functions:
+            return self._prepare(compute_dtype(x_t.dtype))
+        if self._prepared is None:
+            self._prepared = self._prepare(torch.float64)
+        return self._prepared
+
+    def _prepare(self, dtype: torch.dtype) -> _Prepared:
+        operator, eta = self._white, self.eta
+        sigma_s, sigma_t = (1.0, 1.0) if self._levels is not None else (float(self.sigma_s), float(self.sigma_t))
+        rounding, smoothing, deterministic = _ROUNDING, 0.0, False
+        if not operator.has_exact_functions:
+            rounding = max(rounding, 10 * torch.finfo(dtype).eps)
+            if eta < 1:
+                least, largest, singular = operator.spectrum_bounds()
+                separated = least >= largest / 100 > 0  # of zero, if that is an eigenvalue
+                # In powers of two, so that it stays what it is where the operator is learned.
+                smoothing = 2.0 ** math.floor(math.log2(least / 40 if separated else largest / 50)) if largest else 0.0
+                injective = not singular and math.prod(operator.in_shape) <= math.prod(operator.out_shape)
+                deterministic = eta == 0 and separated and injective
+        gain, variance = isotropic_kernel(sigma_s, sigma_t, eta, smoothing, rounding, self._complete)
+        covariance = GramCovariance(operator, variance)
+        deterministic = deterministic or self.is_deterministic
+        deviation = None if deterministic else covariance.deviations
+        told = sigma_s**2 / sigma_t**2 if eta == 1 else gain
+        return _Prepared(
+            operator.step_map(told, None, complete=self._complete),
+            operator.step_map(told, deviation, complete=self._complete),
+            _nothing(operator.in_shape) if deterministic else covariance,
+        )
 
 
-def feasible_kernel(
-    x_t: Tensor, mean_s: Tensor, operator: LinearOperator, sigma_s: NoiseLevel, sigma_t: NoiseLevel, eta: float
-) -> Gaussian:
-    """`ddim_kernel` for the noise levels of a process, which were found feasible when it was built: λmax of the product
-    of an operator of unknown structure is not estimated again in every step of a sampler."""
-    check_event(x_t, operator.out_shape, "x_t")
-    check_event(mean_s, operator.in_shape, "mean_s")
-    if sigma_s == 0:
-        return Gaussian(mean_s, _nothing(operator.in_shape))
-    if not isinstance(sigma_s, Covariance) and not isinstance(sigma_t, Covariance):
-        return Gaussian(*_isotropic(x_t, mean_s, operator, sigma_s, sigma_t, eta))
-    cov_s, cov_t = _covariances(operator, sigma_s, sigma_t)
-    residual = cov_t.inverse_root()(x_t - operator(mean_s))
-    mean, covariance = _isotropic(residual, torch.zeros_like(mean_s), whitened(operator, cov_s, cov_t), 1.0, 1.0, eta)
-    return Gaussian(mean_s + cov_s.root()(mean), Sandwich(cov_s, covariance))
+class _Prepared(NamedTuple):
+    mean: StepMap
+    sample: StepMap
+    covariance: Covariance
 
 
-def _isotropic(
-    x_t: Tensor, mean_s: Tensor, operator: LinearOperator, sigma_s: float, sigma_t: float, eta: float
-) -> tuple[Tensor, Covariance]:
-    rounding, smoothing, deterministic = _ROUNDING, 0.0, False
-    if not operator.has_exact_functions:
-        rounding = max(rounding, 10 * torch.finfo(compute_dtype(x_t.dtype)).eps)
-        if eta < 1:
-            least, largest, singular = operator.spectrum_bounds()
-            separated = least >= largest / 100 > 0  # of zero, if that is an eigenvalue
-            # In powers of two, so that it stays what it is where the operator is learned.
-            smoothing = 2.0 ** math.floor(math.log2(least / 40 if separated else largest / 50)) if largest > 0 else 0.0
-            injective = not singular and math.prod(operator.in_shape) <= math.prod(operator.out_shape)
-            deterministic = eta == 0 and separated and injective
-    gain, variance = isotropic_kernel(sigma_s, sigma_t, eta, smoothing, rounding)
-    if eta == 1:
-        mean = operator.correct(sigma_s**2 / sigma_t**2, mean_s, x_t)
-    else:
-        mean = operator.polar_correct(gain, mean_s, x_t)
-    return mean, _nothing(operator.in_shape) if deterministic else GramCovariance(operator, variance)
+class SharedNoiseKernel:
+    r"""N(μ_s + γ (x_t − μ_t), Σ_s − γ² Σ_t): the noise of x_t, kept by a factor, and new noise beside it.
+
+    It carries the marginal of t to that of s whatever becomes of the signal between them, so that no transition need
+    exist. γ = 0 draws the noise anew; γ = σ_s/σ_t draws none.
+
+    Arguments:
+        sigma_s, sigma_t: σ ≥ 0, or Covariances.
+        gamma: γ ≥ 0.
+        shape: of x_s and x_t.
+
+    Raises:
+        ValueError: γ² Σ_t ⪯ Σ_s does not hold.
+    """
+
+    def __init__(self, sigma_s: NoiseLevel, sigma_t: NoiseLevel, gamma: float, shape: Shape) -> None:
+        if not 0 <= gamma < math.inf:
+            raise ValueError(f"gamma: expected a number ≥ 0, got {gamma}")
+        self.gamma = float(gamma)
+        if isinstance(sigma_s, Covariance) or isinstance(sigma_t, Covariance):
+            self.covariance: Covariance = transition(gamma * Identity(shape), sigma_t, sigma_s)
+            self._deviation: float | None = None
+            return
+        variance = sigma_s**2 - gamma**2 * sigma_t**2
+        if variance < -FEASIBILITY * sigma_s**2 or (variance < 0 == sigma_s):
+            raise ValueError(
+                f"gamma: expected γ ≤ σ_s/σ_t, got γ = {gamma:.6g}, σ_s = {sigma_s:.6g}, σ_t = {sigma_t:.6g}"
+            )
+        self._deviation = math.sqrt(max(variance, 0.0))
+        if self._deviation < 1e-8 * sigma_s:
+            self._deviation = 0.0  # σ_s/σ_t, up to rounding
+        self.covariance = GramCovariance(self._deviation * Identity(shape))
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether nothing is drawn."""
+        return self._deviation == 0
+
+    def mean(self, x_t: Tensor, mean_t: Tensor, mean_s: Tensor) -> Tensor:
+        """μ_s + γ (x_t − μ_t)"""
+        return torch.add(mean_s, x_t - mean_t, alpha=self.gamma)
+
+    def sample(self, x_t: Tensor, mean_t: Tensor, mean_s: Tensor, noise: Tensor) -> Tensor:
+        """μ_s + γ (x_t − μ_t) + (Σ_s − γ² Σ_t)^{1/2} noise; all with one shape (*batch, *event)."""
+        mean = self.mean(x_t, mean_t, mean_s)
+        if self._deviation is None:
+            return self.covariance.sample(mean, noise)
+        return torch.add(mean, noise, alpha=self._deviation) if self._deviation else mean
+
+    def gaussian(self, x_t: Tensor, mean_t: Tensor, mean_s: Tensor) -> Gaussian:
+        """The distribution of x_s."""
+        return Gaussian(self.mean(x_t, mean_t, mean_s), self.covariance)
+
+
+def as_eta(eta: float) -> float:
+    """η in [0, 1]."""
+    if not isinstance(eta, (int, float)) or not 0 <= eta <= 1:
+        raise ValueError(f"eta: expected a number in [0, 1], got {eta!r}")
+    return float(eta)
 
 
 def _nothing(shape: Shape) -> Covariance:
@@ -189,22 +314,31 @@ class Kernel(NamedTuple):
 
 
 def isotropic_kernel(
-    sigma_s: float, sigma_t: float, eta: float, smoothing: float = 0.0, rounding: float = _ROUNDING
+    sigma_s: float,
+    sigma_t: float,
+    eta: float,
+    smoothing: float = 0.0,
+    rounding: float = _ROUNDING,
+    carried: bool = False,
 ) -> Kernel:
-    """k and C of `ddim_kernel`.
+    """k and C of `MarkovKernel`.
 
     Arguments:
-        sigma_s, sigma_t, eta: as there.
+        sigma_s, sigma_t, eta, carried: as there.
         smoothing: δ; 0 for the jump.
         rounding: 1 − ρλ up to which equality is meant.
     """
     rho = sigma_s**2 / sigma_t**2
 
     def unseen(values: Tensor) -> Tensor:
+        if carried:
+            return torch.zeros_like(values)
         q = torch.exp(-values / smoothing) if smoothing else (values <= 0).to(values.dtype)
         return torch.where(q > _NEGLIGIBLE, q, 0)
 
     def seen(values: Tensor) -> Tensor:
+        if carried:
+            return torch.ones_like(values)
         return -torch.expm1(-values / smoothing) if smoothing else (values > 0).to(values.dtype)
 
     def variance(values: Tensor) -> Tensor:
@@ -256,6 +390,15 @@ def check_feasible(operator: LinearOperator, sigma_s: NoiseLevel, sigma_t: Noise
 def _noise_levels(operator: LinearOperator, sigma_s: NoiseLevel, sigma_t: NoiseLevel) -> tuple[NoiseLevel, NoiseLevel]:
     level_s = as_noise_level(sigma_s, operator.in_shape, "sigma_s")
     return level_s, as_noise_level(sigma_t, operator.out_shape, "sigma_t")
+
+
+def _levels(
+    operator: LinearOperator, sigma_s: NoiseLevel, sigma_t: NoiseLevel
+) -> tuple[Covariance, Covariance] | None:
+    """Covariances, where one of the levels is one."""
+    if isinstance(sigma_s, Covariance) or isinstance(sigma_t, Covariance):
+        return _covariances(operator, sigma_s, sigma_t)
+    return None
 
 
 def _covariances(operator: LinearOperator, sigma_s: NoiseLevel, sigma_t: NoiseLevel) -> tuple[Covariance, Covariance]:

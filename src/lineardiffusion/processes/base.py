@@ -1,18 +1,21 @@
-r"""A diffusion process with linear degradations: x_t = M_{1:t} x_0 + σ_t ε for t = 0, …, T (Eq. 3 of Scale Space
-Diffusion), with x_0 the data: M_{1:0} = I and σ_0 = 0."""
+r"""A diffusion process is a path and a schedule: x_t = a_t R_t x_0 + σ_t ε for times t in [0, T], x_0 the data.
+
+With M_{s→t} = (a_t/a_s) R_{s→t} and M_{1:t} = M_{0→t} it is q(x_t | x_0) = N(M_{1:t} x_0, σ_t² I), Eq. 3 of Scale Space
+Diffusion.
+"""
 
 from __future__ import annotations
 
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Literal, get_args, overload
 
 import torch
 from torch import Tensor
 
 from lineardiffusion._checks import (
     Shape,
-    as_index,
     check_constant,
     check_event,
     check_finite,
@@ -22,12 +25,19 @@ from lineardiffusion._checks import (
     draw_noise,
     full_precision,
 )
+from lineardiffusion.caches import BoundedCache
+from lineardiffusion.config import Configured, configured
 from lineardiffusion.covariance import Covariance, NoiseLevel, as_covariance, as_noise_level
 from lineardiffusion.gaussian import Gaussian, GaussianMarginal
-from lineardiffusion.operators.base import LinearOperator, apply_each
+from lineardiffusion.operators.base import LinearOperator, apply_each, count_numbers
 from lineardiffusion.operators.chain import OperatorChain
-from lineardiffusion.posterior import check_feasible, feasible_kernel, transition
-from lineardiffusion.processes.times import Time, Times
+from lineardiffusion.paths import ChainPath, Path
+from lineardiffusion.posterior import MarkovKernel, SharedNoiseKernel, as_eta, check_feasible, transition
+from lineardiffusion.schedules import CovarianceTable, Schedule, table
+from lineardiffusion.times import ByShape, group_by_shape
+
+Time = float | Tensor
+Coupling = Literal["markov", "shared"]
 
 # Most of the signal, ‖Σ_T^{-1/2} M_{1:T}‖², that x_T may hold and still be taken for noise. What is in use as such has
 # less: 4e-5 (β from 1e-4 to 0.02 in 1000 steps, a log-SNR of −10), 2e-4 (EDM's σ = 80), 1e-3 (β_T = 0.999). Stable
@@ -36,93 +46,251 @@ from lineardiffusion.processes.times import Time, Times
 _TERMINAL_SNR = 2e-3
 # Standardised values and latents are of either sign, and images in [0, 1] stay below this.
 _PIXELS = 10.0
+# Kernels that are kept: a sampler visits the same pairs of times again and again.
+_KERNEL_BYTES = 2**29
+# Pairs of neighbouring times at which a continuous process is looked at for feasibility.
+_LOOKED_AT = 200
 
 
-class LinearDiffusion(Times):
-    r"""Any linear diffusion: a chain of operators and the noise level of each state.
+@configured("LinearDiffusion")
+class LinearDiffusion(Configured):
+    r"""Any linear diffusion: a path and a schedule, or a chain of operators and the noise level of each state.
+
+    Times are numbers in [0, T], T = `end`. Where the schedule has steps, integers are the states that networks are
+    trained on. Processes with the same path, schedule and coupling are equal.
 
     Arguments:
-        chain: M_1, …, M_T, an OperatorChain or a sequence of operators.
-        sigmas: σ_0 = 0, σ_1, …, σ_T. Any of them but the first may be a Covariance Σ_t instead, for noise that is not
-            isotropic: x_t = M_{1:t} x_0 + Σ_t^{1/2} ε; σ_t is then √(tr Σ_t / n).
-        signal_scales: a_0 = 1, a_1, …, a_T, such that c_t = M_{1:t} x_0 / a_t is in data range; all 1 by default.
+        path: R_{s→t}, from `ld.paths`; or the whole operators M_1, …, M_T, as an OperatorChain or a sequence.
+        schedule: a_t and σ_t, from `ld.schedules`; or σ_0 = 0, σ_1, …, σ_T, any of which but the first may be a
+            Covariance Σ_t, for noise that is not isotropic: x_t = M_{1:t} x_0 + Σ_t^{1/2} ε; σ_t is then √(tr Σ_t / n).
+        signal_scales: with σ_0, …, σ_T: a_0 = 1, a_1, …, a_T, such that c_t = M_{1:t} x_0 / a_t is in data range; all 1
+            by default.
+        coupling: "markov" promises a Gaussian transition between any two times: σ_t² must be at least
+            σ_s² λmax(M_{s→t} M_{s→t}ᵀ), or Σ_t ⪰ M Σ_s Mᵀ. "shared" does not: samplers that share noise
+            (`SharedNoiseSampler`) need none.
 
     Raises:
-        ValueError: lengths that do not fit, or noise levels for which some step has no Gaussian transition: σ_t² must
-            be at least σ_{t−1}² λmax(M_t M_tᵀ), or Σ_t ⪰ M_t Σ_{t−1} M_tᵀ. Where every step is feasible, so is every
-            longer transition.
+        ValueError: lengths that do not fit, or noise that a "markov" coupling does not allow. The error names the time
+            and the smallest feasible σ_t; `ld.feasible_sigmas` raises all of them as far as necessary.
 
     Example:
         >>> import torch, lineardiffusion as ld
-        >>> blur = ld.Convolution(torch.tensor([0.25, 0.5, 0.25]), (1, 8))
-        >>> p = ld.LinearDiffusion([blur] * 3, sigmas=[0.0, 0.1, 0.2, 0.3])
-        >>> p.diffuse(torch.zeros(4, 1, 8), t=2, generator=torch.Generator().manual_seed(0)).shape
+        >>> p = ld.LinearDiffusion(ld.paths.heat((1, 8), blur_sigma=2.0), ld.schedules.cosine(100))
+        >>> p.diffuse(torch.zeros(4, 1, 8), t=2.5, generator=torch.Generator().manual_seed(0)).shape
         torch.Size([4, 1, 8])
+        >>> blur = ld.Convolution(torch.tensor([0.25, 0.5, 0.25]), (1, 8))
+        >>> p = ld.LinearDiffusion([blur] * 3, [0.0, 0.1, 0.2, 0.3])
+        >>> p.posterior(torch.ones(1, 8), torch.zeros(1, 8), t=2).mean.shape
+        torch.Size([1, 8])
     """
 
     def __init__(
         self,
-        chain: OperatorChain | Sequence[LinearOperator],
-        sigmas: Sequence[NoiseLevel] | Tensor,
+        path: Path | OperatorChain | Sequence[LinearOperator],
+        schedule: Schedule | Sequence[NoiseLevel] | Tensor,
         signal_scales: Sequence[float] | Tensor | None = None,
+        *,
+        coupling: Coupling = "markov",
     ) -> None:
-        self.chain = chain if isinstance(chain, OperatorChain) else OperatorChain(chain)
-        shapes = [self.chain.shape(t) for t in range(len(self.chain) + 1)]
-        self._noise = _noise_levels(sigmas, shapes)
-        super().__init__(
-            shapes,
-            [math.sqrt(level.mean_variance()) if isinstance(level, Covariance) else level for level in self._noise],
-            signal_scales,
-        )
-        self.is_isotropic = not any(isinstance(level, Covariance) for level in self._noise)  # Σ_t = σ_t² I for all t
-        if self._noise[0] != 0:
-            raise ValueError(f"sigmas: expected σ_0 = 0 (state 0 is clean data), got {self._noise[0]}")
-        for t in range(1, len(shapes)):
-            check_feasible(self.chain.step(t), self._noise[t - 1], self._noise[t], at=f" at t = {t}")
+        if coupling not in get_args(Coupling):
+            raise ValueError(f"coupling: expected one of {get_args(Coupling)}, got {coupling!r}")
+        if not isinstance(schedule, Schedule):
+            schedule = _as_table(schedule, signal_scales)
+        elif signal_scales is not None:
+            raise ValueError("signal_scales: expected None beside a schedule, which has its own")
+        if not isinstance(path, Path):
+            if isinstance(path, LinearOperator):
+                raise TypeError(f"path: expected a path or a sequence of operators, got one operator: [{path}]")
+            path = ChainPath(path, [schedule.signal(t) for t in range((schedule.num_steps or 0) + 1)])
+        self.path, self.schedule, self.coupling = path.on(schedule), schedule, coupling
+        self._kernels: BoundedCache[MarkovKernel] = BoundedCache(_KERNEL_BYTES, _kernel_bytes)
         self._signal: LinearOperator | None = None
         self._warned: set[str] = set()  # of what there was a warning
         self._looked = False  # at data on an accelerator
+        self._levels: dict[float, NoiseLevel] = {}
+        self.is_isotropic = schedule.is_isotropic  # Σ_t = σ_t² I for all t
+        for time in range((self.num_steps or -1) + 1):
+            self._noise(time)
+        if coupling == "markov":
+            self._check_feasible()
 
-    # ------------------------------------------------------------------ noise
+    def arguments(self) -> dict[str, object]:
+        return {"path": self.path, "schedule": self.schedule, "coupling": self.coupling}
 
-    def noise_covariance(self, t: int) -> Covariance:
+    # ------------------------------------------------------------------ times
+
+    @property
+    def end(self) -> float:
+        """T"""
+        return self.schedule.end
+
+    @property
+    def num_steps(self) -> int | None:
+        """T where there are steps, else None."""
+        return self.schedule.num_steps
+
+    def shape(self, t: float) -> Shape:
+        """Event shape of x_t."""
+        return self.path.shape(self.time(t))
+
+    def shape_changes(self) -> list[float]:
+        """The t_j, ascending, at which the shape changes: x_t has the new one from t_j on."""
+        return [int(t) if self.num_steps and t == int(t) else t for t in self.path.changes() if t <= self.end]
+
+    def before(self, t: float) -> float:
+        """The time of the clean image that a network predicts from x_t: t − 1 where there are steps, else the number
+        just below t. So it has the shape that a step from t leads to."""
+        t = self.time(t, low="above")
+        return max(t - 1, 0) if self.num_steps else math.nextafter(t, 0)
+
+    def time(self, t: float, name: str = "t", low: Literal["from", "above"] = "from") -> float:
+        """One time, checked: an int where it is one in a process with steps, so that equal times are the same.
+
+        Raises:
+            TypeError: not a number.
+            ValueError: outside 0…T, or not an integer where a path knows integers alone.
+        """
+        steps = self.schedule.num_steps
+        if type(t) is int and steps is not None:
+            number: float = t
+        else:
+            try:
+                number = float(t)
+            except (TypeError, ValueError, RuntimeError):
+                shown = tuple(t.shape) if isinstance(t, Tensor) else repr(t)
+                raise TypeError(f"{name}: expected a number, got {shown}") from None
+            if steps is not None and number.is_integer():
+                number = int(number)
+        if not 0 <= number <= self.schedule.end or (low == "above" and number == 0):
+            bound = "<" if low == "above" else "≤"
+            raise ValueError(f"{name}: expected 0 {bound} {name} ≤ {self.schedule.end}, got {number}")
+        if self.path.integral and type(number) is not int:
+            raise ValueError(f"{name}: expected an integer, as a chain of operators has no states between, got {number}")
+        return number
+
+    def times(self, t: Tensor, count: int | None = None, low: Literal["from", "above"] = "from") -> Tensor:
+        """Times (B,) of a batch, checked as far as that needs no waiting: where the shape changes their values have to
+        be known, elsewhere those on an accelerator are not looked at.
+
+        Raises:
+            ValueError: not (B,) numbers, another number of them than there are events, outside 0…T.
+        """
+        if t.ndim != 1 or t.dtype == torch.bool or t.is_complex() or t.numel() == 0:
+            raise ValueError(f"t: expected a tensor of shape (B,), got {t.dtype} of shape {tuple(t.shape)}")
+        if count is not None and len(t) != count:
+            raise ValueError(f"t: expected one time, or one for each of {count} events, got {len(t)}")
+        if t.device.type == "cpu":
+            values = t.tolist()
+            for value in (min(values), max(values)):
+                self.time(value, low=low)
+        return t
+
+    def common_shape(self, t: Tensor) -> Shape:
+        """The shape that x_t has for all times of a batch.
+
+        Raises:
+            ValueError: there are several; `group_by_shape` finds the parts that go together.
+        """
+        if not self.path.changes():
+            return self.path.shape(0)
+        shapes = {self.path.shape(u) for u in set(t.tolist())}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"t: expected times of one shape, got times of the shapes {sorted(shapes)}: draw them with "
+                f"process.sample_timesteps (ld.times.ByShape), or take the parts of process.group_by_shape(t) one by one"
+            )
+        return shapes.pop()
+
+    def sample_timesteps(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
+        """Times of a training batch by the rule of Scale Space Diffusion, `ld.times.ByShape`."""
+        return ByShape().sample(self, batch_size, generator)
+
+    def group_by_shape(self, t: Tensor) -> list[Tensor]:
+        """The parts of a batch that can be stacked: see `ld.times.group_by_shape`."""
+        return group_by_shape(self, t)
+
+    # ------------------------------------------------------------------ signal and noise
+
+    @overload
+    def signal_scale(self, t: float) -> float: ...
+    @overload
+    def signal_scale(self, t: Tensor) -> Tensor: ...
+    def signal_scale(self, t: Time) -> Time:
+        """Signal scale a_t: a float for a number t, float64 for a tensor, on its device."""
+        if _is_batch(t):
+            return self.schedule.signal(t) * self.path.gain(t)
+        return self.schedule.signal(time := self.time(t)) * self.path.gain(time)
+
+    @overload
+    def sigma(self, t: float) -> float: ...
+    @overload
+    def sigma(self, t: Tensor) -> Tensor: ...
+    def sigma(self, t: Time) -> Time:
+        """Noise level σ_t (root mean square over an event); as `signal_scale`."""
+        return self.schedule.sigma(t if _is_batch(t) else self.time(t))
+
+    @overload
+    def snr(self, t: float) -> float: ...
+    @overload
+    def snr(self, t: Tensor) -> Tensor: ...
+    def snr(self, t: Time) -> Time:
+        """Signal-to-noise ratio a_t² / σ_t², infinite at t = 0; as `signal_scale`."""
+        if isinstance(t, Tensor) and t.ndim:
+            return (self.signal_scale(t) / self.sigma(t)).square()
+        sigma = self.sigma(t)
+        return (self.signal_scale(t) / sigma) ** 2 if sigma else math.inf
+
+    def noise_covariance(self, t: float) -> Covariance:
         """Σ_t, the covariance of x_t given x_0."""
-        t = as_index(t, 0, self.num_steps, "t")
-        return as_covariance(self._noise[t], self._shapes[t])
+        t = self.time(t)
+        return as_covariance(self._noise(t), self.path.shape(t))
 
     def add_noise(self, mean: Tensor, t: Time, noise: Tensor) -> Tensor:
         """mean + Σ_t^{1/2} noise, for white noise of the shape of the mean; t as in `diffuse`."""
         check_real(mean, "mean")
         check_real(noise, "noise")
         with full_precision(mean):
-            return self._add_noise(mean, self._times(t), noise)
+            return self._add_noise(mean, self.times(t, len(mean)) if _is_batch(t) else self.time(t), noise)
 
-    def _add_noise(self, mean: Tensor, times: int | list[int], noise: Tensor) -> Tensor:
-        if isinstance(times, list) and len(set(times)) == 1:
-            times = times[0]
-        if isinstance(times, int):
-            level = self._noise[times]
+    def _add_noise(self, mean: Tensor, t: Time, noise: Tensor) -> Tensor:
+        if not isinstance(t, Tensor):
+            level = self._noise(t)
             return level.sample(mean, noise) if isinstance(level, Covariance) else torch.add(mean, noise, alpha=level)
-        levels = [self._noise[u] for u in times]
         if not self.is_isotropic:
-            return mean + apply_each([as_covariance(level, tuple(mean.shape[1:])).root() for level in levels], noise)
+            shape = self.common_shape(t)
+            return mean + apply_each([as_covariance(self._noise(u), shape).root() for u in t.tolist()], noise)
         work = mean.to(compute_dtype(mean.dtype))
-        sigmas = column(torch.tensor(levels, dtype=torch.float64), work)
+        sigmas = column(self.schedule.sigma(t.to(mean.device)), work)
         return torch.addcmul(work, sigmas, noise.to(work.dtype)).to(mean.dtype)
 
-    # ------------------------------------------------------------------ distributions
+    # ------------------------------------------------------------------ operators and distributions
 
-    def marginal(self, t: int) -> GaussianMarginal:
+    def degradation(self, s: float, t: float) -> LinearOperator:
+        """R_{s→t}, in data range: c_t = R_{s→t} c_s."""
+        return self.path.between(*self._pair(t, s, equal=True)[::-1])
+
+    def operator(self, s: float, t: float) -> LinearOperator:
+        """M_{s→t} = (a_t/a_s) R_{s→t}"""
+        t, s = self._pair(t, s, equal=True)
+        before = self.signal_scale(s)
+        return self.path.scaled(s, t, self.signal_scale(t) / before if before else 0.0)
+
+    def marginal(self, t: float) -> GaussianMarginal:
         """q(x_t | x_0) = N(M_{1:t} x_0, σ_t² I), Eq. 3."""
-        return GaussianMarginal(self.chain.cumulative(t), self._noise[as_index(t, 0, self.num_steps, "t")])
+        return GaussianMarginal(self.operator(0, t), self._noise(self.time(t)))
 
-    def transition(self, t: int, s: int | None = None) -> Covariance:
-        """Covariance of q(x_t | x_s), Eq. 4, for any s < t (by default t − 1); its mean is chain.between(s, t)(x_s)."""
+    def transition(self, t: float, s: float | None = None) -> Covariance:
+        """Covariance of q(x_t | x_s), Eq. 4, for any s < t, by default t − 1 where there are steps; its mean is
+        `operator(s, t)(x_s)`.
+
+        Raises:
+            ValueError: no such Gaussian exists.
+        """
         t, s = self._pair(t, s)
-        return transition(self.chain.between(s, t), self._noise[s], self._noise[t])
+        return transition(self.operator(s, t), self._noise(s), self._noise(t))
 
-    def posterior(self, x_t: Tensor, mean_s: Tensor, t: int, s: int | None = None) -> Gaussian:
-        """q(x_s | x_t, x_0), Eq. 6, for any s < t; s = t − 1 by default.
+    def posterior(self, x_t: Tensor, mean_s: Tensor, t: float, s: float | None = None) -> Gaussian:
+        """q(x_s | x_t, x_0), Eq. 6, for any s < t, by default t − 1 where there are steps.
 
         Arguments:
             x_t: the state at t, with shape (*batch, *shape(t)).
@@ -131,10 +299,54 @@ class LinearDiffusion(Times):
         """
         return self.kernel(x_t, mean_s, t, s, eta=1.0)
 
-    def kernel(self, x_t: Tensor, mean_s: Tensor, t: int, s: int | None, eta: float) -> Gaussian:
-        """The DDIM kernel from x_t to x_s (see `ddim_kernel`), at η = 1 the posterior; other arguments as there."""
+    def kernel(self, x_t: Tensor, mean_s: Tensor, t: float, s: float | None, eta: float) -> Gaussian:
+        """The Markov kernel from x_t to x_s (see `ld.ddim_kernel`), at η = 1 the posterior; other arguments as there.
+
+        Where the shape stays, noise of directions whose gain is zero is carried on: at a_t = 0, where a flow begins, the
+        kernel is the limit of those at small a_t.
+        """
         t, s = self._pair(t, s)
-        return feasible_kernel(x_t, mean_s, self.chain.between(s, t), self._noise[s], self._noise[t], eta)
+        return self.step_kernel(t, s, eta).gaussian(x_t, mean_s)
+
+    def step_kernel(self, t: float, s: float, eta: float) -> MarkovKernel:
+        """The kernel of `kernel`, prepared once and kept: what samplers use.
+
+        Raises:
+            ValueError: times that do not fit, η outside [0, 1], or no such kernel exists for these times.
+        """
+        t, s = self._pair(t, s)
+        return self._kernels.get((t, s, eta), lambda: self._make_kernel(t, s, as_eta(eta)))
+
+    def _make_kernel(self, t: float, s: float, eta: float) -> MarkovKernel:
+        operator, sigma_s, sigma_t = self.operator(s, t), self._noise(s), self._noise(t)
+        if self.coupling == "shared" or not self.path.integral:  # products of feasible steps are feasible
+            check_feasible(operator, sigma_s, sigma_t, at=f" from t = {t} to s = {s}")
+        return MarkovKernel(operator, sigma_s, sigma_t, eta, carried=self.path.shape(s) == self.path.shape(t))
+
+    def shared_noise_kernel(
+        self, x_t: Tensor, mean_t: Tensor, mean_s: Tensor, t: float, s: float | None, gamma: float
+    ) -> Gaussian:
+        r"""N(μ_s + γ (x_t − μ_t), Σ_s − γ² Σ_t): the noise of x_t is kept by the factor γ, 0 ≤ γ ≤ σ_s/σ_t.
+
+        Arguments:
+            x_t: the state at t, with shape (*batch, *shape(t)).
+            mean_t, mean_s: μ_t = M_{1:t} x_0 and μ_s, of the same shape.
+            t, s: times of one shape, s < t.
+            gamma: γ.
+
+        Raises:
+            ValueError: times of different shapes, or γ out of range.
+        """
+        return self.shared_step_kernel(t, s, gamma).gaussian(x_t, mean_t, mean_s)
+
+    def shared_step_kernel(self, t: float, s: float | None, gamma: float) -> SharedNoiseKernel:
+        """The kernel of `shared_noise_kernel`."""
+        t, s = self._pair(t, s)
+        if self.path.shape(t) != self.path.shape(s):
+            raise ValueError(
+                f"s: expected a time of the shape of t = {t}, {self.path.shape(t)}, got s = {s} of {self.path.shape(s)}"
+            )
+        return SharedNoiseKernel(self._noise(s), self._noise(t), gamma, self.path.shape(t))
 
     def prior(
         self,
@@ -145,7 +357,7 @@ class LinearDiffusion(Times):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """n samples of N(0, σ_T² I), with shape (n, *shape(T)): where sampling starts. Warns as `check_prior`.
+        """n samples of N(0, Σ_T), with shape (n, *shape(T)): where sampling starts. Warns as `check_prior`.
 
         Arguments:
             n: how many.
@@ -154,17 +366,19 @@ class LinearDiffusion(Times):
             dtype, device: of the result; torch's defaults where they are not given.
         """
         self.check_prior()
-        zeros = torch.zeros(n, *self.shape(self.num_steps), dtype=dtype, device=device)
-        return self.add_noise(zeros, self.num_steps, draw_noise(zeros, noise, generator))
+        zeros = torch.zeros(n, *self.shape(self.end), dtype=dtype, device=device)
+        return self.add_noise(zeros, self.end, draw_noise(zeros, noise, generator))
 
     def terminal_snr(self) -> float:
         r"""‖Σ_T^{−1/2} M_{1:T}‖²: the largest signal-to-noise ratio that is left in x_T, of a direction in which the
         data have variance 1. For DDPM and Blurring Diffusion a_T²/σ_T²."""
-        operator, level = self.chain.cumulative(self.num_steps), self._noise[self.num_steps]
+        level, scale = self._noise(self.time(self.end)), self.signal_scale(self.end)
         if not isinstance(level, Covariance):
-            return (operator.norm() / level) ** 2
+            if scale == 0:
+                return 0.0
+            return (scale * self.path.norm(0, self.time(self.end)) / level) ** 2 if level else math.inf
         if self._signal is None:  # it keeps its norm, for as long as what it is made of stays
-            self._signal = level.inverse_root() @ operator
+            self._signal = level.inverse_root() @ self.operator(0, self.end)
         return self._signal.norm() ** 2
 
     def check_prior(self) -> None:
@@ -176,8 +390,8 @@ class LinearDiffusion(Times):
             "prior",
             f"x_T is not noise: a signal-to-noise ratio of ‖M_(1:T)‖²/σ_T² = {self.terminal_snr():.3g} is left in it, "
             f"expected at most {_TERMINAL_SNR}. Samples that start from N(0, σ_T² I) are drawn towards zero. Use a "
-            f"schedule that ends in noise, more of its steps, or start from x_T = process.diffuse(images, "
-            f"{self.num_steps}) and take the steps of a sampler one by one.",
+            f"schedule that ends in noise, more of its steps, or give the sampler prior=images, which start from "
+            f"process.diffuse(images, {self.end}).",
         )
 
     # ------------------------------------------------------------------ training pairs
@@ -185,11 +399,11 @@ class LinearDiffusion(Times):
     def diffuse(
         self, x0: Tensor, t: Time, noise: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        r"""x_t = M_{1:t} x_0 + σ_t ε.
+        r"""x_t = a_t R_t x_0 + σ_t ε.
 
         Arguments:
             x0: data, with shape (*batch, *shape(0)); (B, *shape(0)) where t is a tensor of B times.
-            t: one time for all, or a LongTensor (B,) whose entries share one shape(t).
+            t: one time for all, or a tensor (B,) whose entries share one shape(t).
             noise: ε, with the shape of the result; drawn from `generator` where it is not given.
 
         Warns, once for each process, of data that look like images of 0…255: none below 0 and some above 10. Schedules
@@ -199,24 +413,81 @@ class LinearDiffusion(Times):
             ValueError: t outside 0…T, times of different shapes, x0 of a wrong shape; on the CPU also NaN or infinite
                 values in x0.
         """
-        check_event(x0, self.shape(0), "x0")
+        check_event(x0, self.path.shape(0), "x0")
         if x0.device.type == "cpu":  # elsewhere the answer would have to be waited for
             check_finite(x0, "x0")
         self._check_range(x0)
-        times = self._times(t)
+        time = self._time_of(x0, t)
         with full_precision(x0):
-            mean = self._mean(x0, times)
-            return self._add_noise(mean, times, draw_noise(mean, noise, generator))
+            if isinstance(time, Tensor):
+                clean = self.path.apply_each(time, x0)
+                mean = column(self.signal_scale(time.to(x0.device)), clean) * clean
+            else:
+                mean = self.operator(0, time)(x0)
+            return self._add_noise(mean, time, draw_noise(mean, noise, generator))
 
     def clean(self, x0: Tensor, t: Time) -> Tensor:
-        """c_t = M_{1:t} x_0 / a_t: the degraded image in data range, what denoisers predict. Arguments as `diffuse`."""
-        check_event(x0, self.shape(0), "x0")
-        times = self._times(t)
+        """c_t = R_t x_0: the degraded image in data range. Arguments as `diffuse`."""
+        check_event(x0, self.path.shape(0), "x0")
+        time = self._time_of(x0, t)
         with full_precision(x0):
-            mean = self._mean(x0, times)
-            return mean / column(self._at(self._scales, times), mean)
+            if isinstance(time, Tensor):
+                return self.path.apply_each(time, x0)
+            return self.path.between(0, time)(x0)
 
     # ------------------------------------------------------------------ helpers
+
+    def _time_of(self, x0: Tensor, t: Time) -> Time:
+        """One time, or one for each row of x0 where x0 is, checked."""
+        if not _is_batch(t):
+            return self.time(t)
+        count = x0.shape[0] if x0.ndim == len(self.path.shape(0)) + 1 else None
+        if count is None:
+            expected = ("B", *self.path.shape(0))
+            raise ValueError(f"x0: expected shape {expected} for {len(t)} times, got {tuple(x0.shape)}")
+        self.common_shape(self.times(t, count))
+        return t
+
+    def _noise(self, t: float) -> NoiseLevel:
+        """σ_t or Σ_t."""
+        if t not in self._levels:
+            if len(self._levels) > 4096:  # of times between steps
+                self._levels.clear()
+            level = self.schedule.noise(t, self.path.shape(t))
+            self._levels[t] = as_noise_level(level, self.path.shape(t), "sigmas", at=f" at t = {t}")
+        return self._levels[t]
+
+    def _pair(self, t: float, s: float | None, *, equal: bool = False) -> tuple[float, float]:
+        t = self.time(t)
+        if s is None:
+            if not self.num_steps:
+                raise ValueError("s: expected a time, as this process has no steps")
+            s = max(t - 1, 0) if t else -1
+        s = s if s == -1 else self.time(s, "s")
+        if s > t or (s == t and not equal):
+            raise ValueError(f"s: expected s < t = {t}, got {s}")
+        return t, s
+
+    def _check_feasible(self) -> None:
+        """Raise unless there is a Gaussian transition between neighbouring times."""
+        steps, changes = self.num_steps, self.path.changes()
+        if steps:
+            times: list[float] = list(range(steps + 1))
+        else:
+            times = [self.end * k / _LOOKED_AT for k in range(_LOOKED_AT + 1)]
+            times = sorted({*times, *changes, *(math.nextafter(t, 0) for t in changes)})
+        for s, t in zip(times, times[1:], strict=False):
+            sigma_s, sigma_t, at = self._noise(s), self._noise(t), f" at t = {t}"
+            if isinstance(sigma_s, Covariance) or isinstance(sigma_t, Covariance) or sigma_t == 0:
+                check_feasible(self.operator(s, t), sigma_s, sigma_t, at=at)
+                continue
+            before, after = self.signal_scale(s), self.signal_scale(t)
+            if sigma_s == 0 or after == 0:
+                continue
+            # ‖R‖ may at most be
+            bound = sigma_t / sigma_s * before / after if before else 0.0
+            if not self.path.norm_at_most(s, t, bound):
+                check_feasible(self.operator(s, t), sigma_s, sigma_t, at=at)
 
     def _check_range(self, x0: Tensor) -> None:
         """Warn of images of 0…255. On an accelerator the answer has to be waited for: there it is asked for once."""
@@ -239,36 +510,61 @@ class LinearDiffusion(Times):
         self._warned.add(of)
         warnings.warn(message, stacklevel=4)
 
-    def _pair(self, t: int, s: int | None) -> tuple[int, int]:
-        t = as_index(t, 1, self.num_steps, "t")
-        s = t - 1 if s is None else as_index(s, 0, self.num_steps, "s")
-        if s >= t:
-            raise ValueError(f"s: expected s < t = {t}, got {s}")
-        return t, s
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, LinearDiffusion):
+            return NotImplemented
+        return (self.path, self.schedule, self.coupling) == (other.path, other.schedule, other.coupling)
 
-    def _mean(self, x0: Tensor, times: int | list[int]) -> Tensor:
-        """M_{1:t} x_0"""
-        if isinstance(times, int):
-            return self.chain.cumulative(times)(x0)
-        if x0.ndim != len(self._shapes[0]) + 1 or x0.shape[0] != len(times):
-            raise ValueError(
-                f"x0: expected shape {(len(times), *self._shapes[0])} for {len(times)} times, got {tuple(x0.shape)}"
-            )
-        shapes = {self._shapes[u] for u in times}
-        if len(shapes) > 1:
-            raise ValueError(f"t: expected times of one shape, got times of the shapes {sorted(shapes)}")
-        return self.chain.apply_cumulative(times, x0)
+    __hash__ = object.__hash__
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.shape(0)} → {self.shape(self.num_steps)}, num_steps={self.num_steps})"
+        return f"{type(self).__name__}: {self.path!r} × {self.schedule!r}"
 
 
-def _noise_levels(sigmas: Sequence[NoiseLevel] | Tensor, shapes: Sequence[Shape]) -> list[NoiseLevel]:
+def feasible_sigmas(chain: OperatorChain | Sequence[LinearOperator], targets: Sequence[float] | Tensor) -> list[float]:
+    r"""Noise levels σ_0, …, σ_T that a chain allows: σ_t = max(target_t, σ_{t−1} ‖M_t‖).
+
+    Arguments:
+        chain: M_1, …, M_T.
+        targets: the levels that are wanted, for t = 0, …, T; the first is 0.
+
+    Returns:
+        The targets, raised just enough for every step to have a Gaussian transition.
+
+    Raises:
+        ValueError: targets that do not fit.
+
+    Example:
+        >>> import lineardiffusion as ld
+        >>> ld.feasible_sigmas([2.0 * ld.Identity((4,))] * 3, [0.0, 0.5, 0.6, 3.0])
+        [0.0, 0.5, 1.0, 3.0]
+    """
+    chain = chain if isinstance(chain, OperatorChain) else OperatorChain(chain)
+    levels = [as_noise_level(level, (1,), "targets", at=f" at t = {t}") for t, level in enumerate(targets)]
+    if len(levels) != len(chain) + 1 or levels[0] != 0 or any(isinstance(level, Covariance) for level in levels):
+        raise ValueError(f"targets: expected {len(chain) + 1} numbers, the first of them 0, got {len(levels)}")
+    sigmas = [0.0]
+    for t in range(1, len(chain) + 1):
+        least = sigmas[-1] * chain.step(t).norm() if sigmas[-1] else 0.0
+        sigmas.append(max(float(levels[t]), least))  # type: ignore[arg-type]
+    return sigmas
+
+
+def _as_table(sigmas: Sequence[NoiseLevel] | Tensor, signal_scales: Sequence[float] | Tensor | None) -> Schedule:
+    """The schedule of levels σ_t, or Σ_t, and scales a_t."""
     check_constant(sigmas, "sigmas")
-    values: list[NoiseLevel] = list(sigmas.detach().cpu()) if isinstance(sigmas, Tensor) else list(sigmas)
-    if len(values) != len(shapes):
-        raise ValueError(f"sigmas: expected {len(shapes)} values, for t = 0 … {len(shapes) - 1}, got {len(values)}")
-    return [
-        as_noise_level(level, shape, "sigmas", at=f" at t = {t}")
-        for t, (level, shape) in enumerate(zip(values, shapes, strict=True))
-    ]
+    levels: list[NoiseLevel] = sigmas.tolist() if isinstance(sigmas, Tensor) else list(sigmas)
+    if any(isinstance(level, Covariance) for level in levels):
+        return CovarianceTable(levels, signal_scales)
+    numbers = [as_noise_level(level, (), "sigmas", at=f" at t = {t}") for t, level in enumerate(levels)]
+    scales = [1.0] * len(numbers) if signal_scales is None else signal_scales
+    return table(scales, numbers)  # type: ignore[arg-type]
+
+
+def _is_batch(t: Time) -> bool:
+    return isinstance(t, Tensor) and t.ndim > 0
+
+
+def _kernel_bytes(kernel: MarkovKernel) -> int:
+    """Of the spectra that a kernel keeps, about: a handful of numbers for each that its operator has."""
+    return 64 * count_numbers(kernel.operator) if kernel.operator.has_exact_functions else 0

@@ -1,15 +1,12 @@
-"""Denoising Diffusion Probabilistic Models: every M_t is a number."""
+"""Denoising Diffusion Probabilistic Models: an image does not change, and noise is added."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
-from lineardiffusion.operators.chain import OperatorChain
-from lineardiffusion.operators.scalar import Identity
+from lineardiffusion import paths
 from lineardiffusion.processes.base import LinearDiffusion
-from lineardiffusion.schedules import NoiseSchedule, as_alpha_bar
+from lineardiffusion.schedules import NoiseSchedule, as_schedule
 
 
 class DDPM(LinearDiffusion):
@@ -21,7 +18,8 @@ class DDPM(LinearDiffusion):
     Arguments:
         shape: event shape, e.g. (3, 64, 64).
         num_steps: T.
-        schedule: "linear", "cosine", a function of T, or ᾱ_0, …, ᾱ_T themselves.
+        schedule: a name ("linear", "cosine", "cosine_log_snr"), a schedule, a function of T that makes one, or
+            ᾱ_0, …, ᾱ_T.
 
     Raises:
         ValueError: a schedule that is unknown or does not decrease from 1.
@@ -33,10 +31,5 @@ class DDPM(LinearDiffusion):
         (0.0064, 9999.0)
     """
 
-    def __init__(
-        self, shape: Sequence[int], num_steps: int = 1000, schedule: str | NoiseSchedule | Tensor = "linear"
-    ) -> None:
-        alpha_bar = as_alpha_bar(schedule, num_steps)
-        identity = Identity(shape)
-        steps = [float(alpha) ** 0.5 * identity for alpha in alpha_bar[1:] / alpha_bar[:-1]]
-        super().__init__(OperatorChain(steps), sigmas=(1 - alpha_bar).sqrt(), signal_scales=alpha_bar.sqrt())
+    def __init__(self, shape: Sequence[int], num_steps: int = 1000, schedule: NoiseSchedule = "linear") -> None:
+        super().__init__(paths.identity(shape), as_schedule(schedule, num_steps))

@@ -1,22 +1,15 @@
-"""Scale Space Diffusion: every M_t scales the signal, and a few of them also halve the resolution."""
+"""Scale Space Diffusion: very noisy states hold no more than small images do, and are small."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
-from lineardiffusion._checks import Shape, as_index, as_shape
-from lineardiffusion.operators.base import LinearOperator
-from lineardiffusion.operators.chain import OperatorChain
-from lineardiffusion.operators.orthogonal import AveragePool
-from lineardiffusion.operators.scalar import Identity
-from lineardiffusion.operators.separable import Mode, Resize, spatial_axes
+from lineardiffusion import paths
+from lineardiffusion.operators.separable import Mode
 from lineardiffusion.processes.base import LinearDiffusion
-from lineardiffusion.schedules import NoiseSchedule, ResolutionSchedule, as_alpha_bar, convex_decay
+from lineardiffusion.schedules import NoiseSchedule, as_schedule
+from lineardiffusion.schedules import ResolutionSchedule
 
 
 class ScaleSpaceDiffusion(LinearDiffusion):
@@ -25,9 +18,9 @@ class ScaleSpaceDiffusion(LinearDiffusion):
         M_t = √α_t I                      where r(t) = r(t − 1),
         M_t = √α_t Resize(r(t − 1) → r(t))   otherwise.
 
-    Level l of an axis of n pixels has ⌈n / 2^l⌉. With mode "haar" the levels are orthonormal: R_t sums 2^d neighbours
-    and divides by 2^{d/2}, which keeps white noise white, so that the coarse state is a projection of the fine one and
-    loses nothing of what it shows; a_t then carries the factor 2^{d/2} of each level.
+    Level l of an axis of n pixels has ⌈n / 2^l⌉. With mode "haar" the levels are orthonormal, which keeps white noise
+    white, so that the coarse state is a projection of the fine one and loses nothing of what it shows; a_t then has a
+    factor 2^{d/2} for each level.
 
     References:
         | Scale Space Diffusion (Mukhopadhyay et al., 2026), Sec. 4.1, https://arxiv.org/abs/2603.08709
@@ -36,10 +29,8 @@ class ScaleSpaceDiffusion(LinearDiffusion):
         shape: event shape of the data, channels first.
         levels: number of resolutions; 1 is DDPM.
         num_steps: T.
-        schedule: "linear", "cosine", a function of T, or ᾱ_0, …, ᾱ_T themselves.
-        resolution_schedule: a function (levels, ᾱ) ↦ level of each x_1, …, x_T, such as `convex_decay(0.5)`, or a
-            sequence of these levels.
-        mode: how `Resize` resamples, with antialiasing where the mode has it; or "haar", for even sizes.
+        schedule: as for `DDPM`.
+        resolution_schedule, mode, factor: as for `ld.paths.pyramid`.
 
     Raises:
         ValueError: levels beyond what the shape holds, odd sizes for "haar", or a resolution schedule that is not
@@ -57,62 +48,10 @@ class ScaleSpaceDiffusion(LinearDiffusion):
         shape: Sequence[int],
         levels: int = 4,
         num_steps: int = 1000,
-        schedule: str | NoiseSchedule | Tensor = "linear",
+        schedule: NoiseSchedule = "linear",
         resolution_schedule: ResolutionSchedule | Sequence[int] | None = None,
         mode: Mode | Literal["haar"] = "bilinear",
+        factor: float | Sequence[Any] = 2,
     ) -> None:
-        event = as_shape(shape)
-        alpha_bar = as_alpha_bar(schedule, num_steps)
-        sizes = _pyramid(event, as_index(levels, 1, 64, "levels"))
-        level_of = _levels(convex_decay(0.5) if resolution_schedule is None else resolution_schedule, sizes, alpha_bar)
-
-        identities = [Identity(size) for size in sizes]
-        halvings = [_halving(fine, coarse, mode) for fine, coarse in itertools.pairwise(sizes)]
-        gain = 2 ** (spatial_axes(event) / 2) if mode == "haar" else 1.0  # of a constant image, for each level
-        steps: list[LinearOperator] = []
-        previous = 0
-        for level, alpha in zip(level_of, (alpha_bar[1:] / alpha_bar[:-1]).tolist(), strict=True):
-            resize: LinearOperator = identities[level]
-            for halving in reversed(halvings[previous:level]):
-                resize = resize @ halving
-            steps.append(alpha**0.5 * resize)
-            previous = level
-        gains = gain ** torch.tensor([0, *level_of], dtype=torch.float64)
-        super().__init__(OperatorChain(steps), sigmas=(1 - alpha_bar).sqrt(), signal_scales=gains * alpha_bar.sqrt())
-
-
-def _halving(fine: Shape, coarse: Shape, mode: Mode | Literal["haar"]) -> LinearOperator:
-    """From one level to the next."""
-    axes = spatial_axes(fine)
-    if mode != "haar":
-        return Resize(fine, coarse[-axes:], mode)
-    if any(n % 2 for n in fine[-axes:]):
-        raise ValueError(f"mode: expected even sizes for 'haar', got {fine}")
-    return 2 ** (axes / 2) * AveragePool(fine, [2] * axes)
-
-
-def _pyramid(shape: Shape, levels: int) -> list[Shape]:
-    """Event shapes of all levels, each half of the one before."""
-    axes = spatial_axes(shape)
-    sizes = [shape]
-    for level in range(1, levels):
-        halved = tuple(-(-n // 2) for n in sizes[-1][-axes:])
-        if halved == sizes[-1][-axes:]:
-            raise ValueError(f"levels: expected at most {level} for shape {shape}, got {levels}")
-        sizes.append(shape[: len(shape) - axes] + halved)
-    return sizes
-
-
-def _levels(schedule: ResolutionSchedule | Sequence[int], sizes: list[Shape], alpha_bar: Tensor) -> list[int]:
-    """The level of each x_1, …, x_T, checked."""
-    values = schedule(len(sizes), alpha_bar) if callable(schedule) else schedule
-    levels = [as_index(level, 0, len(sizes) - 1, "resolution_schedule") for level in values]
-    if len(levels) != len(alpha_bar) - 1:
-        raise ValueError(f"resolution_schedule: expected {len(alpha_bar) - 1} levels, got {len(levels)}")
-    for t, (before, after) in enumerate(itertools.pairwise(levels), start=2):
-        if after < before:
-            raise ValueError(
-                f"resolution_schedule: expected resolutions that never grow with t, got {sizes[before]} at t = {t - 1} "
-                f"and {sizes[after]} at t = {t}"
-            )
-    return levels
+        path = paths.pyramid(shape, levels, resolution_schedule, mode, factor)
+        super().__init__(path, as_schedule(schedule, num_steps))

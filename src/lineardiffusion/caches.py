@@ -1,0 +1,44 @@
+"""Caches that are bounded in bytes: what is not asked for any more goes first."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, TypeVar
+
+Value = TypeVar("Value")
+
+
+class BoundedCache(Generic[Value]):
+    """Values by key, the least recently used of which are dropped beyond a number of bytes; one is always kept.
+
+    Copies and pickles are empty.
+
+    Arguments:
+        limit: in bytes.
+        size: bytes of a value, as far as they count.
+    """
+
+    def __init__(self, limit: int, size: Callable[[Value], int]) -> None:
+        self.limit, self._size = limit, size
+        self._values: OrderedDict[Hashable, tuple[Value, int]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """The value of a key, made where there is none."""
+        if key in self._values:
+            self._values.move_to_end(key)
+            return self._values[key][0]
+        value = make()
+        size = self._size(value)
+        self._values[key] = value, size
+        self._bytes += size
+        while self._bytes > self.limit and len(self._values) > 1:
+            self._bytes -= self._values.popitem(last=False)[1][1]
+        return value
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.limit, self._size)
