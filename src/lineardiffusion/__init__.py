@@ -54,6 +54,7 @@ from lineardiffusion.posterior import ddim_kernel as ddim_kernel
 from lineardiffusion.posterior import posterior as posterior
 from lineardiffusion.posterior import transition as transition
 from lineardiffusion.predictions import EDMPrediction as EDMPrediction
+from lineardiffusion.config import from_config as from_config
 from lineardiffusion.processes import DDPM as DDPM
 from lineardiffusion.processes import EDM as EDM
 from lineardiffusion.processes import BlurringDiffusion as BlurringDiffusion
