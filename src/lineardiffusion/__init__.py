@@ -9,8 +9,8 @@ Operators M, processes built from them, denoisers, losses and samplers. Start wi
 from lineardiffusion import lab as lab
 from lineardiffusion import paths as paths
 from lineardiffusion import schedules as schedules
-from lineardiffusion import schedules as schedules
 from lineardiffusion import testing as testing
+from lineardiffusion import times as times
 from lineardiffusion import training as training
 from lineardiffusion.calibration import calibrate as calibrate
 from lineardiffusion.config import from_config as from_config
@@ -50,7 +50,6 @@ from lineardiffusion.operators import Sum as Sum
 from lineardiffusion.posterior import ddim_kernel as ddim_kernel
 from lineardiffusion.posterior import posterior as posterior
 from lineardiffusion.posterior import transition as transition
-from lineardiffusion.config import from_config as from_config
 from lineardiffusion.processes import DDPM as DDPM
 from lineardiffusion.processes import EDM as EDM
 from lineardiffusion.processes import BlurringDiffusion as BlurringDiffusion
