@@ -39,13 +39,14 @@ def draw_alike(process: LinearDiffusion, t: float, count: int, generator: torch.
         inside = math.nextafter(stop, 0) if stop in changes else stop
         times = stop - (stop - start) * uniform_numbers((count,), generator)
         return times.clamp(math.nextafter(start, stop), inside)
-    alike = [t]
+    ranges = [(t, t + 1)]
     if t not in changes:
-        same = [span for span in spans_of(process) if span[0] == process.shape(t)]
-        alike = [u for _, start, stop in same for u in range(int(start), int(stop)) if u not in changes]
+        same = [(start, stop) for shape, start, stop in spans_of(process) if shape == process.shape(t)]
+        ranges = [(start + (start in changes), stop) for start, stop in same]
+    alike = torch.cat([torch.arange(start, stop) for start, stop in ranges])
     device = None if generator is None else generator.device
     picks = torch.randint(len(alike), (count,), generator=generator, device=device)
-    return torch.tensor(alike)[picks.cpu()]
+    return alike[picks.cpu()]
 
 
 def group_by_shape(process: LinearDiffusion, t: Tensor) -> list[Tensor]:
