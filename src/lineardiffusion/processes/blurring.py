@@ -11,11 +11,12 @@ from torch import Tensor
 
 from lineardiffusion._checks import Shape, as_index, as_shape, column, compute_dtype
 from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.operators.bases import dct_matrix
 from lineardiffusion.operators.chain import OperatorChain
 from lineardiffusion.operators.multipliers import cast
 from lineardiffusion.operators.scalar import Identity
 from lineardiffusion.operators.separable import along_axes_each, outer
-from lineardiffusion.operators.spectral import SpectralFilter, dct_frequencies, dct_matrix
+from lineardiffusion.operators.spectral import SpectralFilter, dct_frequencies
 from lineardiffusion.processes.base import LinearDiffusion
 from lineardiffusion.schedules import NoiseSchedule, as_alpha_bar, cosine_log_snr_schedule
 
