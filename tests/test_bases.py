@@ -163,6 +163,8 @@ def test_filters_in_every_basis(basis):
     step = op.step_map(POLAR, f, complete=True)(x, y, noise)
     expected = dense_step(dense, POLAR, f, x, y, noise, completed=True)
     torch.testing.assert_close(step.flatten(1), expected, rtol=1e-10, atol=1e-10)
+    u, s, vt = op.svd()
+    torch.testing.assert_close(u.to_dense() @ torch.diag(s.flatten()) @ vt.to_dense(), dense, **EXACT)
     gains = [ld.SpectralFilter(basis.shape, k * gain, basis) for k in (1.0, 2.0)]
     torch.testing.assert_close(type(op)._apply_each(gains, x), torch.stack([op(x[0]), 2 * op(x[1])]), **EXACT)
 

@@ -1,6 +1,7 @@
 """Linear operators: the protocol, one module for each structure, and their products."""
 
 from lineardiffusion.operators import bases as bases
+from lineardiffusion.operators import svd as svd
 from lineardiffusion.operators.base import LinearOperator as LinearOperator
 from lineardiffusion.operators.blocks import BlockDiagonal as BlockDiagonal
 from lineardiffusion.operators.blocks import ChannelMix as ChannelMix

@@ -98,12 +98,9 @@ class SpectralFilter(FactoredOperator):
     def _from_left(self, z: Tensor) -> Tensor:
         return self.transform.synthesise(z)
 
-    def _coordinates(self) -> int:
-        return math.prod(self.transform.coordinates)
-
-    def singular_values(self) -> Tensor:
-        values = self.gain.abs().broadcast_to(self.transform.coordinates).flatten()
-        return torch.cat([values, values.new_zeros(self._rank_bound() - values.numel())])
+    @property
+    def coordinates(self) -> Shape:
+        return self.transform.coordinates
 
     @classmethod
     def _apply_each(cls, operators: Sequence[SpectralFilter], x: Tensor) -> Tensor:
