@@ -15,8 +15,9 @@ from torch import Tensor
 from lineardiffusion._checks import Shape
 from lineardiffusion.covariance import GramCovariance
 from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.operators.bases import Cosine, dct_matrix
 from lineardiffusion.operators.scalar import Identity, Scaled
-from lineardiffusion.operators.spectral import SpectralFilter, dct_matrix
+from lineardiffusion.operators.spectral import SpectralFilter
 
 
 def times(a: Tensor, b: Tensor) -> Tensor:
@@ -108,10 +109,10 @@ def frame_of(covariance: LinearOperator) -> tuple[Frame, Tensor]:
 
 @frame_of.register
 def _(covariance: SpectralFilter) -> tuple[Frame, Tensor]:
-    if covariance.basis != "dct":
+    if not isinstance(covariance.transform, Cosine):
         return eigenframe(covariance.to_dense().double())
     gain = covariance.gain.broadcast_to(covariance.in_shape).flatten()
-    return _cosines(covariance.in_shape, len(covariance.axes)), gain
+    return _cosines(covariance.in_shape, covariance.transform.axes), gain
 
 
 @frame_of.register
@@ -146,7 +147,7 @@ def _(operator: Scaled, source: Frame, target: Frame) -> Tensor:
 
 @in_frames.register
 def _(operator: SpectralFilter, source: Frame, target: Frame) -> Tensor:
-    if operator.basis == "dct" and source.cosine_axes == len(operator.axes):
+    if isinstance(operator.transform, Cosine) and source.cosine_axes == operator.transform.axes:
         return operator.gain.broadcast_to(operator.in_shape).flatten()
     return _dense(operator, source, target)
 
