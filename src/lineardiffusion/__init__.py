@@ -54,7 +54,6 @@ from lineardiffusion.posterior import ddim_kernel as ddim_kernel
 from lineardiffusion.posterior import posterior as posterior
 from lineardiffusion.posterior import transition as transition
 from lineardiffusion.predictions import EDMPrediction as EDMPrediction
-from lineardiffusion.config import from_config as from_config
 from lineardiffusion.processes import DDPM as DDPM
 from lineardiffusion.processes import EDM as EDM
 from lineardiffusion.processes import BlurringDiffusion as BlurringDiffusion
@@ -63,8 +62,10 @@ from lineardiffusion.processes import LinearDiffusion as LinearDiffusion
 from lineardiffusion.processes import ScaleSpaceDiffusion as ScaleSpaceDiffusion
 from lineardiffusion.processes import feasible_sigmas as feasible_sigmas
 from lineardiffusion.residual import Residual as Residual
-from lineardiffusion.sampling import AncestralSampler as AncestralSampler
-from lineardiffusion.sampling import DDIMSampler as DDIMSampler
+from lineardiffusion.samplers import AncestralSampler as AncestralSampler
+from lineardiffusion.samplers import DDIMSampler as DDIMSampler
+from lineardiffusion.samplers import HeunSampler as HeunSampler
+from lineardiffusion.samplers import SharedNoiseSampler as SharedNoiseSampler
 from lineardiffusion.schedules import changes_at as changes_at
 from lineardiffusion.schedules import convex_decay as convex_decay
 from lineardiffusion.schedules import cosine_log_snr_schedule as cosine_log_snr_schedule
