@@ -1,10 +1,3 @@
-<<<<<<< HEAD
-"""Orthonormal bases (to be replaced by the branch that writes them)."""
-
-
-class Basis:
-    shape: tuple[int, ...]
-=======
 r"""Orthonormal bases of events: a filter has a gain for each coordinate, a path makes coordinates fade.
 
     z = Vᴴ x  (analyse),     x = V z  (synthesise),     ‖z‖ = ‖x‖
@@ -24,11 +17,12 @@ import torch
 from torch import Tensor
 
 from lineardiffusion._checks import Shape, as_index, as_shape, check_event, check_finite, compute_dtype
+from lineardiffusion.config import Configured, configured
 from lineardiffusion.operators.multipliers import Casts, cast
 from lineardiffusion.operators.separable import along_axes, for_each_axis, spatial_axes
 
 
-class Basis(ABC):
+class Basis(Configured, ABC):
     """An orthonormal basis V of events.
 
     Attributes:
@@ -83,21 +77,8 @@ class Basis(ABC):
         """
         raise ValueError(f"basis: expected Cosine, BlockCosine or Haar, whose coordinates can be cut, got {self}")
 
-    @abstractmethod
-    def arguments(self) -> dict[str, Any]:
-        """What it was made with, by name."""
 
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and isinstance(other, Basis) and self.arguments() == other.arguments()
-
-    def __hash__(self) -> int:
-        return hash((type(self), self.shape))
-
-    def __repr__(self) -> str:
-        shown = (f"{value}" for value in self.arguments().values() if value is not None)
-        return f"{type(self).__name__}({', '.join(shown)})"
-
-
+@configured("bases.Cosine")
 class Cosine(Basis):
     r"""The type-II discrete cosine transform: V diagonalises symmetric filters with mirrored borders, the heat equation
     with insulated borders among them. Coordinate k of an axis of n pixels has the frequency π k / n.
@@ -125,10 +106,11 @@ class Cosine(Basis):
     def smaller(self, shape: Sequence[int]) -> Basis:
         return Cosine(_cut(self, shape, self.axes), self.axes)
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, object]:
         return {"shape": self.shape, "axes": None if self.axes == spatial_axes(self.shape) else self.axes}
 
 
+@configured("bases.Fourier")
 class Fourier(Basis):
     """The discrete Fourier transform: V diagonalises circular convolutions. Coordinates are complex, z[−k] = conj(z[k])
     those of real events, in the order of `torch.fft.fftfreq`; the real part is what a synthesis keeps.
@@ -156,10 +138,11 @@ class Fourier(Basis):
         signal: Tensor = torch.fft.ifftn(z, dim=self._dims, norm="ortho").real
         return signal
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, object]:
         return {"shape": self.shape, "axes": None if self.axes == spatial_axes(self.shape) else self.axes}
 
 
+@configured("bases.BlockCosine")
 class BlockCosine(Basis):
     """The cosine transform of each block of pixels, as in JPEG. Events of (C, H, W) have coordinates of
     (C, H/b, W/b, b, b): a gain of shape (b, b) is that of all blocks.
@@ -208,10 +191,8 @@ class BlockCosine(Basis):
             raise ValueError(f"shape: expected sizes that give every block of {self} as many whole pixels, got {event}")
         return BlockCosine(event, [part // n for part, n in ratios])
 
-    def arguments(self) -> dict[str, Any]:
-        return {"shape": self.shape, "block": self.block}
 
-
+@configured("bases.Haar")
 class Haar(Basis):
     r"""Haar's wavelets: along each axis and for each pair of neighbours (a + b)/√2 and (a − b)/√2, sums first, and then
     the same again for the corner of sums alone, which is the image at half the size and 2^{d/2} times as bright.
@@ -274,10 +255,8 @@ class Haar(Basis):
             raise ValueError(f"shape: expected one of the {self.levels} halvings of {self}, got {event}")
         return Haar(event, self.levels - int(halvings))
 
-    def arguments(self) -> dict[str, Any]:
-        return {"shape": self.shape, "levels": self.levels}
 
-
+@configured("bases.Principal")
 class Principal(Basis):
     r"""The first principal directions of a set of images: eigenvectors of their covariance, the largest eigenvalue
     first. Coordinates have the shape (rank,). With fewer than all directions V is an isometry, Vᵀ V = I: what is
@@ -325,14 +304,6 @@ class Principal(Basis):
     def _synthesise(self, z: Tensor) -> Tensor:
         return torch.matmul(z, self._casts(z).T).reshape(*z.shape[:-1], *self.shape)
 
-    def arguments(self) -> dict[str, Any]:
-        return {"images": self.images, "rank": self.rank}
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Principal) and self.rank == other.rank and torch.equal(self.images, other.images)
-
-    __hash__ = Basis.__hash__
-
     def __repr__(self) -> str:
         return f"Principal({len(self.images)} images of {self.shape}, rank={self.rank})"
 
@@ -375,4 +346,3 @@ def dct_matrix(n: int, like: Tensor) -> Tensor:
             matrix[0] /= math.sqrt(2)
             _DCT[key] = cast(matrix, like)
     return _DCT[key]
->>>>>>> h2

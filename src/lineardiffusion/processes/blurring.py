@@ -5,21 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-<<<<<<< HEAD
 from lineardiffusion import paths
-=======
-import torch
-from torch import Tensor
-
-from lineardiffusion._checks import Shape, as_index, as_shape, column, compute_dtype
-from lineardiffusion.operators.base import LinearOperator
-from lineardiffusion.operators.bases import dct_matrix
-from lineardiffusion.operators.chain import OperatorChain
-from lineardiffusion.operators.multipliers import cast
-from lineardiffusion.operators.scalar import Identity
-from lineardiffusion.operators.separable import along_axes_each, outer
-from lineardiffusion.operators.spectral import SpectralFilter, dct_frequencies
->>>>>>> h2
 from lineardiffusion.processes.base import LinearDiffusion
 from lineardiffusion.schedules import NoiseSchedule, as_schedule
 

@@ -21,10 +21,6 @@ from torch import Tensor
 from lineardiffusion._checks import as_index, as_range, check_event, compute_dtype, draw_noise
 from lineardiffusion.config import Configured
 from lineardiffusion.denoiser import Denoiser, first_weight
-<<<<<<< HEAD
-from lineardiffusion.schedules.grids import Steps, as_times
-=======
->>>>>>> h4
 from lineardiffusion.residual import Noise
 from lineardiffusion.samplers.history import History
 from lineardiffusion.samplers.inversion import invert

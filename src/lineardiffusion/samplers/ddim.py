@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
-<<<<<<< HEAD
-from lineardiffusion.schedules.grids import Steps
-=======
->>>>>>> h4
 from lineardiffusion.residual import Residual
 from lineardiffusion.samplers.markov import MarkovSampler
 from lineardiffusion.samplers.multistep import Rule

@@ -11,10 +11,6 @@ from lineardiffusion._checks import full_precision
 from lineardiffusion.caches import BoundedCache
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
-<<<<<<< HEAD
-from lineardiffusion.schedules.grids import Steps
-=======
->>>>>>> h4
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.samplers.base import Draws, Sampler
 from lineardiffusion.samplers.extrapolation import log_ratio

@@ -22,10 +22,6 @@ from torch import Tensor
 
 from lineardiffusion._checks import as_index, full_precision
 from lineardiffusion.denoiser import Denoiser
-<<<<<<< HEAD
-from lineardiffusion.schedules.grids import Steps
-=======
->>>>>>> h4
 from lineardiffusion.posterior import as_eta
 from lineardiffusion.residual import Residual
 from lineardiffusion.samplers.base import Draws, Sampler
