@@ -83,6 +83,76 @@ def test_correct_is_a_regularised_inverse(op, gain, scale):
     torch.testing.assert_close((scale * op).correct(gain, x, y).flatten(1), expected, **tolerance(op))
 
 
+def dense_step(dense, gain, deviation, x, y, noise, *, completed=False):
+    """x + K (y − M x) + D noise by the singular vectors of M; `completed` with K = k(0) where M is zero."""
+    left, singular, right = torch.linalg.svd(dense)
+    rank = int((singular > 1e-12 * singular.max()).sum())
+    values = F.pad(singular[:rank].square(), (0, len(right) - rank))
+    if callable(gain):
+        k = right[:rank].T @ torch.diag(gain(values[:rank])) @ left[:, :rank].T
+        if completed:
+            k = k + gain(values.new_zeros(())) * right[rank:].T @ right[rank:]
+    else:
+        k = gain * dense.T
+    mean = x.flatten(1) + (y.flatten(1) - x.flatten(1) @ dense.T) @ k.T
+    return mean if deviation is None else mean + noise.flatten(1) @ right.T @ torch.diag(deviation(values)) @ right
+
+
+POLAR = lambda values: 0.5 + 0.3 * torch.exp(-values / 8)  # noqa: E731, of which no root is divided: k(0) > 0
+DEVIATION = lambda values: (4 - values / 25).clamp(min=0).sqrt()  # noqa: E731
+
+
+@pytest.mark.parametrize("gain", [0.03, POLAR], ids=["number", "function"])
+@pytest.mark.parametrize("scale", [1.0, -0.4, 0.0])
+def test_a_step_is_its_formula(op, gain, scale):
+    """x + K (y − M x) + D noise for multiples of every operator; in every precision, rounded once."""
+    x, y, noise = draw(op.in_shape, 2), draw(op.out_shape, 2, seed=1), draw(op.in_shape, 2, seed=2)
+    # A polar factor changes by 1/σ_min times as much as M: σ_max/σ_min is below 1000 here.
+    close = {name: 10 * value for name, value in tolerance(op).items()}
+    if not op.has_exact_functions and callable(gain):  # no polynomial jumps at zero, where U ends
+        gain = lambda values: POLAR(values) * -torch.expm1(-values)  # noqa: E731
+    for deviation in (DEVIATION, None):
+        step = (scale * op).step_map(gain, deviation)
+        expected = dense_step(scale * op.to_dense(), gain, deviation, x, y, noise)
+        torch.testing.assert_close(step(x, y, noise).flatten(1), expected, **close)
+        single = step(x.float(), y.float(), noise.float())
+        assert single.dtype == torch.float32
+        torch.testing.assert_close(single.flatten(1).double(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(step(x, y, None).flatten(1), expected, **close)
+
+
+@pytest.mark.parametrize("scale", [1.0, -0.4, 0.0])
+def test_a_completed_step_carries_on_what_a_frame_makes_zero(op, scale):
+    """K = k(0) there, and for 0 · M the polar factor of M; without a frame nothing changes."""
+    x, y, noise = draw(op.in_shape, 2), draw(op.out_shape, 2, seed=1), draw(op.in_shape, 2, seed=2)
+    completed = (scale * op).step_map(POLAR, DEVIATION, complete=True)
+    assert (scale * op).has_frame == op.has_frame
+    if not op.has_frame:
+        if op.has_exact_functions:
+            torch.testing.assert_close(completed(x, y, noise), (scale * op).step_map(POLAR, DEVIATION)(x, y, noise))
+        return
+    dense = op.to_dense()
+    limit = scale or 1e-13  # 0 · M is the limit of small multiples
+    expected = dense_step(limit * dense, POLAR, DEVIATION, x, y, noise, completed=True)
+    torch.testing.assert_close(completed(x, y, noise).flatten(1), expected, rtol=1e-11, atol=1e-11)
+
+
+def test_the_frame_of_a_filter_with_a_zero_gain():
+    """Each of the structures that have a frame, with directions that it makes zero."""
+    gain = torch.tensor([1.0, -0.5, 0.0, 0.0], dtype=torch.float64)
+    fourier = ld.Convolution(torch.tensor([0.0, 0.5, 0.5]), (2, 4)).structure  # zero at the highest frequency
+    blocks = ld.BlockDiagonal([ld.Diagonal(gain), ld.SpectralFilter((4,), gain)])
+    for op in (ld.Diagonal(gain.expand(2, 4)), ld.SpectralFilter((2, 4), gain), fourier, blocks):
+        assert op.has_frame
+        x, y = draw((2, 4), 2), draw((2, 4), 2, seed=1)
+        step = op.step_map(POLAR, None, complete=True)
+        expected = dense_step(op.to_dense(), POLAR, None, x, y, None, completed=True)
+        torch.testing.assert_close(step(x, y, None).flatten(1), expected, rtol=1e-11, atol=1e-11)
+        changed = (step(x, y, None) - op.step_map(POLAR, None)(x, y, None)).abs().max()
+        assert changed > 0.1
+    assert not ld.BlockDiagonal([ld.Diagonal(gain), ld.Matrix(gain.diag(), (4,), (4,))]).has_frame
+
+
 def test_norm_and_singular_values(op):
     expected = torch.linalg.svdvals(op.to_dense())
     assert op.norm() == pytest.approx(float(expected.max()), rel=1e-4)

@@ -7,9 +7,13 @@ Operators M, processes built from them, denoisers, losses and samplers. Start wi
 """
 
 from lineardiffusion import lab as lab
+from lineardiffusion import paths as paths
+from lineardiffusion import schedules as schedules
+from lineardiffusion import schedules as schedules
 from lineardiffusion import testing as testing
 from lineardiffusion import training as training
 from lineardiffusion.calibration import calibrate as calibrate
+from lineardiffusion.config import from_config as from_config
 from lineardiffusion.convergence import LanczosInfo as LanczosInfo
 from lineardiffusion.convergence import lanczos_options as lanczos_options
 from lineardiffusion.covariance import Covariance as Covariance
@@ -46,10 +50,14 @@ from lineardiffusion.operators import Sum as Sum
 from lineardiffusion.posterior import ddim_kernel as ddim_kernel
 from lineardiffusion.posterior import posterior as posterior
 from lineardiffusion.posterior import transition as transition
+from lineardiffusion.config import from_config as from_config
 from lineardiffusion.processes import DDPM as DDPM
+from lineardiffusion.processes import EDM as EDM
 from lineardiffusion.processes import BlurringDiffusion as BlurringDiffusion
+from lineardiffusion.processes import FlowMatching as FlowMatching
 from lineardiffusion.processes import LinearDiffusion as LinearDiffusion
 from lineardiffusion.processes import ScaleSpaceDiffusion as ScaleSpaceDiffusion
+from lineardiffusion.processes import feasible_sigmas as feasible_sigmas
 from lineardiffusion.residual import Residual as Residual
 from lineardiffusion.sampling import AncestralSampler as AncestralSampler
 from lineardiffusion.sampling import DDIMSampler as DDIMSampler
@@ -58,6 +66,7 @@ from lineardiffusion.schedules import convex_decay as convex_decay
 from lineardiffusion.schedules import cosine_log_snr_schedule as cosine_log_snr_schedule
 from lineardiffusion.schedules import cosine_schedule as cosine_schedule
 from lineardiffusion.schedules import equal_levels as equal_levels
+from lineardiffusion.schedules import grids as grids
 from lineardiffusion.schedules import information_matched as information_matched
 from lineardiffusion.schedules import linear_schedule as linear_schedule
 from lineardiffusion.schedules import sigmoid_like as sigmoid_like

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from numbers import Real
 from typing import SupportsIndex, overload
 
 import torch
@@ -90,6 +91,15 @@ def as_index(value: SupportsIndex, low: int, high: int, name: str) -> int:
     if not low <= result <= high:
         raise ValueError(f"{name}: expected {low} ≤ {name} ≤ {high}, got {result}")
     return result
+
+
+def as_number(value: object, name: str) -> float:
+    """Normalise to a float (Python, NumPy and zero-dimensional torch numbers), NaN and infinities included."""
+    if isinstance(value, Tensor) and value.ndim == 0 and not value.is_complex():
+        return float(value)
+    if not isinstance(value, Real):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+    return float(value)
 
 
 def as_range(clip: tuple[float, float] | None) -> tuple[float, float] | None:

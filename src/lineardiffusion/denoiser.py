@@ -1,91 +1,133 @@
-r"""Denoisers: a network turned into an estimate of the clean image at the next state.
+r"""Denoisers: a network turned into an estimate of the clean image.
 
-The posterior of a step t → s needs μ_s = M_{1:s} x_0 only, so that is what a denoiser estimates, in data range:
-c_s = M_{1:s} x_0 / a_s. Where the resolution grows from t to s, c_s is larger than x_t.
+A step t → s needs μ_s = M_{1:s} x_0 = a_s c_s only, so that is what a denoiser estimates, in data range: c_s = R_s x_0.
+Where the resolution grows from t to s, c_s is larger than x_t.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 
-from lineardiffusion._checks import as_index, check_event, check_real, column, compute_dtype, full_precision
+from lineardiffusion._checks import Shape, check_event, compute_dtype
+from lineardiffusion.carrying import Carrier, Lift
+from lineardiffusion.config import Configured, configured
+from lineardiffusion.descriptions import description, differences
+from lineardiffusion.networks import accepts_size, as_tensor, of_shape
+from lineardiffusion.predictions import (
+    Clean,
+    Noise,
+    Prediction,
+    as_prediction,
+    combine,
+    is_batch,
+    just_below,
+    levels,
+    name_of,
+    to_device,
+)
 from lineardiffusion.processes.base import LinearDiffusion
 
-Prediction = Literal["clean", "noise", "velocity"]
-
-# τ: singular values below it count as removed. Large enough that a network's errors do not swamp the estimate, small
-# enough that a single step of any usual degradation is inverted to single precision.
-_DAMPING = 0.05
+TimeName = Literal["index", "time", "log_snr", "edm"]
+TimeInput: TypeAlias = "TimeName | Callable[[LinearDiffusion, Tensor], Tensor]"
 
 
-class Denoiser(nn.Module):
+@configured("Denoiser", without=["network"])
+class Denoiser(nn.Module, Configured):
     r"""An estimate of c_s from x_t, for the process and the kind of prediction its network is trained for.
 
-    With c_t = M_{1:t} x_0 / a_t and x_t = a_t c_t + σ_t ε, the network returns
+    The network's answer becomes a clean image ĉ_r by the rule of its prediction (`lineardiffusion.predictions`), and
+    that is carried to s: by the degradation R_{r→s} where r < s, by its damped inverse where s < r
+    (`lineardiffusion.carrying`). It returns
 
-        "clean"     c_{t−1}, at the shape of x_{t−1};
-        "noise"     ε, hence c_t = (x_t − σ_t ε) / a_t;
-        "velocity"  v = a_t ε − σ_t c_t, hence c_t = (a_t x_t − σ_t v) / (a_t² + σ_t²).
+        "clean"      c just below t (c_{t−1}, with steps), at the shape it has there;
+        "data"       x_0: then ĉ_s = R_s x̂_0 for every s, and nothing has to be undone;
+        "noise"      ε; not where a process ends without signal, a_T = 0;
+        "velocity"   a_t ε − σ_t c_t;
+        "flow"       ε − c_t;
+        ld.EDMPrediction(sigma_data)   the F of EDM's preconditioning.
 
-    An estimate of c_r becomes one of c_s, s < r, by undoing the degradation A between them, c_r = A c_s. For DDPM, and
-    within a resolution of Scale Space Diffusion, A = I. In general
+    The last four tell nothing of the detail that a change of shape adds, and need a `lift` in processes that have one;
+    the last three need isotropic noise.
 
-        ĉ_s = c_r + Aᵀ h(AAᵀ) (c_r − A c_r),   h(λ) = λ / (λ² + τ⁴),   τ = 0.05,
-
-    which is the inverse of A up to (τ²/λ)² where A lets a component through, and leaves alone what A has removed:
-    errors of the network are amplified at most about ten times.
-
-    Noise and velocity tell nothing of the detail that a change of shape adds, so with processes that change shape only
-    "clean" is defined.
+    Two denoisers are equal if all but their networks is. A state dict says which denoiser it is of, and no other loads
+    it; of processes made of operators of one's own it knows the shapes and levels alone.
 
     Arguments:
-        network: called as network(x_t, t_index, **conditioning) with t_index = t − 1 as a LongTensor (B,), the 0-based
-            index of DDPM, ADM and diffusers; processes that change shape add size=(H, W), that of x_{t−1}. It is given
-            x_t in the dtype of its (first floating-point) parameters; all other arithmetic is in float32 or better.
+        network: called as network(x, time, **conditioning), x of shape (B, *shape(t)) in the dtype of its (first
+            floating-point) parameters; all other arithmetic is in float32 or better. Where the process changes shape it
+            is also told the size=(H, W) that it is to return, if it takes that. It may return an object that has the
+            tensor as `.sample`, as diffusers' do, or 2C channels, the first half of which is meant (learned variances).
         process: the diffusion process.
-        prediction: "clean", "noise" or "velocity".
+        prediction: what the network returns: a name above, or an object.
+        time_input: what it is told as `time`, a tensor (B,) of integers where t is one in a process with steps and of
+            floats elsewhere:
+
+                "index"    t − 1, as in DDPM, ADM and diffusers; without steps t itself
+                "time"     t
+                "log_snr"  ln a_t²/σ_t²
+                "edm"      ¼ ln σ_t/a_t
+                a function of the process and of t as a tensor (B,), which returns a tensor (B, …)
+
+            By default "edm" for EDMPrediction, else "index". Where a_T = 0 the third and fourth are infinite at T.
+        lift: "pseudoinverse": where the shape grows, ĉ_s = R⁺ĉ_t, without detail, is the estimate.
 
     Raises:
-        ValueError: an unknown prediction, or one that the process does not define.
+        TypeError: an argument of a wrong kind, or a network that cannot be told the size it is to return.
+        ValueError: an unknown prediction, time input or lift, or a prediction that the process does not define.
 
     Example:
         >>> import torch, lineardiffusion as ld
         >>> p = ld.ScaleSpaceDiffusion((1, 8, 8), levels=2, num_steps=10)
-        >>> d = ld.Denoiser(lambda x, t_index, size: x.new_zeros(len(x), 1, *size), p)
+        >>> d = ld.Denoiser(lambda x, index, size: x.new_zeros(len(x), 1, *size), p)
         >>> d(torch.zeros(4, *p.shape(8)), t=8).shape  # from 4 × 4 to 8 × 8
         torch.Size([4, 1, 8, 8])
     """
 
     def __init__(
-        self, network: Callable[..., Tensor], process: LinearDiffusion, prediction: Prediction = "clean"
+        self,
+        network: Callable[..., Any],
+        process: LinearDiffusion,
+        prediction: str | Prediction = "clean",
+        time_input: TimeInput | None = None,
+        lift: Lift | None = None,
     ) -> None:
         super().__init__()
-        if prediction not in ("clean", "noise", "velocity"):
-            raise ValueError(f"prediction: expected 'clean', 'noise' or 'velocity', got {prediction!r}")
-        self._grows = bool(process.shape_changes())
-        if prediction != "clean" and self._grows:
+        _check_kinds(network, process)
+        self.prediction = as_prediction(prediction)
+        self.time_input = _as_time_input(self.prediction.time_input if time_input is None else time_input)
+        if lift is not None and lift not in get_args(Lift):
+            raise ValueError(f"lift: expected None or 'pseudoinverse', got {lift!r}")
+        self.prediction.check(process)
+        changes = bool(process.shape_changes())
+        if changes and self.prediction.keeps_shape and lift is None:
             raise ValueError(
-                f"prediction: expected 'clean' for a process that changes shape, got {prediction!r}: "
-                f"it does not determine the detail that a larger x_(t−1) adds"
+                f"prediction: expected 'clean' or 'data' for a process that changes shape, got {prediction!r}: it does "
+                f"not determine the detail that a larger x_s adds; lift='pseudoinverse' takes the estimate without it"
             )
-        if prediction == "velocity" and not process.is_isotropic:
-            raise ValueError("prediction: expected 'clean' or 'noise' for noise that is not isotropic, got 'velocity'")
-        self.network = network
-        self.process = process
-        self.prediction = prediction
+        self.takes_size = changes and accepts_size(network)
+        if changes and isinstance(self.prediction, Clean) and not self.takes_size:
+            raise TypeError(
+                "network: expected one with a parameter `size`, the spatial sizes of what it is to return, as this "
+                "process changes shape: network(x, time, size=(H, W), **conditioning)"
+            )
+        self.network, self.process, self.lift = network, process, lift
+        self._carrier = Carrier(process, lift)
 
-    def forward(self, x_t: Tensor, t: int | Tensor, s: int | None = None, **conditioning: Any) -> Tensor:
+    # ------------------------------------------------------------------ estimates
+
+    def forward(self, x_t: Tensor, t: float | Tensor, s: float | None = None, **conditioning: Any) -> Tensor:
         r"""Estimate of c_s.
 
         Arguments:
             x_t: states, with shape (B, *shape(t)).
-            t: one time for all, or a LongTensor (B,) of times that share shape(t) and shape(t − 1).
-            s: the earlier time; t − 1 by default, and always for a tensor of times. From t to s the shape may differ
-                only as it does from t to t − 1.
+            t: one time for all, or a tensor (B,) of times that share shape(t) and the shape just below t.
+            s: the earlier time; by default, and always for a tensor of times, the one just below t (t − 1 with steps).
+                It has the shape that there is just below t, unless the network predicts "data".
             conditioning: passed on to the network.
 
         Returns:
@@ -94,72 +136,138 @@ class Denoiser(nn.Module):
         Raises:
             ValueError: times out of range or of different shapes, x_t of a wrong shape, or a network that returns one.
         """
+        if not is_batch(t):
+            t = self.process.time(t, low="above")
+            s = self._earlier(t, s)
+            clean, r = self.estimate(x_t, t, **conditioning)
+            return self._carrier(clean, r, s).to(x_t.dtype)
+        if s is not None:
+            raise ValueError("s: expected None where t is a tensor of times")
+        clean, r = self.estimate(x_t, t, **conditioning)
+        below = just_below(self.process, t)
+        if not isinstance(r, Tensor):  # of the data
+            clean = self.process.clean(clean, below)
+        elif not isinstance(self.prediction, Clean):
+            clean = self._carrier.rows(clean, r, below)
+        return clean.to(x_t.dtype)
+
+    def estimate(self, x_t: Tensor, t: float | Tensor, **conditioning: Any) -> tuple[Tensor, Any]:
+        """What one call of the network says of the clean image.
+
+        Arguments:
+            x_t, t, conditioning: as for `forward`.
+
+        Returns:
+            ĉ_r, in float32 or better, and r, the time whose degradation it has: just below t for "clean", 0 for "data",
+            else t.
+        """
+        output, process = self.output(x_t, t, **conditioning), self.process
+        p, q = self.prediction.estimate(*levels(process, t, output.device))
+        x = x_t.to(output.dtype)
+        if isinstance(self.prediction, Noise) and not process.is_isotropic:
+            x, q = process.add_noise(x, t, -output), 0.0
+        return combine(p, x, q, output), self.prediction.time(process, t)
+
+    def carry(self, clean: Tensor, r: float, s: float) -> Tensor:
+        """ĉ_s from ĉ_r (`lineardiffusion.carrying`).
+
+        Raises:
+            ValueError: the shape grows from r to s, and there is no lift.
+        """
+        return self._carrier(clean, r, s)
+
+    def output(self, x_t: Tensor, t: float | Tensor, **conditioning: Any) -> Tensor:
+        """F, what the network returns, with shape (B, *shape(r)), in float32 or better; arguments as for `forward`."""
         process = self.process
-        if isinstance(t, Tensor) and t.ndim:
-            if s is not None:
-                raise ValueError("s: expected None where t is a tensor of times")
-            return self._estimate_each(x_t, t, conditioning)
-        t = as_index(t, 1, process.num_steps, "t")
-        s = t - 1 if s is None else as_index(s, 0, process.num_steps, "s")
+        t, shape, expected = self._shapes(x_t, t)
+        check_event(x_t, shape, "x_t")
+        work = x_t.to(compute_dtype(x_t.dtype))
+        scale = self.prediction.input_scale(*levels(process, t, work.device))
+        weight = first_weight(self)
+        given = combine(scale, work, 0.0, work).to(work.dtype if weight is None else weight.dtype)
+        size = {"size": expected[1:]} if self.takes_size else {}
+        output = as_tensor(self.network(given, self._time_given(t, given), **size, **conditioning))
+        return of_shape(output, (x_t.shape[0], *expected)).to(work.dtype)
+
+    # ------------------------------------------------------------------ times
+
+    def _earlier(self, t: float, s: float | None) -> float:
+        """s of a step from t, checked."""
+        process, below = self.process, self.process.before(t)
+        if s is None:
+            return below
+        s = process.time(s, "s")
         if s >= t:
             raise ValueError(f"s: expected s < t = {t}, got {s}")
-        if process.shape(s) != process.shape(t - 1):
+        if self.prediction.time(process, t) != 0 and process.shape(s) != process.shape(below):
             raise ValueError(
-                f"s: expected the shape of t − 1, {process.shape(t - 1)}, got s = {s} of shape {process.shape(s)}; "
+                f"s: expected the shape just below t, {process.shape(below)}, got s = {s} of shape {process.shape(s)}; "
                 f"steps over a change of shape must start at one of {process.shape_changes()}"
             )
-        check_event(x_t, process.shape(t), "x_t")
-        work = x_t.to(compute_dtype(x_t.dtype))
-        index = torch.full((x_t.shape[0],), t - 1, dtype=torch.long, device=x_t.device)
-        output = self._run(work, index, process.shape(t - 1), conditioning)
-        if self.prediction == "clean":
-            return self._carry(output, t - 1, s).to(x_t.dtype)
-        return self._carry(self._clean_at_t(output, work, t), t, s).to(x_t.dtype)
+        return s
 
-    def _estimate_each(self, x_t: Tensor, t: Tensor, conditioning: dict[str, Any]) -> Tensor:
-        """c_{t−1} for a time of its own for each sample."""
-        process, times = self.process, self.process.check_times(t)
-        if min(times) < 1:
-            raise ValueError(f"t: expected 1 ≤ t ≤ {process.num_steps}, got {min(times)}")
-        pairs = sorted({(process.shape(u), process.shape(u - 1)) for u in times})
+    def _shapes(self, x_t: Tensor, t: float | Tensor) -> tuple[float | Tensor, Shape, Shape]:
+        """t, checked, and the shapes of x_t and of what the network is to return."""
+        process, time = self.process, self.prediction.time
+        if not is_batch(t):
+            t = process.time(t, low="above")
+            return t, process.shape(t), process.shape(time(process, t))
+        t = process.times(t, x_t.shape[0], low="above")
+        if not process.shape_changes():
+            return t, process.shape(0), process.shape(0)
+        pairs = {(process.shape(u), process.shape(time(process, u))) for u in set(t.tolist())}
         if len(pairs) > 1:
-            raise ValueError(f"t: expected times that share shape(t) and shape(t − 1), got {pairs}")
-        check_event(x_t, pairs[0][0], "x_t")
-        work = x_t.to(compute_dtype(x_t.dtype))
-        output = self._run(work, t.long().to(x_t.device) - 1, pairs[0][1], conditioning)
-        if self.prediction == "clean":
-            return output.to(x_t.dtype)
-        clean_t = self._clean_at_t(output, work, t)
-        carried = torch.stack([self._carry(c, u, u - 1) for c, u in zip(clean_t, times, strict=True)])
-        return carried.to(x_t.dtype)
+            raise ValueError(
+                f"t: expected times that share shape(t) and the shape just below t, got {sorted(pairs)}; draw them with "
+                f"process.sample_timesteps (ld.times.ByShape), or take the parts of process.group_by_shape(t)"
+            )
+        return t, *pairs.pop()
 
-    def _run(self, x_t: Tensor, index: Tensor, shape: tuple[int, ...], conditioning: dict[str, Any]) -> Tensor:
-        size = {"size": shape[1:]} if self._grows else {}
-        weight = first_weight(self)
-        given = x_t if weight is None else x_t.to(weight.dtype)
-        output: Tensor = self.network(given, index, **size, **conditioning)
-        expected = (x_t.shape[0], *shape)
-        if not isinstance(output, Tensor) or tuple(output.shape) != expected:
-            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise ValueError(f"network: expected an output of shape {expected}, got {got}")
-        check_real(output, "network")
-        return output.to(x_t.dtype)
+    def _time_given(self, t: float | Tensor, x: Tensor) -> Tensor:
+        """What the network is told of the time, for each row of x."""
+        process, kind, dtype = self.process, self.time_input, compute_dtype(x.dtype)
+        if callable(kind):
+            times = t if isinstance(t, Tensor) else torch.full((x.shape[0],), t, dtype=torch.float64)
+            value: float | Tensor = kind(process, to_device(times, x.device))
+            if not isinstance(value, Tensor) or value.shape[:1] != x.shape[:1]:
+                got = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
+                raise ValueError(f"time_input: expected a function that returns a tensor ({x.shape[0]}, …), got {got}")
+        elif kind in ("log_snr", "edm"):
+            a, sigma = levels(process, t, x.device)
+            value = 2 * (_log(a) - _log(sigma)) if kind == "log_snr" else (_log(sigma) - _log(a)) / 4
+        else:
+            value = to_device(t, x.device) if isinstance(t, Tensor) else t
+            value = value - 1 if kind == "index" and process.num_steps else value
+        if isinstance(value, Tensor):
+            return value.to(dtype) if value.is_floating_point() or not process.num_steps else value.long()
+        integer = isinstance(value, int) and process.num_steps
+        return torch.full((x.shape[0],), value, dtype=torch.long if integer else dtype, device=x.device)
 
-    def _clean_at_t(self, output: Tensor, x_t: Tensor, t: int | Tensor) -> Tensor:
-        a = column(self.process.signal_scale(t), x_t)
-        if self.prediction == "noise":
-            return self.process.add_noise(x_t, t, -output) / a
-        sigma = column(self.process.sigma(t), x_t)
-        return (a * x_t - sigma * output) / (a**2 + sigma**2)
+    # ------------------------------------------------------------------ configuration
 
-    def _carry(self, clean: Tensor, r: int, s: int) -> Tensor:
-        """c_s from c_r, s ≤ r."""
-        if r == s:
-            return clean
-        ratio = self.process.signal_scale(s) / self.process.signal_scale(r)
-        degradation = ratio * self.process.chain.between(s, r)
-        with full_precision(clean):
-            return degradation.correct(_damped_inverse, clean, clean)
+    def arguments(self) -> dict[str, object]:
+        return {
+            "process": self.process,
+            "prediction": name_of(self.prediction),
+            "time_input": self.time_input,
+            "lift": self.lift,
+        }
+
+    __hash__ = nn.Module.__hash__  # modules are told apart by it
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.arguments().items())
+
+    def get_extra_state(self) -> Tensor:
+        return description(self)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        found = differences(self, state)
+        if found:
+            raise ValueError(
+                f"state_dict: weights of another denoiser: {'; '.join(found)} (denoiser.network.load_state_dict takes "
+                f"them all the same)"
+            )
 
 
 def first_weight(module: nn.Module) -> Tensor | None:
@@ -168,6 +276,24 @@ def first_weight(module: nn.Module) -> Tensor | None:
     return next((p for p in module.parameters() if p.is_floating_point() and p.itemsize > 1), None)
 
 
-def _damped_inverse(values: Tensor) -> Tensor:
-    """1/λ for λ well above τ², falling to 0 below: √λ times it is at most 0.57/τ."""
-    return values / (values.square() + _DAMPING**4)
+def _check_kinds(network: object, process: object) -> None:
+    if isinstance(network, LinearDiffusion) and not isinstance(process, LinearDiffusion):
+        raise TypeError("network, process: expected ld.Denoiser(network, process), got them in the other order")
+    if not callable(network) or isinstance(network, type):
+        raise TypeError(f"network: expected a module or another function of (x, time), got {network!r}")
+    if not isinstance(process, LinearDiffusion):
+        raise TypeError(f"process: expected a LinearDiffusion, such as ld.DDPM(shape), got {process!r}")
+
+
+def _as_time_input(time_input: Any) -> TimeInput:
+    if not callable(time_input) and time_input not in get_args(TimeName):
+        raise ValueError(
+            f"time_input: expected one of {get_args(TimeName)}, or a function of the process and t, got {time_input!r}"
+        )
+    return time_input  # type: ignore[no-any-return]
+
+
+def _log(level: float | Tensor) -> float | Tensor:
+    if isinstance(level, Tensor):
+        return level.log()
+    return math.log(level) if level else -math.inf

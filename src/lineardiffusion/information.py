@@ -14,10 +14,10 @@ def diffusion_information(alpha_bar: Tensor) -> Tensor:
         Info(t) = 1 − 2 ∫_0^1 Φ(−s x) dx = 1 − 2 [ Φ(−s) + (φ(0) − φ(s)) / s ] .
 
     Arguments:
-        alpha_bar: ᾱ_t in (0, 1].
+        alpha_bar: ᾱ_t in [0, 1].
 
     Returns:
-        Info(t) in (0, 1], of the shape of `alpha_bar`.
+        Info(t) in [0, 1], of the shape of `alpha_bar`.
 
     Example:
         >>> import torch
@@ -26,5 +26,5 @@ def diffusion_information(alpha_bar: Tensor) -> Tensor:
     """
     s = (alpha_bar / (1 - alpha_bar)).sqrt()
     density = (2 * torch.pi) ** -0.5 * -torch.expm1(-0.5 * s.square())  # φ(0) − φ(s)
-    noise_dominated: Tensor = 2 * (torch.special.ndtr(-s) + density / s)
+    noise_dominated: Tensor = 2 * (torch.special.ndtr(-s) + torch.where(s > 0, density / s, 0.0))
     return 1 - noise_dominated

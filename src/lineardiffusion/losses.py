@@ -1,9 +1,12 @@
-r"""The training objective E[w(SNR_t) ‖ĉ_{t−1} − c_{t−1}‖²] (Eq. 7 of Scale Space Diffusion), and its weightings.
+r"""The training objective E[w(SNR_t) ‖ĉ_r − c_r‖²] (Eq. 7 of Scale Space Diffusion), and its weightings.
 
-The error is always that of the clean image; what is usual for other predictions is a weighting of it. Where c_{t−1} is
-c_t, as for DDPM and between the changes of shape of Scale Space Diffusion, `SNR` is the mean squared error of the
-noise, the "simple" loss of DDPM. Where a step degrades the image, or noise is not isotropic, it is not: the error of
-c_{t−1} is then that of the noise coloured, and with the step undone, and no weighting by t alone takes that back.
+It is computed where the network returns, from what it returns, F, and from what it should return, F*: an error of F is
+one of the clean image that is q times as large (see `predictions`), so that
+
+    w(SNR) ‖ĉ_r − c_r‖² = w(SNR) q² ‖F − F*‖².
+
+What is usual for a prediction, ‖F − F*‖² itself, is then one of the weightings: `SNR` for noise, `Uniform` for clean
+and data, `Velocity` for velocity (where a² + σ² = 1), `Flow` for flow and `EDM` for EDM's.
 """
 
 from __future__ import annotations
@@ -16,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import compute_dtype
+from lineardiffusion._checks import check_event, compute_dtype, draw_noise
 from lineardiffusion.denoiser import Denoiser
+from lineardiffusion.predictions import combine, is_batch, levels, to_device
 
 Weighting = Callable[[Tensor], Tensor]
 
@@ -33,7 +37,7 @@ class MinSNR:
     gamma: float = 5.0
 
     def __post_init__(self) -> None:
-        _check_gamma(self.gamma)
+        _check_positive(self.gamma, "gamma")
 
     def __call__(self, snr: Tensor) -> Tensor:
         return snr.clamp(max=self.gamma)
@@ -50,7 +54,7 @@ class MaxSNR:
     gamma: float = 5.0
 
     def __post_init__(self) -> None:
-        _check_gamma(self.gamma)
+        _check_positive(self.gamma, "gamma")
 
     def __call__(self, snr: Tensor) -> Tensor:
         return snr.clamp(min=self.gamma)
@@ -65,8 +69,7 @@ class TruncatedSNR(MaxSNR):
 
 @dataclass(frozen=True)
 class SNR:
-    """w = SNR: where c_{t−1} = c_t, the mean squared error of the noise (Ho et al., 2020,
-    https://arxiv.org/abs/2006.11239)."""
+    """w = SNR: the mean squared error of the noise (Ho et al., 2020, https://arxiv.org/abs/2006.11239)."""
 
     def __call__(self, snr: Tensor) -> Tensor:
         return snr
@@ -89,47 +92,105 @@ class Uniform:
         return torch.ones_like(snr)
 
 
-def _check_gamma(gamma: float) -> None:
-    if not 0 < gamma < math.inf:
-        raise ValueError(f"gamma: expected a positive number, got {gamma}")
+@dataclass(frozen=True)
+class Velocity:
+    """w = 1 + SNR: the mean squared error of the velocity, where a² + σ² = 1 (Salimans & Ho, 2022,
+    https://arxiv.org/abs/2202.00512)."""
+
+    def __call__(self, snr: Tensor) -> Tensor:
+        return 1 + snr
+
+
+@dataclass(frozen=True)
+class Flow:
+    """w = (1 + √SNR)²: the mean squared error of the flow ε − c (Lipman et al., 2023,
+    https://arxiv.org/abs/2210.02747)."""
+
+    def __call__(self, snr: Tensor) -> Tensor:
+        return (1 + snr.sqrt()).square()
+
+
+@dataclass(frozen=True)
+class EDM:
+    """w = SNR + 1/σ_d² = (σ² + σ_d²)/(σσ_d)² where a = 1: λ(σ) of Karras et al. (2022, Table 1,
+    https://arxiv.org/abs/2206.00364).
+
+    Arguments:
+        sigma_data: σ_d, the standard deviation of the data.
+
+    Raises:
+        ValueError: σ_d is not positive.
+    """
+
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_positive(self.sigma_data, "sigma_data")
+
+    def __call__(self, snr: Tensor) -> Tensor:
+        return snr + 1 / self.sigma_data**2
+
+
+def _check_positive(value: float, name: str) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name}: expected a positive number, got {value}")
 
 
 def denoising_loss(
     denoiser: Denoiser,
     x0: Tensor,
-    t: int | Tensor,
+    t: float | Tensor,
     noise: Tensor | None = None,
     weighting: Weighting | None = None,
     generator: torch.Generator | None = None,
     **conditioning: Any,
 ) -> Tensor:
-    r"""w(SNR_t) · mean (ĉ_{t−1}(x_t, t) − c_{t−1})² for each sample, x_t = M_{1:t} x_0 + σ_t ε.
+    r"""w(SNR_t) q_t² · mean (F(x_t, t) − F*)² for each sample, x_t = M_{1:t} x_0 + Σ_t^{1/2} ε; see this module.
 
     Arguments:
         denoiser: the Denoiser to train.
         x0: data, with shape (B, *shape(0)).
-        t: one time for all, or a LongTensor (B,), as from `process.sample_timesteps`.
+        t: one time for all, or a tensor (B,), as from `process.sample_timesteps`.
         noise: ε, with the shape of x_t; drawn from `generator` where it is not given.
-        weighting: from SNR_t to weights; MinSNR(5.0) by default.
+        weighting: from a tensor of SNR_t to weights, such as ld.MinSNR(5.0), the default.
         conditioning: passed on to the network.
 
     Returns:
         Losses, with shape (B,), in the dtype of x0 or, where that is narrower, in float32, as all arithmetic is.
 
     Raises:
+        TypeError: a weighting that is no function.
         ValueError: as `LinearDiffusion.diffuse` and `Denoiser`.
 
     Example:
         >>> import torch, lineardiffusion as ld
         >>> p = ld.DDPM((1, 8, 8), num_steps=100)
-        >>> d = ld.Denoiser(lambda x, t_index: x, p)
+        >>> d = ld.Denoiser(lambda x, index: x, p)
         >>> t = p.sample_timesteps(4, torch.Generator().manual_seed(0))
         >>> ld.denoising_loss(d, torch.zeros(4, 1, 8, 8), t).shape
         torch.Size([4])
     """
-    process = denoiser.process
+    process, prediction = denoiser.process, denoiser.prediction
+    weighting = MinSNR() if weighting is None else _as_weighting(weighting)
+    check_event(x0, process.shape(0), "x0")
     x0 = x0.to(compute_dtype(x0.dtype))
-    x_t = process.diffuse(x0, t, noise, generator)
-    error: Tensor = (denoiser(x_t, t, **conditioning) - process.clean(x0, t - 1)).square().flatten(1).mean(1)
-    snr = torch.as_tensor(process.snr(t), dtype=torch.float64)
-    return (MinSNR() if weighting is None else weighting)(snr).to(error) * error
+    shape = process.common_shape(t) if is_batch(t) else process.shape(t)
+    noise = draw_noise(x0.new_empty(x0.shape[0], *shape), noise, generator)
+    x_t = process.diffuse(x0, t, noise)
+    (alpha, beta), (_, q) = (rule(*levels(process, t, x0.device)) for rule in (prediction.target, prediction.estimate))
+    # The clean image costs a degradation, and plays no part in the noise.
+    clean = process.clean(x0, prediction.time(process, t)) if isinstance(alpha, Tensor) or alpha else x0
+    target = combine(alpha, clean, beta, noise)
+    error = (denoiser.output(x_t, t, **conditioning) - target).square().flatten(1).mean(1)
+    snr = process.snr(to_device(t, x0.device)) if is_batch(t) else error.new_full((1,), process.snr(t))
+    return (weighting(snr) * q**2).to(error) * error
+
+
+def _as_weighting(weighting: Any) -> Weighting:
+    if not callable(weighting) or isinstance(weighting, type):
+        given = f"the class {weighting.__name__}" if isinstance(weighting, type) else repr(weighting)
+        raise TypeError(
+            "weighting: expected a function of the SNR, such as ld.MinSNR(5.0), ld.SNR(), ld.Uniform(), ld.Velocity() "
+            f"or ld.Flow(), got {given}"
+        )
+    return weighting  # type: ignore[no-any-return]

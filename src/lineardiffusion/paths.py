@@ -28,13 +28,13 @@ from lineardiffusion.config import Configured, configured
 from lineardiffusion.operators.base import LinearOperator, apply_each
 from lineardiffusion.operators.bases import Basis
 from lineardiffusion.operators.chain import OperatorChain
-from lineardiffusion.operators.factored import cast
+from lineardiffusion.operators.multipliers import cast
 from lineardiffusion.operators.orthogonal import AveragePool
 from lineardiffusion.operators.scalar import Identity
 from lineardiffusion.operators.separable import Mode, Resize, along_axes_each, outer, spatial_axes
 from lineardiffusion.operators.spectral import SpectralFilter, dct_frequencies, dct_matrix
-from lineardiffusion.schedules.noise import Schedule
-from lineardiffusion.schedules.resolution import ResolutionSchedule, as_changes, convex_decay
+from lineardiffusion.schedules import Schedule
+from lineardiffusion.schedules import ResolutionSchedule, as_changes, convex_decay
 
 _ONE = torch.ones((), dtype=torch.float64)
 
@@ -293,7 +293,8 @@ class PyramidPath(Path):
 
     def on(self, schedule: Schedule) -> Path:
         bound = copy.copy(self)
-        bound._changes = list(as_changes(self.resolution_schedule, self.levels, schedule))
+        changes = as_changes(self.resolution_schedule, self.levels, schedule)
+        bound._changes = [t for t in changes if t <= schedule.end]
         return bound
 
     def level(self, t: float) -> int:

@@ -24,13 +24,14 @@ from torch import Tensor
 
 from lineardiffusion._checks import as_shape, check_event, check_finite, compute_dtype
 from lineardiffusion.chebyshev import gram_chebyshev
-from lineardiffusion.convergence import resolve_options
+from lineardiffusion.convergence import for_noise, resolve_options
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.lanczos import SpectrumBounds, adjoint_lanczos, gram_lanczos, spectrum_bounds
 from lineardiffusion.operators.rules import dispatch
 
 Cached = TypeVar("Cached")
 GramMap = Callable[..., Tensor]
+StepMap = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 # A dense singular value decomposition beyond this many entries (0.5 GiB in float64) is refused.
 _MAX_DENSE_ENTRIES = 2**26
@@ -188,7 +189,7 @@ class LinearOperator(ABC):
         """
         if callable(gain):
             return self.polar_correct(lambda values: values.sqrt() * gain(values), x, y)
-        return self._checked_correct(gain, x, y)
+        return self.step_map(gain, None)(x, y, None)
 
     def polar_correct(self, gain: SpectralFunction, x: Tensor, y: Tensor) -> Tensor:
         r"""x + U k(MᵀM) (y − M x) with U = Mᵀ(MMᵀ)^{−1/2}, the transpose of the polar factor of M: `correct` with
@@ -199,26 +200,64 @@ class LinearOperator(ABC):
             x: with shape (*batch, *in_shape).
             y: with shape (*batch, *out_shape).
         """
-        return self._checked_correct(gain, x, y)
+        return self.step_map(gain, None)(x, y, None)
 
-    def _checked_correct(self, gain: float | SpectralFunction, x: Tensor, y: Tensor) -> Tensor:
-        check_event(x, self.in_shape, "x")
-        check_event(y, self.out_shape, "y")
-        work = x.to(compute_dtype(x.dtype))
-        return self._correct(gain, work, y.to(work.dtype), 1.0).to(x.dtype)
+    def step_map(
+        self, gain: float | SpectralFunction, deviation: SpectralFunction | None, *, complete: bool = False
+    ) -> StepMap:
+        r"""(x, y, noise) ↦ x + K (y − M x) + D noise: a draw of every kernel of a linear diffusion, for many x, y and
+        noise. What depends on the functions alone is computed once, and kept for each precision and device.
 
-    def _correct(self, gain: float | SpectralFunction, x: Tensor, y: Tensor, scale: float) -> Tensor:
-        """`correct` by a number, `polar_correct` by a function, for scale · M: multiples of an operator share its
-        structure."""
+            K = g Mᵀ for a number g, K = U k(MᵀM) for a function k (see `polar_correct`),   D = d(MᵀM) .
+
+        Errors of an operator of unknown structure are those of `correct`, and for D relative to ‖noise‖ max|d|.
+
+        Arguments:
+            gain: g or k.
+            deviation: d, as in `gram_function`; None for no noise.
+            complete: where M is diagonal in a basis of its events (`has_frame`), K = k(0) in the directions whose
+                singular value is zero, as if M had let them through: the limit of a gain that tends to zero. Other
+                operators know no such direction.
+
+        Returns:
+            A function of x (*batch, *in_shape), y (*batch, *out_shape) and noise, shaped like x or None without a
+            deviation; its result has the shape and dtype of x.
+
+        Example:
+            >>> import torch, lineardiffusion as ld
+            >>> step = ld.Diagonal(torch.tensor([1.0, 0.5])).step_map(0.5, lambda values: (1 - values / 2).sqrt())
+            >>> step(torch.zeros(2), torch.ones(2), torch.zeros(2))
+            tensor([0.5000, 0.2500])
+        """
+        step = self._step_map(gain, deviation, 1.0, complete)
+
+        def checked(x: Tensor, y: Tensor, noise: Tensor | None) -> Tensor:
+            check_event(x, self.in_shape, "x")
+            check_event(y, self.out_shape, "y")
+            work = x.to(compute_dtype(x.dtype))
+            drawn = None if deviation is None else _checked_noise(noise, self.in_shape).to(work.dtype)
+            return step(work, y.to(work.dtype), drawn).to(x.dtype)
+
+        return checked
+
+    def _step_map(
+        self, gain: float | SpectralFunction, deviation: SpectralFunction | None, scale: float, complete: bool
+    ) -> StepMap:
+        """`step_map` for scale · M, without checks: multiples of an operator share its structure."""
         operator = self if scale == 1 else scale * self
-        residual = y - operator(x)
-        if not callable(gain):
-            return x + gain * operator.transpose(residual)
+        noisy = None if deviation is None else operator.gram_map(deviation)
+        if noisy is not None and not operator.has_exact_functions:
+            noisy = for_noise(noisy)
 
-        def g(values: Tensor) -> Tensor:
-            return torch.where(values > 0, gain(values) / torch.where(values > 0, values, 1).sqrt(), 0)
+        def step(x: Tensor, y: Tensor, noise: Tensor | None) -> Tensor:
+            residual = y - operator(x)
+            if callable(gain):
+                mean = x + operator._adjoint_function(over_root(gain), residual)
+            else:
+                mean = torch.add(x, operator.transpose(residual), alpha=gain)
+            return mean if noisy is None else noisy(noise, onto=mean)
 
-        return x + operator._adjoint_function(g, residual)
+        return step
 
     def _adjoint_function(self, g: SpectralFunction, y: Tensor) -> Tensor:
         """Mᵀ g(MMᵀ) y"""
@@ -228,6 +267,12 @@ class LinearOperator(ABC):
     @property
     def has_exact_functions(self) -> bool:
         """Whether functions of MᵀM are exact, also where they jump; not here, where Lanczos' method evaluates them."""
+        return False
+
+    @property
+    def has_frame(self) -> bool:
+        """Whether M is known to be diagonal in an orthonormal basis of its events, M = V S Vᴴ, so that a direction
+        which it makes zero is a direction of its results too."""
         return False
 
     def norm(self) -> float:
@@ -376,6 +421,11 @@ class LinearOperator(ABC):
         return tuple(x.shape[: x.ndim - len(event)])
 
 
+def over_root(k: SpectralFunction) -> SpectralFunction:
+    """k(λ)/√λ, and 0 at 0."""
+    return lambda values: torch.where(values > 0, k(values) / torch.where(values > 0, values, 1).sqrt(), 0)
+
+
 def apply_each(operators: Sequence[LinearOperator], x: Tensor) -> Tensor:
     """Row i of the result is operators[i] applied to row i of x, for operators of the same shapes; in as few calls as
     their structures allow."""
@@ -400,6 +450,13 @@ def by_rows(
     for rows in groups.values():
         result[rows] = apply([operators[row] for row in rows], x[rows])
     return result
+
+
+def _checked_noise(noise: Tensor | None, event: tuple[int, ...]) -> Tensor:
+    if noise is None:
+        raise TypeError("noise: expected a tensor, since there is a deviation, got None")
+    check_event(noise, event, "noise")
+    return noise
 
 
 def _vjp(out: Tensor, x: Tensor, y: Tensor, **graph: bool) -> Tensor:
@@ -445,3 +502,8 @@ def _device_of(operator: LinearOperator) -> torch.device:
     """The device of the tensors of an operator: an accelerator if any of them is on one, else the CPU."""
     devices = (part.device for part in _state_of(operator) if isinstance(part, Tensor))
     return next((device for device in devices if device.type != "cpu"), torch.device("cpu"))
+
+
+def count_numbers(operator: LinearOperator) -> int:
+    """How many numbers the tensors of an operator hold."""
+    return sum(part.numel() for part in _state_of(operator) if isinstance(part, Tensor))

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lineardiffusion._checks import as_constant, check_event, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
-from lineardiffusion.operators.base import LinearOperator
-from lineardiffusion.operators.factored import cast
+from lineardiffusion.operators.base import LinearOperator, StepMap
+from lineardiffusion.operators.multipliers import Casts, Multiplier, cast
 from lineardiffusion.operators.rules import rule
 
 
@@ -60,14 +60,26 @@ class BlockDiagonal(LinearOperator):
         check_event(y, self.out_shape, "y")
         return _per_channel([partial(block.cogram_function, f) for block in self.blocks], y, len(self.out_shape))
 
-    def _correct(self, gain: float | SpectralFunction, x: Tensor, y: Tensor, scale: float) -> Tensor:
+    def _step_map(
+        self, gain: float | SpectralFunction, deviation: SpectralFunction | None, scale: float, complete: bool
+    ) -> StepMap:
+        steps = [block._step_map(gain, deviation, scale, complete and self.has_frame) for block in self.blocks]
         axis_x, axis_y = -len(self.in_shape), -len(self.out_shape)
-        channels = zip(self.blocks, x.unbind(axis_x), y.unbind(axis_y), strict=True)
-        return torch.stack([block._correct(gain, x_i, y_i, scale) for block, x_i, y_i in channels], axis_x)
+
+        def step(x: Tensor, y: Tensor, noise: Tensor | None) -> Tensor:
+            draws = [None] * len(steps) if noise is None else noise.unbind(axis_x)
+            channels = zip(steps, x.unbind(axis_x), y.unbind(axis_y), draws, strict=True)
+            return torch.stack([block(x_i, y_i, noise_i) for block, x_i, y_i, noise_i in channels], axis_x)
+
+        return step
 
     @property
     def has_exact_functions(self) -> bool:
         return all(block.has_exact_functions for block in self.blocks)
+
+    @property
+    def has_frame(self) -> bool:
+        return all(block.has_frame for block in self.blocks)
 
     def norm(self) -> float:
         return max(block.norm() for block in self.blocks)
@@ -107,12 +119,12 @@ class ChannelMix(LinearOperator):
     def apply(self, x: Tensor) -> Tensor:
         check_event(x, self.in_shape, "x")
         work = x.to(compute_dtype(x.dtype))
-        return _mix(self.weight, self.operator(work), len(self.out_shape)).to(x.dtype)
+        return _mix(self._weight(work), self.operator(work), -len(self.out_shape)).to(x.dtype)
 
     def transpose(self, y: Tensor) -> Tensor:
         check_event(y, self.out_shape, "y")
         work = y.to(compute_dtype(y.dtype))
-        return self.operator.transpose(_mix(self.weight.T, work, len(self.out_shape))).to(y.dtype)
+        return self.operator.transpose(_mix(self._weight(work).T, work, -len(self.out_shape))).to(y.dtype)
 
     def gram_function(self, f: SpectralFunction, x: Tensor) -> Tensor:
         check_event(x, self.in_shape, "x")
@@ -129,17 +141,29 @@ class ChannelMix(LinearOperator):
         scales = [*self._svd()[1].tolist(), *[0.0] * (count - min(self.weight.shape))]
         return self._cached(("blocks", count), lambda: BlockDiagonal([scale * self.operator for scale in scales]))
 
-    def _correct(self, gain: float | SpectralFunction, x: Tensor, y: Tensor, scale: float) -> Tensor:
-        if not callable(gain):
-            return super()._correct(gain, x, y, scale)
-        # Channel by channel, between rotations of both sides; what W does not see stays as it is.
+    def _step_map(
+        self, gain: float | SpectralFunction, deviation: SpectralFunction | None, scale: float, complete: bool
+    ) -> StepMap:
+        # Channel by channel, between rotations of both sides; what W does not see stays as it is, but for noise.
         left, singular, right = self._svd()
         axis_x, axis_y = -len(self.in_shape), -len(self.out_shape)
-        channels = list(_mix(right, x, len(self.in_shape)).unbind(axis_x))
-        told = _mix(left.T, y, len(self.out_shape)).unbind(axis_y)
-        for i, s in enumerate(singular.tolist()):
-            channels[i] = self.operator._correct(gain, channels[i], told[i], scale * s)
-        return _mix(right.T, torch.stack(channels, axis_x), len(self.in_shape))
+        to_left, to_right, from_right = (Casts(rotation.contiguous()) for rotation in (left.T, right, right.T))
+        steps = [self.operator._step_map(gain, deviation, scale * s, False) for s in singular.tolist()]
+        unseen = None if deviation is None else Multiplier(deviation(torch.zeros((), dtype=torch.float64)))
+
+        def step(x: Tensor, y: Tensor, noise: Tensor | None) -> Tensor:
+            channels, told = _mix(to_right(x), x, axis_x).unbind(axis_x), _mix(to_left(y), y, axis_y).unbind(axis_y)
+            draws = None if noise is None else _mix(to_right(noise), noise, axis_x).unbind(axis_x)
+            results = []
+            for i, channel in enumerate(channels):
+                drawn = None if draws is None else draws[i]
+                if i < len(steps):
+                    results.append(steps[i](channel, told[i], drawn))
+                else:
+                    results.append(channel if unseen is None or drawn is None else unseen.onto(channel, drawn))
+            return _mix(from_right(x), torch.stack(results, axis_x), axis_x)
+
+        return step
 
     def _adjoint_function(self, g: SpectralFunction, y: Tensor) -> Tensor:
         return self.transpose(self.cogram_function(g, y))
@@ -156,6 +180,9 @@ class ChannelMix(LinearOperator):
         rank_bound = min(self.weight.shape) * len(self.operator.singular_values())
         missing = min(math.prod(self.in_shape), math.prod(self.out_shape)) - rank_bound
         return torch.cat([values, values.new_zeros(missing)])
+
+    def _weight(self, like: Tensor) -> Tensor:
+        return self._cached("weight", lambda: Casts(self.weight))(like)
 
     def _svd(self) -> tuple[Tensor, Tensor, Tensor]:
         """P, s, Qᵀ with square P and Q."""
@@ -182,10 +209,9 @@ def _product(left: ChannelMix, right: ChannelMix) -> LinearOperator:
     return ChannelMix(left.weight @ right.weight, left.operator @ right.operator)
 
 
-def _mix(weight: Tensor, x: Tensor, event_ndim: int) -> Tensor:
-    """Channels, the first axis of the event, mixed by a matrix."""
-    channels_last = x.movedim(-event_ndim, -1) @ cast(weight, x).T
-    return channels_last.movedim(-1, -event_ndim)
+def _mix(weight: Tensor, x: Tensor, axis: int) -> Tensor:
+    """Channels, the given axis, mixed by a matrix."""
+    return (x.movedim(axis, -1) @ weight.T).movedim(-1, axis)
 
 
 def _per_channel(functions: Sequence[Callable[[Tensor], Tensor]], x: Tensor, event_ndim: int) -> Tensor:
@@ -202,5 +228,6 @@ def _rotated(
     event_ndim: int,
 ) -> Tensor:
     """A function of blocks, between a rotation of the channels and its inverse."""
-    work = _mix(rotation, x.to(compute_dtype(x.dtype)), event_ndim)
-    return _mix(rotation.T, function(f, work), event_ndim).to(x.dtype)
+    work = x.to(compute_dtype(x.dtype))
+    weight = cast(rotation, work)
+    return _mix(weight.T, function(f, _mix(weight, work, -event_ndim)), -event_ndim).to(x.dtype)

@@ -85,6 +85,9 @@ class OperatorChain:
         t = as_index(t, 0, len(self), "t")
         return self.step(t).out_shape if t else self.step(1).in_shape
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.shape(0)} → {self.shape(len(self))}, {len(self)} steps)"
+
     def _clear(self) -> None:
         self._cumulative: list[LinearOperator] = [Identity(self._steps[0].in_shape)]
         self._products: dict[tuple[int, int], LinearOperator] = {}

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from lineardiffusion._checks import Shape, as_constant, as_shape, check_event
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.lanczos import SpectrumBounds
-from lineardiffusion.operators.base import GramMap, LinearOperator
+from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap
 from lineardiffusion.operators.dense import truncated_svd
 from lineardiffusion.operators.rules import rule
 from lineardiffusion.operators.separable import Separable
@@ -77,12 +77,18 @@ class Convolution(LinearOperator):
     def cogram_function(self, f: SpectralFunction, y: Tensor) -> Tensor:
         return self.structure.cogram_function(f, y)
 
-    def _correct(self, gain: float | SpectralFunction, x: Tensor, y: Tensor, scale: float) -> Tensor:
-        return self.structure._correct(gain, x, y, scale)
+    def _step_map(
+        self, gain: float | SpectralFunction, deviation: SpectralFunction | None, scale: float, complete: bool
+    ) -> StepMap:
+        return self.structure._step_map(gain, deviation, scale, complete)
 
     @property
     def has_exact_functions(self) -> bool:
         return self.structure.has_exact_functions
+
+    @property
+    def has_frame(self) -> bool:
+        return self.structure.has_frame
 
     def norm(self) -> float:
         return self.structure.norm()

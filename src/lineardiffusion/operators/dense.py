@@ -10,7 +10,8 @@ from torch import Tensor
 
 from lineardiffusion._checks import Shape, as_constant, check_event, compute_dtype
 from lineardiffusion.operators.base import LinearOperator
-from lineardiffusion.operators.factored import FactoredOperator, cast
+from lineardiffusion.operators.factored import FactoredOperator
+from lineardiffusion.operators.multipliers import cast
 from lineardiffusion.operators.rules import rule
 
 

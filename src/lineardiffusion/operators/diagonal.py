@@ -10,7 +10,8 @@ from torch import Tensor
 from lineardiffusion._checks import as_constant, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import LinearOperator
-from lineardiffusion.operators.factored import FactoredOperator, cast
+from lineardiffusion.operators.factored import FactoredOperator
+from lineardiffusion.operators.multipliers import cast
 from lineardiffusion.operators.rules import rule
 
 
@@ -29,6 +30,8 @@ class Diagonal(FactoredOperator):
         >>> mask(torch.tensor([3.0, 4.0]))
         tensor([3., 0.])
     """
+
+    has_frame = True
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = as_constant(weight, "weight")
@@ -49,8 +52,8 @@ def _transpose(operator: Diagonal) -> LinearOperator:
 
 
 @rule("scale", Diagonal)
-def _scale(operator: Diagonal, scale: float) -> LinearOperator:
-    return Diagonal(scale * operator.weight)
+def _scale(operator: Diagonal, scale: float) -> LinearOperator | None:
+    return Diagonal(scale * operator.weight) if scale else None  # a multiple of 0 keeps its signs as Scaled
 
 
 @rule("product", Diagonal, Diagonal)

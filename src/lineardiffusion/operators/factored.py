@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from lineardiffusion._checks import Shape, check_event, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
-from lineardiffusion.operators.base import GramMap, LinearOperator
+from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap
+from lineardiffusion.operators.multipliers import Change, Multiplier, Term, combination, unless_zero
+
+_ZERO, _ONE = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
 
 
 class FactoredOperator(LinearOperator):
@@ -58,58 +60,84 @@ class FactoredOperator(LinearOperator):
     def apply(self, x: Tensor) -> Tensor:
         check_event(x, self.in_shape, "x")
         work = x.to(compute_dtype(x.dtype))
-        return self._from_left(cast(self.spectrum(), work) * self._to_right(work)).to(x.dtype)
+        return self._from_left(self._multiplier()(self._to_right(work))).to(x.dtype)
 
     def transpose(self, y: Tensor) -> Tensor:
         check_event(y, self.out_shape, "y")
         work = y.to(compute_dtype(y.dtype))
-        return self._from_right(cast(self.spectrum().conj(), work) * self._to_left(work)).to(y.dtype)
+        weights = self._multiplier if not self.spectrum().is_complex() else self._conjugate_multiplier
+        return self._from_right(weights()(self._to_left(work))).to(y.dtype)
+
+    def _multiplier(self) -> Multiplier:
+        return self._cached("multiplier", lambda: Multiplier(self.spectrum()))
+
+    def _conjugate_multiplier(self) -> Multiplier:
+        return self._cached("conjugate multiplier", lambda: Multiplier(self.spectrum().conj().resolve_conj()))
 
     def gram_function(self, f: SpectralFunction, x: Tensor) -> Tensor:
         return self.gram_map(f)(x)
 
-    def cogram_function(self, f: SpectralFunction, y: Tensor) -> Tensor:
-        return self._map(f, self.out_shape, self._to_left, self._from_left)(y)
-
     def gram_map(self, f: SpectralFunction) -> GramMap:
         return self._map(f, self.in_shape, self._to_right, self._from_right)
 
-    def _map(
-        self,
-        f: SpectralFunction,
-        event: Shape,
-        analyse: Callable[[Tensor], Tensor],
-        synthesise: Callable[[Tensor], Tensor],
-    ) -> GramMap:
-        if self._coordinates() == math.prod(event):
-            return diagonal_map(f(self._eigenvalues()), event, analyse, synthesise)
-        images = f(self._cached("zero and eigenvalues", self._zero_and_eigenvalues))
-        at_zero, seen = images[0], (images[1:] - images[0]).reshape(self.spectrum().shape)
-        kept: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+    def cogram_function(self, f: SpectralFunction, y: Tensor) -> Tensor:
+        return self._map(f, self.out_shape, self._to_left, self._from_left)(y)
+
+    def _map(self, f: SpectralFunction, event: Shape, analyse: Change, synthesise: Change) -> GramMap:
+        combined = combination([self._term(*self._images(f, event, 1.0), event, analyse)], synthesise)
 
         def function(x: Tensor, onto: Tensor | None = None) -> Tensor:
             check_event(x, event, "x")
-            work = x.to(compute_dtype(x.dtype))
-            # Thin bases give new tensors, which may be changed in place.
-            result = add_multiple_(synthesise(analyse(work).mul_(_kept(seen, work, kept))), at_zero, work)
-            return (result if onto is None else result.add_(onto)).to(x.dtype)
+            return combined([x.to(compute_dtype(x.dtype))], onto).to(x.dtype)
 
         return function
+
+    def _images(self, f: SpectralFunction, event: Shape, scale: float) -> tuple[Tensor | None, Tensor]:
+        """f(λ) for scale · M: beside coordinates, which is f(0), and what they have beyond that; all of it in
+        coordinates where these are a basis of the events."""
+        if self._coordinates() == math.prod(event):
+            return None, f(scale**2 * self._eigenvalues())
+        images = f(scale**2 * self._cached("zero and eigenvalues", self._zero_and_eigenvalues))
+        return images[0], (images[1:] - images[0]).reshape(self.spectrum().shape)
+
+    def _term(self, beside: Tensor | None, inside: Tensor, event: Shape, analyse: Change) -> Term:
+        if self.has_frame and inside.ndim == 0 and self._coordinates() == math.prod(event):
+            return Term(unless_zero(inside), None, analyse)  # one number for all coordinates: V cancels
+        return Term(None if beside is None else unless_zero(beside), unless_zero(inside), analyse)
 
     def _zero_and_eigenvalues(self) -> Tensor:
         return torch.cat([torch.zeros(1, dtype=torch.float64), self._eigenvalues().flatten()])
 
-    def _correct(self, gain: float | SpectralFunction, x: Tensor, y: Tensor, scale: float) -> Tensor:
-        # In coordinates, with s = scale · S:  x + ū k (y − s x) = (1 − |s| k) x + ū k y, where k = |s| g and u = s/|s|.
-        spectrum, eigenvalues = scale * self.spectrum(), scale**2 * self._eigenvalues()
-        if callable(gain):
-            k = gain(eigenvalues)
-            told, seen = spectrum.sgn().conj() * k, spectrum.abs() * k
+    def _step_map(
+        self, gain: float | SpectralFunction, deviation: SpectralFunction | None, scale: float, complete: bool
+    ) -> StepMap:
+        # In coordinates, with s = scale · S and u = s/|s|:  x + ū k (y − s x) = (1 − |s| k) x + ū k y.
+        event, whole = self.in_shape, self._coordinates() == math.prod(self.in_shape)
+        spectrum, values = scale * self.spectrum(), scale**2 * self._eigenvalues()
+        beside = None
+        if not callable(gain):
+            told, seen = gain * spectrum.conj(), gain * values
         else:
-            told, seen = spectrum.conj() * gain, eigenvalues * gain
-        if self._coordinates() == math.prod(self.in_shape):
-            return self._from_right(blend(1 - seen, self._to_right(x), told, self._to_left(y)))
-        return x + self._from_right(blend(-seen, self._to_right(x), told, self._to_left(y)))
+            k = gain(values)
+            seen = spectrum.abs() * k
+            if not (complete and self.has_frame):
+                told = spectrum.sgn().conj() * k
+            else:
+                told = _direction(self.spectrum()).conj() * k * math.copysign(1, scale)
+                beside = None if whole else gain(_ZERO)
+        terms = [
+            self._term(None if whole else _ONE, 1 - seen if whole else -seen, event, self._to_right),
+            self._term(beside, told if beside is None else told - beside, event, self._to_left),
+        ]
+        if deviation is not None:
+            beside, inside = self._images(deviation, event, scale)
+            terms.append(self._term(beside, inside, event, self._to_right))
+        combined = combination(terms, self._from_right)
+
+        def step(x: Tensor, y: Tensor, noise: Tensor | None) -> Tensor:
+            return combined((x, y) if noise is None else (x, y, noise), None)
+
+        return step
 
     def _eigenvalues(self) -> Tensor:
         return self._cached("eigenvalues", lambda: self.spectrum().abs().square())
@@ -126,55 +154,6 @@ class FactoredOperator(LinearOperator):
         return min(math.prod(self.in_shape), math.prod(self.out_shape))
 
 
-def cast(values: Tensor, like: Tensor) -> Tensor:
-    """Values where `like` is and in its precision; complex values stay complex, and 0-dim ones stay on the CPU."""
-    dtype = like.dtype.to_complex() if values.is_complex() else like.dtype
-    # First the precision: there are devices without float64.
-    return values.to(dtype) if values.ndim == 0 else values.to(dtype).to(like.device)
-
-
-def diagonal_map(
-    weights: Tensor, event: Shape, analyse: Callable[[Tensor], Tensor], synthesise: Callable[[Tensor], Tensor]
-) -> GramMap:
-    """(x, onto) ↦ onto + V diag(weights) Vᴴ x for a square V: one number for all coordinates, or one for each."""
-    kept: dict[tuple[torch.dtype, torch.device], Tensor] = {}
-
-    def function(x: Tensor, onto: Tensor | None = None) -> Tensor:
-        check_event(x, event, "x")
-        if weights.ndim == 0 and onto is not None:  # V cancels
-            return add_multiple(onto, weights, x)
-        work = x.to(compute_dtype(x.dtype))
-        result = synthesise(_kept(weights, work, kept) * analyse(work))
-        return (result if onto is None else result.add_(onto)).to(x.dtype)
-
-    return function
-
-
-def _kept(values: Tensor, like: Tensor, kept: dict[tuple[torch.dtype, torch.device], Tensor]) -> Tensor:
-    """`cast`, once for each precision and device."""
-    key = like.dtype, like.device
-    if key not in kept:
-        with torch.inference_mode(False):  # what is kept may be needed for gradients later
-            kept[key] = cast(values, like)
-    return kept[key]
-
-
-def blend(p: Tensor, x: Tensor, q: Tensor, y: Tensor) -> Tensor:
-    """p ∘ x + q ∘ y, in two passes."""
-    if p.ndim == q.ndim == 0 and not torch.compiler.is_compiling():  # a graph that is compiled cannot hold floats
-        return torch.add(float(p) * x, y, alpha=float(q))
-    return torch.addcmul(cast(p, x) * x, cast(q, y), y)
-
-
-def add_multiple(x: Tensor, scale: Tensor, y: Tensor) -> Tensor:
-    """x + scale · y for a 0-dim scale, in one pass."""
-    if not torch.compiler.is_compiling():
-        return torch.add(x, y, alpha=float(scale))
-    return x + cast(scale, y) * y
-
-
-def add_multiple_(x: Tensor, scale: Tensor, y: Tensor) -> Tensor:
-    """`add_multiple` in place of x."""
-    if not torch.compiler.is_compiling():
-        return x.add_(y, alpha=float(scale))
-    return x + cast(scale, y) * y
+def _direction(spectrum: Tensor) -> Tensor:
+    """s/|s|, and 1 where s = 0."""
+    return torch.where(spectrum == 0, 1, spectrum.sgn())

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lineardiffusion._checks import as_shape, check_event, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
-from lineardiffusion.operators.base import LinearOperator
-from lineardiffusion.operators.factored import add_multiple, cast
+from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap
+from lineardiffusion.operators.multipliers import Multiplier
 from lineardiffusion.operators.separable import for_each_axis
 
 
@@ -44,16 +44,49 @@ class OrthogonalRows(LinearOperator):
         self.squared_norm = float(squared_norm)
 
     def gram_function(self, f: SpectralFunction, x: Tensor) -> Tensor:
-        check_event(x, self.in_shape, "x")
-        work = x.to(compute_dtype(x.dtype))
-        at_zero, at_c = f(torch.tensor([0.0, self.squared_norm], dtype=torch.float64))
-        seen = self.transpose(self(work)) * cast((at_c - at_zero) / self.squared_norm, work)
-        return add_multiple(seen, at_zero, work).to(x.dtype)
+        return self.gram_map(f)(x)
 
     def cogram_function(self, f: SpectralFunction, y: Tensor) -> Tensor:
         check_event(y, self.out_shape, "y")
         work = y.to(compute_dtype(y.dtype))
-        return (cast(f(torch.tensor(self.squared_norm, dtype=torch.float64)), work) * work).to(y.dtype)
+        return Multiplier(f(torch.tensor(self.squared_norm, dtype=torch.float64)))(work).to(y.dtype)
+
+    def gram_map(self, f: SpectralFunction) -> GramMap:
+        beside, seen = self._images(f, 1.0)
+
+        def function(x: Tensor, onto: Tensor | None = None) -> Tensor:
+            check_event(x, self.in_shape, "x")
+            work = x.to(compute_dtype(x.dtype))
+            total = beside(work) if onto is None else beside.onto(onto, work)
+            return seen.onto(total, self.transpose(self(work))).to(x.dtype)
+
+        return function
+
+    def _images(self, f: SpectralFunction, scale: float) -> tuple[Multiplier, Multiplier]:
+        """b and w with f(s² MᵀM) = b + w MᵀM."""
+        at_zero, at_c = f(torch.tensor([0.0, scale**2 * self.squared_norm], dtype=torch.float64))
+        return Multiplier(at_zero), Multiplier((at_c - at_zero) / self.squared_norm)
+
+    def _step_map(
+        self, gain: float | SpectralFunction, deviation: SpectralFunction | None, scale: float, complete: bool
+    ) -> StepMap:
+        # x + d_0 n + Mᵀ [κ y + M (δ n − κ s x)],  with d(s² MᵀM) = d_0 + δ MᵀM and K = κ Mᵀ.
+        c = torch.tensor(self.squared_norm, dtype=torch.float64)
+        if callable(gain):
+            kappa = gain(scale**2 * c) / c.sqrt() * ((scale > 0) - (scale < 0))
+        else:
+            kappa = gain * scale * torch.ones_like(c)
+        told, back = Multiplier(kappa), Multiplier(-scale * kappa)
+        draws = None if deviation is None else self._images(deviation, scale)
+
+        def step(x: Tensor, y: Tensor, noise: Tensor | None) -> Tensor:
+            inner, total = back(x), x
+            if draws is not None and noise is not None:
+                beside, seen = draws
+                inner, total = seen.onto(inner, noise), beside.onto(x, noise)
+            return total + self.transpose(told.onto(self(inner), y))
+
+        return step
 
     def _adjoint_function(self, g: SpectralFunction, y: Tensor) -> Tensor:
         return self.transpose(self.cogram_function(g, y))

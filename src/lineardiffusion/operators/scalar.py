@@ -10,7 +10,7 @@ from torch import Tensor
 from lineardiffusion._checks import check_event, column, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.lanczos import SpectrumBounds
-from lineardiffusion.operators.base import GramMap, LinearOperator, apply_each
+from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap, apply_each
 from lineardiffusion.operators.factored import FactoredOperator
 from lineardiffusion.operators.rules import rule
 
@@ -25,6 +25,8 @@ class Identity(FactoredOperator):
         >>> (0.5 * ld.Identity((2,)))(torch.tensor([2.0, 4.0]))
         tensor([1., 2.])
     """
+
+    has_frame = True
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__(in_shape=shape, out_shape=shape)
@@ -73,8 +75,10 @@ class Scaled(LinearOperator):
     def cogram_function(self, f: SpectralFunction, y: Tensor) -> Tensor:
         return self.operator.cogram_function(lambda values: f(self.scale**2 * values), y)
 
-    def _correct(self, gain: float | SpectralFunction, x: Tensor, y: Tensor, scale: float) -> Tensor:
-        return self.operator._correct(gain, x, y, scale * self.scale)
+    def _step_map(
+        self, gain: float | SpectralFunction, deviation: SpectralFunction | None, scale: float, complete: bool
+    ) -> StepMap:
+        return self.operator._step_map(gain, deviation, scale * self.scale, complete)
 
     def _adjoint_function(self, g: SpectralFunction, y: Tensor) -> Tensor:
         return self.scale * self.operator._adjoint_function(lambda values: g(self.scale**2 * values), y)
@@ -82,6 +86,10 @@ class Scaled(LinearOperator):
     @property
     def has_exact_functions(self) -> bool:
         return self.operator.has_exact_functions
+
+    @property
+    def has_frame(self) -> bool:
+        return self.operator.has_frame
 
     def norm(self) -> float:
         return abs(self.scale) * self.operator.norm()

@@ -17,9 +17,10 @@ from torch.nn import functional as F
 
 from lineardiffusion._checks import Shape, as_constant, as_shape, check_event, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
-from lineardiffusion.operators.base import GramMap, LinearOperator
+from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap, over_root
 from lineardiffusion.operators.dense import truncated_svd
-from lineardiffusion.operators.factored import FactoredOperator, cast, diagonal_map
+from lineardiffusion.operators.factored import FactoredOperator
+from lineardiffusion.operators.multipliers import Casts, Multiplier, cast
 from lineardiffusion.operators.rules import rule
 
 Mode = Literal["bilinear", "bicubic", "nearest", "nearest-exact", "area"]
@@ -62,11 +63,16 @@ class Separable(FactoredOperator):
 
     def apply(self, x: Tensor) -> Tensor:
         check_event(x, self.in_shape, "x")
-        return along_axes(self.factors, x.to(compute_dtype(x.dtype))).to(x.dtype)
+        work = x.to(compute_dtype(x.dtype))
+        return along_axes([factor(work) for factor in self._casts()], work).to(x.dtype)
 
     def transpose(self, y: Tensor) -> Tensor:
         check_event(y, self.out_shape, "y")
-        return along_axes([factor.T for factor in self.factors], y.to(compute_dtype(y.dtype))).to(y.dtype)
+        work = y.to(compute_dtype(y.dtype))
+        return along_axes([factor(work).T for factor in self._casts()], work).to(y.dtype)
+
+    def _casts(self) -> list[Casts]:
+        return self._cached("casts", lambda: [Casts(factor) for factor in self.factors])
 
     @classmethod
     def _apply_each(cls, operators: Sequence[Separable], x: Tensor) -> Tensor:
@@ -82,12 +88,12 @@ class Separable(FactoredOperator):
     def _basis(self, name: str, like: Tensor) -> list[Tensor]:
         """U, Uᵀ, V or Vᵀ of every axis, in the precision and on the device of a tensor."""
 
-        def make() -> list[Tensor]:
+        def make() -> list[Casts]:
             parts = {"U": [u for u, _, _ in self._svds()], "Vᵀ": [vt for _, _, vt in self._svds()]}
             parts |= {"Uᵀ": [u.T for u in parts["U"]], "V": [vt.T for vt in parts["Vᵀ"]]}
-            return [cast(matrix.contiguous(), like) for matrix in parts[name]]
+            return [Casts(matrix.contiguous()) for matrix in parts[name]]
 
-        return self._cached((name, like.dtype, like.device), make)
+        return [casts(like) for casts in self._cached(name, make)]
 
     def _to_right(self, x: Tensor) -> Tensor:
         return along_axes(self._basis("Vᵀ", x), x)
@@ -105,7 +111,32 @@ class Separable(FactoredOperator):
         diagonal = self._cached("gram diagonal", self._gram_diagonal)
         if diagonal is None:
             return super().gram_map(f)
-        return diagonal_map(f(diagonal), self.in_shape, lambda x: x, lambda z: z)
+        weights = Multiplier(f(diagonal))
+
+        def function(x: Tensor, onto: Tensor | None = None) -> Tensor:
+            check_event(x, self.in_shape, "x")
+            work = x.to(compute_dtype(x.dtype))
+            return (weights(work) if onto is None else weights.onto(onto.to(work.dtype), work)).to(x.dtype)
+
+        return function
+
+    def _step_map(
+        self, gain: float | SpectralFunction, deviation: SpectralFunction | None, scale: float, complete: bool
+    ) -> StepMap:
+        diagonal = self._cached("gram diagonal", self._gram_diagonal)
+        if diagonal is None:
+            return super()._step_map(gain, deviation, scale, complete)
+        # (1 − λ g) ∘ x + g ∘ Mᵀ y + d ∘ n, with g = k/√λ, all of them functions of the diagonal λ of MᵀM.
+        values = scale**2 * diagonal
+        g = over_root(gain)(values) if callable(gain) else gain * torch.ones_like(values)
+        kept, told = Multiplier(1 - values * g), Multiplier(scale * g)
+        drawn = None if deviation is None else Multiplier(deviation(values))
+
+        def step(x: Tensor, y: Tensor, noise: Tensor | None) -> Tensor:
+            mean = told.onto(kept(x), self.transpose(y))
+            return mean if drawn is None or noise is None else drawn.onto(mean, noise)
+
+        return step
 
     def _gram_diagonal(self) -> Tensor | None:
         """The diagonal of MᵀM where it is diagonal, as for a selection of pixels (nearest); otherwise None."""
@@ -178,15 +209,14 @@ def _resampling(n: int, m: int, mode: Mode, antialias: bool) -> Tensor:
 
 
 def along_axes(matrices: Sequence[Tensor], x: Tensor) -> Tensor:
-    """Apply one matrix to each of the last axes of x, in the precision and on the device of x."""
+    """Apply one matrix to each of the last axes of x."""
     for axis, matrix in zip(range(-1, -len(matrices) - 1, -1), reversed(matrices), strict=True):
-        factor = matrix if matrix.dtype == x.dtype and matrix.device == x.device else cast(matrix, x)
         if axis == -1:
-            x = F.linear(x, factor)
+            x = F.linear(x, matrix)
         elif axis == -2:
-            x = torch.matmul(factor, x)
+            x = torch.matmul(matrix, x)
         else:
-            x = F.linear(x.movedim(axis, -1), factor).movedim(-1, axis)
+            x = F.linear(x.movedim(axis, -1), matrix).movedim(-1, axis)
     return x
 
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from lineardiffusion._checks import Shape, as_constant, as_shape, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import LinearOperator
-from lineardiffusion.operators.factored import FactoredOperator, cast
+from lineardiffusion.operators.factored import FactoredOperator
+from lineardiffusion.operators.multipliers import cast
 from lineardiffusion.operators.rules import rule
 from lineardiffusion.operators.separable import along_axes, spatial_axes
 
@@ -43,6 +44,8 @@ class SpectralFilter(FactoredOperator):
         >>> mean(torch.tensor([[1.0, 2.0, 3.0, 6.0]]))
         tensor([[3., 3., 3., 3.]])
     """
+
+    has_frame = True
 
     def __init__(self, shape: Sequence[int], gain: Tensor, basis: Basis = "dct") -> None:
         super().__init__(in_shape=shape, out_shape=shape)
@@ -106,7 +109,9 @@ def _transpose(operator: SpectralFilter) -> LinearOperator:
 
 
 @rule("scale", SpectralFilter)
-def _scale(operator: SpectralFilter, scale: float) -> LinearOperator:
+def _scale(operator: SpectralFilter, scale: float) -> LinearOperator | None:
+    if scale == 0:
+        return None  # a multiple of 0 keeps its signs and phases as Scaled
     return SpectralFilter(operator.in_shape, scale * operator.gain, operator.basis)
 
 

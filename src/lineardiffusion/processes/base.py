@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lineardiffusion._checks import (
     Shape,
+    check_constant,
     check_event,
     check_finite,
     check_real,
@@ -32,7 +33,7 @@ from lineardiffusion.operators.base import LinearOperator, apply_each, count_num
 from lineardiffusion.operators.chain import OperatorChain
 from lineardiffusion.paths import ChainPath, Path
 from lineardiffusion.posterior import MarkovKernel, SharedNoiseKernel, as_eta, check_feasible, transition
-from lineardiffusion.schedules.noise import Schedule, table
+from lineardiffusion.schedules import CovarianceTable, Schedule, table
 from lineardiffusion.times import ByShape, group_by_shape
 
 Time = float | Tensor
@@ -94,7 +95,7 @@ class LinearDiffusion(Configured):
         if coupling not in get_args(Coupling):
             raise ValueError(f"coupling: expected one of {get_args(Coupling)}, got {coupling!r}")
         if not isinstance(schedule, Schedule):
-            schedule = table(signal_scales, schedule)
+            schedule = _as_table(schedule, signal_scales)
         elif signal_scales is not None:
             raise ValueError("signal_scales: expected None beside a schedule, which has its own")
         if not isinstance(path, Path):
@@ -547,6 +548,17 @@ def feasible_sigmas(chain: OperatorChain | Sequence[LinearOperator], targets: Se
         least = sigmas[-1] * chain.step(t).norm() if sigmas[-1] else 0.0
         sigmas.append(max(float(levels[t]), least))  # type: ignore[arg-type]
     return sigmas
+
+
+def _as_table(sigmas: Sequence[NoiseLevel] | Tensor, signal_scales: Sequence[float] | Tensor | None) -> Schedule:
+    """The schedule of levels σ_t, or Σ_t, and scales a_t."""
+    check_constant(sigmas, "sigmas")
+    levels: list[NoiseLevel] = sigmas.tolist() if isinstance(sigmas, Tensor) else list(sigmas)
+    if any(isinstance(level, Covariance) for level in levels):
+        return CovarianceTable(levels, signal_scales)
+    numbers = [as_noise_level(level, (), "sigmas", at=f" at t = {t}") for t, level in enumerate(levels)]
+    scales = [1.0] * len(numbers) if signal_scales is None else signal_scales
+    return table(scales, numbers)  # type: ignore[arg-type]
 
 
 def _is_batch(t: Time) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from lineardiffusion import paths
 from lineardiffusion.processes.base import LinearDiffusion
-from lineardiffusion.schedules.noise import NoiseSchedule, as_schedule
+from lineardiffusion.schedules import NoiseSchedule, as_schedule
 
 
 class BlurringDiffusion(LinearDiffusion):

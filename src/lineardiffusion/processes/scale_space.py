@@ -8,8 +8,8 @@ from typing import Any, Literal
 from lineardiffusion import paths
 from lineardiffusion.operators.separable import Mode
 from lineardiffusion.processes.base import LinearDiffusion
-from lineardiffusion.schedules.noise import NoiseSchedule, as_schedule
-from lineardiffusion.schedules.resolution import ResolutionSchedule
+from lineardiffusion.schedules import NoiseSchedule, as_schedule
+from lineardiffusion.schedules import ResolutionSchedule
 
 
 class ScaleSpaceDiffusion(LinearDiffusion):

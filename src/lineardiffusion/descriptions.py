@@ -1,0 +1,60 @@
+"""What weights are said to belong to: a configuration, as far as there is one, as a tensor to be saved with them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import torch
+from torch import Tensor
+
+from lineardiffusion.config import Configured
+from lineardiffusion.processes.base import LinearDiffusion
+
+
+def description(value: object) -> Tensor:
+    """`described` as the bytes of JSON: safetensors hold tensors alone."""
+    return torch.frombuffer(bytearray(json.dumps(described(value)).encode()), dtype=torch.uint8)
+
+
+def differences(value: object, saved: Tensor) -> list[str]:
+    """Where `value` is not what `description` returned, as "name: expected …, got …"."""
+    here, there = json.loads(json.dumps(described(value))), json.loads(bytes(saved.tolist()))
+    return [
+        f"{name}: expected {_short(here.get(name))}, got {_short(there.get(name))}"
+        for name in {**here, **there}
+        if here.get(name) != there.get(name)
+    ]
+
+
+def described(value: object) -> object:
+    """The configuration of an object. In the place of what JSON does not know there are names; of a process, such as a
+    chain of operators, its shapes and its levels, but not what becomes of the image."""
+    if isinstance(value, Configured):
+        try:
+            return value.to_config()
+        except TypeError:
+            parts = _process(value) if isinstance(value, LinearDiffusion) else value.arguments()
+            return {"type": type(value).__name__, **{name: described(part) for name, part in parts.items()}}
+    if isinstance(value, (list, tuple)):
+        return [described(part) for part in value]
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def _process(process: LinearDiffusion) -> dict[str, object]:
+    """Shapes, and a digest of a_t and σ_t to six digits, at the steps of a process or at 64 times."""
+    count = process.num_steps or 64
+    times = [process.end * k / count for k in range(1, count + 1)]
+    numbers = " ".join(f"{process.signal_scale(t):.6g} {process.sigma(t):.6g}" for t in times)
+    return {
+        "changes": process.shape_changes(),
+        "shapes": [process.shape(t) for t in (0, *process.shape_changes())],
+        "levels": hashlib.sha256(numbers.encode()).hexdigest(),
+    }
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 300 else f"{text[:200]} … {text[-80:]}"
