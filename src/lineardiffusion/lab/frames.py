@@ -98,14 +98,13 @@ def _(operator: SpectralFilter, source: Frame, target: Frame) -> Tensor:
     return matrix_of(operator, source, target)
 
 
-def matrix_of(
-    function: Callable[[Tensor], Tensor], source: Frame, target: Frame, *, diagonal: bool = False
-) -> Tensor:
+def matrix_of(function: Callable[[Tensor], Tensor], source: Frame, target: Frame, *, diagonal: bool = False) -> Tensor:
     """The matrix of a linear function of events, by the images of the frame's vectors; where it is diagonal, by that of
     their sum."""
+    n = len(source.vectors)
     if diagonal:
-        return target.coordinates(function(source.events(torch.ones(len(source.vectors), dtype=torch.float64))[None]))[0]
-    return target.coordinates(function(source.events(torch.eye(len(source.vectors), dtype=torch.float64)))).T
+        return target.coordinates(function(source.events(torch.ones(1, n, dtype=torch.float64))))[0]
+    return target.coordinates(function(source.events(torch.eye(n, dtype=torch.float64)))).T
 
 
 def _cosines(shape: Shape, axes: int) -> Frame:

@@ -77,6 +77,11 @@ class Marginals:
         seen = times(self.clean(s), transposed(self.degradation(s, t)))
         return self.process.signal_scale(t) * times(seen, inverse(self.covariance(t)))
 
+    def unknown(self, t: float, s: float) -> Tensor:
+        """Cov(c_s | x_t) = D_s − a_t G R_{s→t} D_s"""
+        seen = times(self.degradation(s, t), self.clean(s))
+        return plus(self.clean(s), -self.process.signal_scale(t) * times(self.gain(t, s), seen))
+
     def _level(self, t: float) -> _Level:
         """What is known of the times that share the shape of t."""
         reached = bisect_right(self._changes, t)

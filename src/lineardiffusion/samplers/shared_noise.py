@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -15,6 +16,7 @@ from lineardiffusion.posterior import as_eta
 from lineardiffusion.samplers.base import Draws, Sampler
 from lineardiffusion.samplers.extrapolation import Extrapolation
 from lineardiffusion.samplers.history import Estimate, History
+from lineardiffusion.samplers.multistep import shared_noise_decay
 
 
 @configured("SharedNoiseSampler")
@@ -59,9 +61,8 @@ class SharedNoiseSampler(Sampler):
     ) -> None:
         super().__init__(denoiser, steps, clip)
         self.eta, self.order = as_eta(eta), as_index(order, 1, 3, "order")
-        # e^{−H} = γ (a_t r_t)/(a_s r_s) = √(1 − η²) e^{−h}
-        lost = -0.5 * math.log1p(-(self.eta**2)) if self.eta < 1 else math.inf
-        self._extrapolation = Extrapolation(denoiser, lambda h: h + lost, clip=self.clip)
+        decay = partial(shared_noise_decay, eta=self.eta)
+        self._extrapolation = Extrapolation(denoiser, decay, clip=self.clip)
 
     def advance(
         self, x_t: Tensor, t: float, s: float, draws: Draws, history: History, conditioning: dict[str, Any]

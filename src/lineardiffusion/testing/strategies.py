@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import get_args
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lineardiffusion import paths
+from lineardiffusion import schedules as noise
 from lineardiffusion._checks import Shape
 from lineardiffusion.operators import (
     BlockDiagonal,
@@ -31,8 +34,11 @@ from lineardiffusion.operators import (
     Separable,
     SpectralFilter,
 )
+from lineardiffusion.operators import bases
 from lineardiffusion.operators.separable import Mode
-from lineardiffusion.processes import DDPM, BlurringDiffusion, LinearDiffusion, ScaleSpaceDiffusion
+from lineardiffusion.paths import Path
+from lineardiffusion.processes.base import Coupling, LinearDiffusion
+from lineardiffusion.schedules import Schedule, changes_at
 from lineardiffusion.testing.operators import Opaque
 
 _MODES: tuple[Mode, ...] = ("bilinear", "bicubic", "nearest", "nearest-exact", "area")
@@ -141,7 +147,9 @@ def _spectral(draw: st.DrawFn, schedule: Schedule) -> Path:
     """Some directions fade, and some are gone from some time on."""
     height, width = 2 * draw(st.integers(1, 2)), 2 * draw(st.integers(1, 3))
     shape = (draw(st.integers(1, 2)), height, width)
-    basis = draw(st.sampled_from([bases.Cosine(shape), bases.Fourier(shape), bases.BlockCosine(shape, 2), bases.Haar(shape, 1)]))
+    basis = draw(
+        st.sampled_from([bases.Cosine(shape), bases.Fourier(shape), bases.BlockCosine(shape, 2), bases.Haar(shape, 1)])
+    )
     rates = 3 * torch.rand(shape, generator=_generator(draw), dtype=torch.float64)
     gone = draw(st.floats(0.2, 1.5))
 
