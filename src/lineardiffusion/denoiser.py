@@ -38,7 +38,7 @@ class Denoiser(nn.Module, Configured):
 
     The network's answer becomes a clean image ĉ_r by the rule of its prediction (`lineardiffusion.predictions`), and
     that is carried to s: by the degradation R_{r→s} where r < s, by its damped inverse where s < r
-    (`lineardiffusion.carrying`). It returns
+    (`lineardiffusion.carrying`). What the network returns is, for
 
         "clean"      c just below t (c_{t−1}, with steps), at the shape it has there;
         "data"       x_0: then ĉ_s = R_s x̂_0 for every s, and nothing has to be undone;
@@ -50,7 +50,7 @@ class Denoiser(nn.Module, Configured):
     The last four tell nothing of the detail that a change of shape adds, and need a `lift` in processes that have one;
     the last three need isotropic noise.
 
-    Two denoisers are equal if all but their networks is. A state dict says which denoiser it is of, and no other loads
+    Two denoisers are equal if everything but their networks is. A state dict says which denoiser it is of, and no other loads
     it; of processes made of operators of one's own it knows the shapes and levels alone.
 
     Arguments:
