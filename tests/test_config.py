@@ -141,9 +141,7 @@ def test_what_a_config_leaves_out_is_given_to_all_that_need_it():
     assert "network" not in json.dumps(config)
     assert from_config(config, network=network) == tree
     assert from_config(config, network=network).leaves[1].network is network
-    with pytest.raises(
-        ValueError, match=r"'network', to be passed as from_config\(config, network="
-    ):
+    with pytest.raises(ValueError, match=r"'network', to be passed as from_config\(config, network="):
         from_config(config)
     with pytest.raises(ValueError, match="size: expected arguments that the configuration leaves out"):
         from_config(config, network=network, size=3)
