@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lineardiffusion._checks import full_precision
 from lineardiffusion.caches import BoundedCache
-from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.operators.base import LinearOperator, count_numbers
 from lineardiffusion.operators.scalar import Identity
 from lineardiffusion.paths import IdentityPath
 from lineardiffusion.processes.base import LinearDiffusion
@@ -74,7 +74,7 @@ class Carrier:
         if len(pairs) == 1:
             return self(clean, *next(iter(pairs)))
         order = torch.tensor([row for rows in pairs.values() for row in rows])
-        parts = clean[order.to(clean.device)].split([len(rows) for rows in pairs.values()])
+        parts = torch.split(clean[order.to(clean.device)], [len(rows) for rows in pairs.values()])
         carried = torch.cat([self(part, *pair) for part, pair in zip(parts, pairs, strict=True)])
         return carried[order.argsort().to(clean.device)]
 
@@ -111,7 +111,7 @@ class _Map(NamedTuple):
 
 
 def _bytes(kept: _Map) -> int:
-    return 64 * kept.operator.kept_numbers()
+    return 64 * count_numbers(kept.operator) if kept.operator.has_exact_functions else 0
 
 
 def _damped_inverse(values: Tensor) -> Tensor:

@@ -50,7 +50,8 @@ class Configured:
             TypeError: an argument that is a function, a module or an operator, or a class without a public name.
         """
         name = self._config_name
-        if _REGISTRY.get(name) is not type(self):
+        # Families are processes, and have the arguments of one.
+        if name not in _REGISTRY or not self.arguments().keys() <= _parameters(_REGISTRY[name]).keys():
             raise TypeError(
                 f"{type(self).__name__}: expected a class with a public name, which the decorator "
                 f"lineardiffusion.config.configured gives it"
