@@ -180,3 +180,10 @@ def test_a_class_may_be_defined_again():
     assert type(from_config(configured("tests.Leaf")(Leaf)(2).to_config())) is Leaf
     with pytest.raises(TypeError, match="public name"):
         type("Leaflet", (Leaf,), {})(1).to_config()
+
+
+def test_a_family_is_the_process_of_its_path_and_schedule():
+    process = ld.DDPM((1, 8), 10)
+    again = from_config(json.loads(json.dumps(process.to_config())))
+    assert type(again) is ld.LinearDiffusion
+    assert again == process
