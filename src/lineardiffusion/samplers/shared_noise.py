@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from lineardiffusion.posterior import as_eta
 from lineardiffusion.samplers.base import Draws, Sampler
 from lineardiffusion.samplers.extrapolation import Extrapolation
 from lineardiffusion.samplers.history import Estimate, History
+from lineardiffusion.samplers.multistep import markov_decay
 from lineardiffusion.schedules.grids import Steps
 
 
@@ -61,7 +63,8 @@ class SharedNoiseSampler(Sampler):
         self.eta, self.order = as_eta(eta), as_index(order, 1, 3, "order")
         # e^{−H} = γ (a_t r_t)/(a_s r_s) = √(1 − η²) e^{−h}
         lost = -0.5 * math.log1p(-(self.eta**2)) if self.eta < 1 else math.inf
-        self._extrapolation = Extrapolation(denoiser, lambda h: h + lost, clip=self.clip)
+        self._shared = Extrapolation(denoiser, lambda h: h + lost, clip=self.clip)
+        self._markov = Extrapolation(denoiser, partial(markov_decay, eta=self.eta), clip=self.clip)
 
     def advance(
         self, x_t: Tensor, t: float, s: float, draws: Draws, history: History, conditioning: dict[str, Any]
@@ -70,16 +73,16 @@ class SharedNoiseSampler(Sampler):
         estimate = Estimate(*self.denoiser.estimate(x_t, t, **conditioning), t)
         history.estimates = [estimate, *history.estimates][: self.order]
         with full_precision(x_t):
-            own = self._extrapolation.carried(estimate, s)
-            left = self.steps_left(s)
-            order = min(self._extrapolation.reach(history.estimates, s), self.order if left is None else left)
-            used = history.estimates[: 1 if s == 0 else order]
+            own = self._shared.carried(estimate, s)
             if s == 0:
                 return own, own
-            mean_s = process.signal_scale(s) * (self._extrapolation(used, s) if len(used) > 1 else own)
+            left = self.steps_left(s)
+            order = min(self._shared.reach(history.estimates, s), self.order if left is None else left)
+            used = history.estimates[:order]
             if process.shape(s) != process.shape(t):
+                mean_s = process.signal_scale(s) * self._markov(used, s)
                 return process.step_kernel(t, s, self.eta).sample(x_t, mean_s, draws.kernel(own)), own
-            mean_t = process.signal_scale(t) * self._extrapolation(used, s, at=t)
+            mean_t, mean_s = (process.signal_scale(u) * self._shared(used, s, at=u) for u in (t, s))
             kernel = process.shared_step_kernel(t, s, self._factor(t, s))
             if kernel.is_deterministic:
                 return kernel.mean(x_t, mean_t, mean_s), own
