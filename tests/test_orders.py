@@ -14,7 +14,6 @@ import pytest
 import torch
 
 import lineardiffusion as ld
-from lineardiffusion.operators.spectral import dct_matrix
 from lineardiffusion.samplers.multistep import markov_decay
 from test_multistep import NODES
 
@@ -28,8 +27,8 @@ def f64(*shape, seed):
 
 
 class Frame:
-    """A process of events (1, 8), the orthonormal basis of its directions, in columns, and their gains r_k(t). Where the
-    shape is smaller the first half of the directions is left."""
+    """A process of events (1, 8), the orthonormal basis of its directions, in columns, and their gains r_k(t). Where
+    the shape is smaller the first half of the directions is left."""
 
     def __init__(self, path, basis, gains=lambda t: torch.ones(N, dtype=torch.float64)):
         self.process = ld.LinearDiffusion(path, SCHEDULE)
@@ -56,7 +55,8 @@ class Frame:
 
 
 def cosines(n):
-    return dct_matrix(n, torch.zeros((), dtype=torch.float64)).T
+    k, i = torch.arange(n, dtype=torch.float64), torch.arange(n, dtype=torch.float64)[:, None]
+    return (2 / n) ** 0.5 * torch.cos(math.pi / n * k * (i + 0.5)) / (1.0 + (k == 0).double()).sqrt()
 
 
 def scalar():
@@ -165,8 +165,8 @@ def optimal(frame, mean, variance):
     ],
 )
 def test_measured_orders(make, order, corrector):
-    """Halving the steps, uniform in log-SNR between two fixed times, divides the error by 2^p. The flow of Gaussian data
-    keeps each direction's distance from its mean, in standard deviations. What the finer shape adds is noise alone."""
+    """Halving the steps, uniform in log-SNR between two fixed times, divides the error by 2^p. The flow of Gaussian
+    data keeps each direction's distance from its mean in standard deviations; what the finer shape adds is noise."""
     frame = make()
     mean, variance = f64(N, seed=3), 0.2 + f64(N, seed=4) ** 2
     if make is haar:

@@ -46,7 +46,11 @@ def markov_decay(h: Tensor, eta: float) -> Tensor:
 
 
 def shared_noise_decay(h: Tensor, eta: float) -> Tensor:
-    r"""H of the kernel of shared noise with γ = √(1 − η²) σ_s/σ_t: e^{−H} = γ (a_t r_t)/(a_s r_s) = √(1 − η²) e^{−h}."""
+    r"""H of the kernel of shared noise with γ = √(1 − η²) σ_s/σ_t: e^{−H} = γ (a_t r_t)/(a_s r_s) = √(1 − η²) e^{−h}.
+
+    Arguments:
+        h, eta: as in `markov_decay`.
+    """
     return h - 0.5 * math.log1p(-(eta**2)) if eta < 1 else torch.full_like(h, math.inf)
 
 
