@@ -11,13 +11,13 @@ from lineardiffusion._checks import full_precision
 from lineardiffusion.caches import BoundedCache
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.schedules.grids import Steps
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.processes.base import LinearDiffusion
 from lineardiffusion.samplers.base import Draws, Sampler
 from lineardiffusion.samplers.extrapolation import log_ratio
 from lineardiffusion.samplers.history import History
 from lineardiffusion.schedules import flow
+from lineardiffusion.schedules.grids import Steps
 
 
 @configured("HeunSampler")
@@ -27,9 +27,9 @@ class HeunSampler(Sampler):
 
         x* = m + ½ e^h (m₂ − m),   e^h = (σ_t/a_t r_t) / (σ_s/a_s r_s)
 
-    in every direction of the path's frame, so that the slopes d(x/a)/d(σ/a) are averaged, as in EDM. With `schedules.flow`
-    those of dx/dt are, e^h = σ_t/σ_s, as flow models do. Euler's method is what is left for the step to s = 0, over a
-    change of shape, and in directions that x_t does not see (e^h = ∞).
+    in every direction of the path's frame: the slopes d(x/a)/d(σ/a) are averaged, as in EDM. With `schedules.flow` those
+    of dx/dt are, which is e^h = σ_t/σ_s. Euler's method is what is left for the step to s = 0, over a change of shape,
+    and in directions that x_t does not see (e^h = ∞).
 
     Arguments:
         denoiser: estimates c_s from x_t.
