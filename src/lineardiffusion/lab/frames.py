@@ -105,10 +105,9 @@ def _(operator: SpectralFilter, source: Frame, target: Frame) -> Tensor:
 def matrix_of(function: Callable[[Tensor], Tensor], source: Frame, target: Frame, *, diagonal: bool = False) -> Tensor:
     """The matrix of a linear function of events, by the images of the frame's vectors; where it is diagonal, by that of
     their sum."""
-    n = len(source.vectors)
     if diagonal:
-        return target.coordinates(function(source.events(torch.ones(1, n, dtype=torch.float64))))[0]
-    return target.coordinates(function(source.events(torch.eye(n, dtype=torch.float64)))).T
+        return target.coordinates(function(source.vectors.sum(1).reshape(1, *source.shape)))[0]
+    return target.coordinates(function(source.vectors.T.reshape(-1, *source.shape))).T
 
 
 def _gains(operator: SpectralFilter) -> Tensor:
