@@ -84,6 +84,9 @@ class BlockDiagonal(LinearOperator):
     def norm(self) -> float:
         return max(block.norm() for block in self.blocks)
 
+    def norm_at_most(self, bound: float) -> bool:
+        return all(block.norm_at_most(bound) for block in self.blocks)
+
     def singular_values(self) -> Tensor:
         return torch.cat([block.singular_values() for block in self.blocks])
 
@@ -174,6 +177,10 @@ class ChannelMix(LinearOperator):
 
     def norm(self) -> float:
         return float(self._svd()[1].max()) * self.operator.norm()
+
+    def norm_at_most(self, bound: float) -> bool:
+        largest = float(self._svd()[1].max())
+        return self.operator.norm_at_most(bound / largest) if largest else bound >= 0
 
     def singular_values(self) -> Tensor:
         values = torch.outer(self._svd()[1], self.operator.singular_values()).flatten()

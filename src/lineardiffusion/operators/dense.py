@@ -11,6 +11,7 @@ from torch import Tensor
 from lineardiffusion._checks import Shape, as_constant, check_event, compute_dtype
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.factored import FactoredOperator
+from lineardiffusion.operators.factorisation import truncated_svd
 from lineardiffusion.operators.multipliers import cast
 from lineardiffusion.operators.rules import rule
 
@@ -88,13 +89,6 @@ def _transpose(operator: Matrix) -> LinearOperator:
 @rule("product", Matrix, Matrix)
 def _product(left: Matrix, right: Matrix) -> LinearOperator:
     return Matrix(left.weight @ right.weight, in_shape=right.in_shape, out_shape=left.out_shape)
-
-
-def truncated_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Thin U, s, Vᵀ in which singular values that are zero within rounding are exactly zero."""
-    u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
-    cutoff = max(matrix.shape) * torch.finfo(matrix.dtype).eps * s.max()
-    return u, torch.where(s > cutoff, s, 0), vt
 
 
 def _flatten(x: Tensor, event: Shape) -> Tensor:
