@@ -285,7 +285,9 @@ class LinearOperator(ABC):
         """Whether ‖M‖ ≤ bound. Of an operator of unknown structure that takes fewer products than its norm, the fewer
         the farther both are apart; a yes is wrong with a probability of 1e-4. Where a class has a norm of its own, and
         where the two are too close to tell, that."""
-        if type(self).norm is LinearOperator.norm and "norm" not in self._cache and 0 < bound < math.inf:
+        if bound < 0 or bound == math.inf:
+            return bound > 0
+        if bound > 0 and type(self).norm is LinearOperator.norm and "norm" not in self._cache:
             with torch.no_grad():
                 decided = largest_at_most(*self._small_gram(torch.float32), bound**2)
             if decided is not None:

@@ -12,7 +12,7 @@ from lineardiffusion._checks import Shape, as_constant, check_event, compute_dty
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.factored import FactoredOperator
 from lineardiffusion.operators.factorisation import truncated_svd
-from lineardiffusion.operators.multipliers import cast
+from lineardiffusion.operators.multipliers import Casts, cast
 from lineardiffusion.operators.rules import rule
 
 
@@ -47,12 +47,12 @@ class Matrix(FactoredOperator):
     def apply(self, x: Tensor) -> Tensor:
         check_event(x, self.in_shape, "x")
         work = x.to(compute_dtype(x.dtype))
-        return _unflatten(_flatten(work, self.in_shape) @ self.weight.to(work).T, self.out_shape).to(x.dtype)
+        return _unflatten(_flatten(work, self.in_shape) @ self._weight(work).T, self.out_shape).to(x.dtype)
 
     def transpose(self, y: Tensor) -> Tensor:
         check_event(y, self.out_shape, "y")
         work = y.to(compute_dtype(y.dtype))
-        return _unflatten(_flatten(work, self.out_shape) @ self.weight.to(work), self.in_shape).to(y.dtype)
+        return _unflatten(_flatten(work, self.out_shape) @ self._weight(work), self.in_shape).to(y.dtype)
 
     @property
     def coordinates(self) -> Shape:
@@ -68,17 +68,24 @@ class Matrix(FactoredOperator):
     def _svd(self) -> tuple[Tensor, Tensor, Tensor]:
         return self._cached("svd", lambda: truncated_svd(self.weight))
 
+    def _weight(self, like: Tensor) -> Tensor:
+        return self._cached("weight", lambda: Casts(self.weight))(like)
+
+    def _bases(self) -> tuple[Casts, Casts]:
+        """U and Vᵀ."""
+        return self._cached("bases", lambda: (Casts(self._svd()[0]), Casts(self._svd()[2])))
+
     def _to_right(self, x: Tensor) -> Tensor:
-        return _flatten(x, self.in_shape) @ self._svd()[2].to(x).T
+        return _flatten(x, self.in_shape) @ self._bases()[1](x).T
 
     def _from_right(self, z: Tensor) -> Tensor:
-        return _unflatten(z @ self._svd()[2].to(z), self.in_shape)
+        return _unflatten(z @ self._bases()[1](z), self.in_shape)
 
     def _to_left(self, y: Tensor) -> Tensor:
-        return _flatten(y, self.out_shape) @ self._svd()[0].to(y)
+        return _flatten(y, self.out_shape) @ self._bases()[0](y)
 
     def _from_left(self, z: Tensor) -> Tensor:
-        return _unflatten(z @ self._svd()[0].to(z).T, self.out_shape)
+        return _unflatten(z @ self._bases()[0](z).T, self.out_shape)
 
 
 @rule("transpose", Matrix)
