@@ -139,8 +139,9 @@ def test_the_graph_of_a_transpose_is_built_once_for_all_products(name):
     assert torch.autograd.gradcheck(op._pullback(x, SHAPE), x.clone().requires_grad_())
 
 
-def test_whether_a_norm_is_at_most_a_bound(op, slack=0.03):
+def test_whether_a_norm_is_at_most_a_bound(op):
     """Of what is known by products alone; and of multiples, transposes and blocks of that."""
+    slack = 0.03
     opaque = Counted(op)
     norm = op.norm()
     wrapped = [

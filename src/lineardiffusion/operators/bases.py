@@ -81,7 +81,9 @@ class Basis(ABC):
         """What it was made with, by name."""
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and isinstance(other, Basis) and self.arguments() == other.arguments()
+        if type(self) is not type(other) or not isinstance(other, Basis):
+            return NotImplemented
+        return self is other or self.arguments() == other.arguments()
 
     def __hash__(self) -> int:
         return hash((type(self), self.shape))
@@ -322,7 +324,9 @@ class Principal(Basis):
         return {"images": self.images, "rank": self.rank}
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Principal) and self.rank == other.rank and torch.equal(self.images, other.images)
+        if not isinstance(other, Principal):
+            return NotImplemented
+        return self is other or (self.rank == other.rank and torch.equal(self.images, other.images))
 
     __hash__ = Basis.__hash__
 
