@@ -146,6 +146,15 @@ class OperatorChain:
         t = as_index(t, 0, len(self), "t")
         return self.step(t).out_shape if t else self.step(1).in_shape
 
+    def __eq__(self, other: object) -> bool:
+        """Chains of the same operators are equal."""
+        if type(self) is not type(other) or not isinstance(other, OperatorChain):
+            return NotImplemented
+        return len(self) == len(other) and all(self.step(t) == other.step(t) for t in range(1, len(self) + 1))
+
+    def __hash__(self) -> int:
+        return hash((type(self), len(self), self.shape(0)))
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.shape(0)} → {self.shape(len(self))}, {len(self)} steps)"
 

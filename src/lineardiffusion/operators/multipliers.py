@@ -47,6 +47,10 @@ class Multiplier:
         self.number = float(weights.real) if single else None
         self._casts = Casts(weights)
 
+    def on(self, like: Tensor) -> Tensor:
+        """w where a tensor is and in its precision; a single weight is on the CPU."""
+        return self._casts(like)
+
     def __call__(self, z: Tensor) -> Tensor:
         if self.number is not None:
             return z if self.number == 1 else self.number * z

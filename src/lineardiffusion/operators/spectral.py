@@ -19,7 +19,6 @@ from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.bases import Basis, Cosine, Fourier
 from lineardiffusion.operators.factored import FactoredOperator, largest_size
-from lineardiffusion.operators.multipliers import cast
 from lineardiffusion.operators.rules import rule
 from lineardiffusion.operators.separable import spatial_axes
 
@@ -109,10 +108,10 @@ class SpectralFilter(FactoredOperator):
         if any(op.transform != first.transform or op.gain.shape != first.gain.shape for op in operators):
             return super()._apply_each(operators, x)
         missing = len(first.transform.coordinates) - first.gain.ndim
-        stacked = torch.stack([op.gain for op in operators])
-        gains = stacked.reshape(len(operators), *[1] * missing, *first.gain.shape)
         work = x.to(compute_dtype(x.dtype))
-        return first._from_right(cast(gains, work) * first._to_right(work)).to(x.dtype)
+        stacked = torch.stack([op._multiplier().on(work) for op in operators]).to(work.device)
+        gains = stacked.reshape(len(operators), *[1] * missing, *first.gain.shape)
+        return first._from_right(gains * first._to_right(work)).to(x.dtype)
 
 
 def _as_basis(basis: str | Basis, shape: Shape, gain_ndim: int) -> Basis:
