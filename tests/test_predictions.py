@@ -56,7 +56,7 @@ def test_errors_of_the_output_are_q_times_as_large_in_the_clean_image(name):
         a, sigma = (a, sigma) if name != "velocity" else (a / math.hypot(a, sigma), sigma / math.hypot(a, sigma))
         snr = torch.tensor((a / sigma) ** 2, dtype=torch.float64)
         weighting = {
-            "noise": ld.SNR(), "velocity": ld.losses.Velocity(), "flow": ld.losses.Flow(), "EDM": ld.losses.EDM(0.7)
+            "noise": ld.SNR(), "velocity": ld.Velocity(), "flow": ld.Flow(), "EDM": ld.losses.EDM(0.7)
         }[name]  # fmt: skip
         assert OF_NOISE[name].estimate(a, sigma)[1] ** -2 == pytest.approx(float(weighting(snr)), rel=1e-12)
 

@@ -7,8 +7,8 @@ Operators M, processes built from them, denoisers, losses and samplers. Start wi
 """
 
 from lineardiffusion import lab as lab
+from lineardiffusion import losses as losses
 from lineardiffusion import paths as paths
-from lineardiffusion import schedules as schedules
 from lineardiffusion import schedules as schedules
 from lineardiffusion import testing as testing
 from lineardiffusion import training as training
@@ -21,15 +21,18 @@ from lineardiffusion.covariance import GramCovariance as GramCovariance
 from lineardiffusion.denoiser import Denoiser as Denoiser
 from lineardiffusion.gaussian import Gaussian as Gaussian
 from lineardiffusion.gaussian import GaussianMarginal as GaussianMarginal
+from lineardiffusion.guidance import guided as guided
 from lineardiffusion.information import diffusion_information as diffusion_information
 from lineardiffusion.lanczos import lanczos_function as lanczos_function
 from lineardiffusion.lanczos import lanczos_sqrt as lanczos_sqrt
 from lineardiffusion.losses import SNR as SNR
+from lineardiffusion.losses import Flow as Flow
 from lineardiffusion.losses import InverseSNR as InverseSNR
 from lineardiffusion.losses import MaxSNR as MaxSNR
 from lineardiffusion.losses import MinSNR as MinSNR
 from lineardiffusion.losses import TruncatedSNR as TruncatedSNR
 from lineardiffusion.losses import Uniform as Uniform
+from lineardiffusion.losses import Velocity as Velocity
 from lineardiffusion.losses import denoising_loss as denoising_loss
 from lineardiffusion.operators import AveragePool as AveragePool
 from lineardiffusion.operators import BlockDiagonal as BlockDiagonal
@@ -50,7 +53,7 @@ from lineardiffusion.operators import Sum as Sum
 from lineardiffusion.posterior import ddim_kernel as ddim_kernel
 from lineardiffusion.posterior import posterior as posterior
 from lineardiffusion.posterior import transition as transition
-from lineardiffusion.config import from_config as from_config
+from lineardiffusion.predictions import EDMPrediction as EDMPrediction
 from lineardiffusion.processes import DDPM as DDPM
 from lineardiffusion.processes import EDM as EDM
 from lineardiffusion.processes import BlurringDiffusion as BlurringDiffusion
@@ -59,8 +62,10 @@ from lineardiffusion.processes import LinearDiffusion as LinearDiffusion
 from lineardiffusion.processes import ScaleSpaceDiffusion as ScaleSpaceDiffusion
 from lineardiffusion.processes import feasible_sigmas as feasible_sigmas
 from lineardiffusion.residual import Residual as Residual
-from lineardiffusion.sampling import AncestralSampler as AncestralSampler
-from lineardiffusion.sampling import DDIMSampler as DDIMSampler
+from lineardiffusion.samplers import AncestralSampler as AncestralSampler
+from lineardiffusion.samplers import DDIMSampler as DDIMSampler
+from lineardiffusion.samplers import HeunSampler as HeunSampler
+from lineardiffusion.samplers import SharedNoiseSampler as SharedNoiseSampler
 from lineardiffusion.schedules import changes_at as changes_at
 from lineardiffusion.schedules import convex_decay as convex_decay
 from lineardiffusion.schedules import cosine_log_snr_schedule as cosine_log_snr_schedule

@@ -138,7 +138,7 @@ def _build(config: Mapping[str, Any], extras: Mapping[str, object], taken: set[s
         if key not in parameters:
             raise ValueError(f"{name}: expected some of the arguments {', '.join(parameters)}, got {key!r}")
     given = {key: value for key, value in extras.items() if key in parameters and key not in arguments}
-    taken |= given.keys()
+    taken.update(given)
     values = {key: _unplain(value, extras, taken) for key, value in arguments.items()} | given
     for key, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty and key not in values:

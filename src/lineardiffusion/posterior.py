@@ -162,6 +162,11 @@ class MarkovKernel:
         self._complete = carried and self._white.has_frame
         self._prepared: _Prepared | None = None
 
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether nothing is drawn, as far as that is known without looking at a spectrum."""
+        return self.sigma_s == 0 or (self.eta == 0 and self._complete)
+
     def mean(self, x_t: Tensor, mean_s: Tensor) -> Tensor:
         """μ_s + K (x_t − M μ_s)"""
         return self._draw(x_t, mean_s, None)
@@ -219,8 +224,7 @@ class MarkovKernel:
                 deterministic = eta == 0 and separated and injective
         gain, variance = isotropic_kernel(sigma_s, sigma_t, eta, smoothing, rounding, self._complete)
         covariance = GramCovariance(operator, variance)
-        if eta == 0 and self._complete:
-            deterministic = True
+        deterministic = deterministic or self.is_deterministic
         deviation = None if deterministic else covariance.deviations
         told = sigma_s**2 / sigma_t**2 if eta == 1 else gain
         return _Prepared(
@@ -268,6 +272,11 @@ class SharedNoiseKernel:
         if self._deviation < 1e-8 * sigma_s:
             self._deviation = 0.0  # σ_s/σ_t, up to rounding
         self.covariance = GramCovariance(self._deviation * Identity(shape))
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether nothing is drawn."""
+        return self._deviation == 0
 
     def mean(self, x_t: Tensor, mean_t: Tensor, mean_s: Tensor) -> Tensor:
         """μ_s + γ (x_t − μ_t)"""

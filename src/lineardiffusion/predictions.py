@@ -251,7 +251,10 @@ def just_below(process: LinearDiffusion, t: float | Tensor) -> float | Tensor:
     """`process.before` of a number, or of each of a tensor of times."""
     if not is_batch(t):
         return process.before(t)
-    return (t - 1).clamp(min=0) if process.num_steps else torch.nextafter(t, torch.zeros_like(t))
+    if process.num_steps:
+        return (t - 1).clamp(min=0)
+    exact = t.float() if t.device.type == "mps" else t.double()
+    return torch.nextafter(exact, torch.zeros_like(exact))
 
 
 def levels(process: LinearDiffusion, t: float | Tensor, device: torch.device) -> tuple[Any, Any]:

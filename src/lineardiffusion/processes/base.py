@@ -108,6 +108,7 @@ class LinearDiffusion(Configured):
         self._warned: set[str] = set()  # of what there was a warning
         self._looked = False  # at data on an accelerator
         self._levels: dict[float, NoiseLevel] = {}
+        self._scales: dict[float, tuple[float, float]] = {}
         self.is_isotropic = schedule.is_isotropic  # Σ_t = σ_t² I for all t
         for time in range((self.num_steps or -1) + 1):
             self._noise(time)
@@ -219,7 +220,7 @@ class LinearDiffusion(Configured):
         """Signal scale a_t: a float for a number t, float64 for a tensor, on its device."""
         if _is_batch(t):
             return self.schedule.signal(t) * self.path.gain(t)
-        return self.schedule.signal(time := self.time(t)) * self.path.gain(time)
+        return self._scales_at(self.time(t))[0]
 
     @overload
     def sigma(self, t: float) -> float: ...
@@ -227,7 +228,7 @@ class LinearDiffusion(Configured):
     def sigma(self, t: Tensor) -> Tensor: ...
     def sigma(self, t: Time) -> Time:
         """Noise level σ_t (root mean square over an event); as `signal_scale`."""
-        return self.schedule.sigma(t if _is_batch(t) else self.time(t))
+        return self.schedule.sigma(t) if _is_batch(t) else self._scales_at(self.time(t))[1]
 
     @overload
     def snr(self, t: float) -> float: ...
@@ -447,6 +448,15 @@ class LinearDiffusion(Configured):
             raise ValueError(f"x0: expected shape {expected} for {len(t)} times, got {tuple(x0.shape)}")
         self.common_shape(self.times(t, count))
         return t
+
+    def _scales_at(self, t: float) -> tuple[float, float]:
+        """a_t and σ_t, kept: a sampler asks for the same times again and again."""
+        if t not in self._scales:
+            if len(self._scales) > 4096:
+                self._scales.clear()
+            signal, sigma = self.schedule(t)
+            self._scales[t] = signal * self.path.gain(t), sigma
+        return self._scales[t]
 
     def _noise(self, t: float) -> NoiseLevel:
         """σ_t or Σ_t."""

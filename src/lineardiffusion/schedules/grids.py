@@ -128,8 +128,8 @@ class trailing(Grid):
         if process.num_steps is None:
             return uniform(self.n).spacing(process)
         last = _up_to(self.n, process.num_steps)
-        # The roundings of NumPy's arange, as diffusers has it.
-        return [int(t) for t in (last - np.arange(self.n) * (last / self.n)).round()]
+        # With the roundings of diffusers, which has one time too many for some n.
+        return [int(t) for t in np.arange(last, 0, -last / self.n)[: self.n].round()]
 
 
 @configured("grids.leading")

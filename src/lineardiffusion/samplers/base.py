@@ -1,0 +1,323 @@
+r"""What samplers share: their times, where they start, the noise, and the loop from x_T to x_0.
+
+A step from t to s estimates c_s, takes μ_s = a_s c_s as if it were known, and draws x_s from a kernel that carries the
+marginal of t to that of s. The last step ends at s = 0, where σ_0 = 0 and x_0 is the estimate ĉ_0 itself.
+
+States are in float32 or better whatever the network computes in: a thousand roundings to half precision would cost 10 %
+of the variance.
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from lineardiffusion._checks import as_index, as_range, check_event, compute_dtype, draw_noise
+from lineardiffusion.config import Configured
+from lineardiffusion.denoiser import Denoiser, first_weight
+from lineardiffusion.schedules.grids import Steps, as_times
+from lineardiffusion.residual import Noise
+from lineardiffusion.samplers.history import History
+from lineardiffusion.samplers.inversion import invert
+
+
+class Draws(NamedTuple):
+    """Where the noise of a step comes from: each makes standard normal noise like a tensor.
+
+    Attributes:
+        kernel: the noise of x_s.
+        other: what else is drawn.
+    """
+
+    kernel: Noise
+    other: Noise
+
+
+class Sampler(Configured, ABC):
+    """A denoiser and a grid of times. A subclass gives `advance`, one step.
+
+    Arguments:
+        denoiser: estimates c_s from x_t.
+        steps: how many steps to take on a uniform grid, a grid (`ld.grids`), or the times themselves, descending; None
+            for all integer times T, …, 1. Each is a call of the network, and the last leads to 0. Where the shape
+            changes a time must be.
+        clip: range to which the estimates ĉ_s are clamped, such as (−1, 1) for images; None leaves them alone, as data
+            without bounds (latents, standardised values) need it.
+
+    Raises:
+        TypeError: no Denoiser.
+        ValueError: steps out of range or over a change of shape, an empty clip range.
+    """
+
+    def __init__(self, denoiser: Denoiser, steps: Steps = None, clip: tuple[float, float] | None = None) -> None:
+        if not isinstance(denoiser, Denoiser):
+            raise TypeError(
+                f"denoiser: expected an ld.Denoiser, got {type(denoiser).__name__}: make one of a network by "
+                f"ld.Denoiser(network, process, prediction)"
+            )
+        self.denoiser, self.steps, self.clip = denoiser, steps, as_range(clip)
+        self.times = as_times(denoiser.process, steps)
+        self._steps_left = {s: left for left, s in enumerate(reversed(self.times[1:]), start=1)}
+
+    @abstractmethod
+    def advance(
+        self, x_t: Tensor, t: float, s: float, draws: Draws, history: History, conditioning: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        """x_s and ĉ_s.
+
+        Arguments:
+            x_t: states, with shape (B, *shape(t)), in float32 or better.
+            t, s: checked times.
+            draws: sources of noise.
+            history: of the trajectory, to be read and continued.
+            conditioning: passed on to the network.
+        """
+
+    def history(self) -> History:
+        """An empty history, for the steps of one trajectory."""
+        return History()
+
+    def step(
+        self,
+        x_t: Tensor,
+        t: float,
+        s: float,
+        *,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        history: History | None = None,
+        **conditioning: Any,
+    ) -> Tensor:
+        """One step from x_t to x_s, s < t; differentiable.
+
+        Arguments:
+            x_t: states, with shape (B, *shape(t)).
+            t, s: the two times; from t to s the shape may change only as it does just below t.
+            noise: standard normal noise of the shape of x_s; drawn from `generator` where it is not given.
+            history: of the steps before, from `history()`, which this step continues; without one the step is of first
+                order.
+            conditioning: passed on to the network.
+
+        Returns:
+            x_s, with shape (B, *shape(s)), in the dtype of x_t or, where that is narrower, in float32.
+
+        Raises:
+            ValueError: times that do not fit, or a history that does not lead to t.
+        """
+        process = self.denoiser.process
+        t, s = process.time(t), process.time(s, "s")
+        if s >= t:
+            raise ValueError(f"s: expected s < t = {t}, got {s}")
+        if process.shape(s) not in (process.shape(t), process.shape(process.before(t))):
+            raise ValueError(
+                f"s: expected a time of shape {process.shape(process.before(t))}, that of just below t, got s = {s} of "
+                f"shape {process.shape(s)}; steps over a change of shape must start at one of {process.shape_changes()}"
+            )
+        history = self.history() if history is None else history
+        if history.time not in (None, t):
+            raise ValueError(f"history: expected one of steps that lead to t = {t}, got one to {history.time}")
+        check_event(x_t, process.shape(t), "x_t")
+        draws = Draws(lambda like: draw_noise(like, noise, generator), lambda like: draw_noise(like, None, generator))
+        x_s, _ = self.advance(x_t.to(compute_dtype(x_t.dtype)), t, s, draws, history, conditioning)
+        history.time = s
+        return x_s
+
+    def __call__(
+        self,
+        n: int,
+        seeds: Sequence[int] | None = None,
+        generator: torch.Generator | None = None,
+        progress: bool = True,
+        start: tuple[float, Tensor] | None = None,
+        prior: Tensor | None = None,
+        **conditioning: Any,
+    ) -> Tensor:
+        """Draw samples.
+
+        Arguments:
+            n: how many.
+            seeds: one for each sample; sample i then depends on seeds[i] alone, whatever the others are, and is the
+                same image in every dtype, up to rounding.
+            generator: the source of all noise, where no seeds are given; the global one by default.
+            progress: show a bar over the steps, where tqdm is installed.
+            start: (t, x_t), states to start from, with shape (n, *shape(t)); the times of the grid below t follow.
+            prior: images whose x_T samples start from, for processes that end before all is noise: row i for sample i
+                where there are n of them, else one drawn for each sample.
+            conditioning: passed on to the network.
+
+        Returns:
+            x_0, with shape (n, *shape(0)), on the device of the network's parameters and in their dtype (or those of
+            the states to start from), or in float32 where that is narrower.
+
+        Raises:
+            TypeError, ValueError: a number of seeds other than n, or ones that are no integers; seeds and a generator,
+                or start and prior; states or images that do not fit.
+        """
+        ((_, x_0, _),) = deque(self.trajectory(n, seeds, generator, progress, start, prior, **conditioning), maxlen=1)
+        return x_0
+
+    def trajectory(
+        self,
+        n: int,
+        seeds: Sequence[int] | None = None,
+        generator: torch.Generator | None = None,
+        progress: bool = True,
+        start: tuple[float, Tensor] | None = None,
+        prior: Tensor | None = None,
+        **conditioning: Any,
+    ) -> Iterator[tuple[float, Tensor, Tensor]]:
+        """Draw samples and look at every state on the way. Arguments as for drawing samples.
+
+        Yields:
+            (t, x_t, ĉ): for each time, from the first one down, the state and the clean image estimated from it, which
+            has the shape of the next state; and at the end (0, x_0, x_0).
+        """
+        source = _source(as_index(n, 1, 2**31, "n"), seeds, generator)
+        if start is not None and prior is not None:
+            raise ValueError("start, prior: expected at most one of them, got both")
+        times, x = self.times, None
+        if start is not None:
+            times, x = self._times_from(start, n)
+        elif prior is not None:
+            check_event(prior, self.denoiser.process.shape(0), "prior")
+            if prior.ndim != len(self.denoiser.process.shape(0)) + 1 or len(prior) == 0:
+                raise ValueError(f"prior: expected a batch of images, got shape {tuple(prior.shape)}")
+        return self._walk(n, times, x, prior, source, progress, conditioning)
+
+    def invert(self, x_0: Tensor, iterations: int = 10, progress: bool = True, **conditioning: Any) -> Tensor:
+        """x_T of the first-order trajectory with η = 0 that ends in x_0: `ld.DDIMSampler` leads back from it.
+
+        Arguments:
+            x_0: images, with shape (B, *shape(0)).
+            iterations: calls of the network for each step (see `lineardiffusion.samplers.inversion`).
+            progress, conditioning: as for drawing samples.
+
+        Returns:
+            The state at the first time of the grid, with shape (B, *shape(0)).
+
+        Raises:
+            ValueError: a process that changes shape, whose steps draw what is new.
+        """
+        pairs = list(itertools.pairwise(self.times))[::-1]
+        check_event(x_0, self.denoiser.process.shape(0), "x_0")
+        iterations = as_index(iterations, 1, 2**31, "iterations")
+        return invert(self.denoiser, _bar(pairs, progress), x_0, iterations, self.clip, conditioning)
+
+    def steps_left(self, s: float) -> int | None:
+        """How many steps of the grid are left, with the one to s; None where s is none of its times."""
+        return self._steps_left.get(s)
+
+    def _times_from(self, start: tuple[float, Tensor], n: int) -> tuple[list[float], Tensor]:
+        process = self.denoiser.process
+        try:
+            t, x_t = start
+        except (TypeError, ValueError):
+            raise TypeError(f"start: expected (t, x_t), got {type(start).__name__}") from None
+        t = process.time(t, "start", low="above")
+        check_event(x_t, process.shape(t), "start")
+        if tuple(x_t.shape) != (n, *process.shape(t)):
+            raise ValueError(f"start: expected states of shape {(n, *process.shape(t))}, got {tuple(x_t.shape)}")
+        return as_times(process, [t, *(u for u in self.times if 0 < u < t)]), x_t.to(compute_dtype(x_t.dtype))
+
+    def _walk(
+        self,
+        n: int,
+        times: list[float],
+        x: Tensor | None,
+        prior: Tensor | None,
+        source: _Source,
+        progress: bool,
+        conditioning: dict[str, Any],
+    ) -> Iterator[tuple[float, Tensor, Tensor]]:
+        with torch.no_grad():
+            x = self._first_state(n, prior, source) if x is None else x
+        history, draws = self.history(), Draws(source, source)
+        for t, s in _bar(list(itertools.pairwise(times)), progress):
+            with torch.no_grad():  # not around the yield, which would leave the caller's code without gradients
+                x_s, clean = self.advance(x, t, s, draws, history, conditioning)
+            yield t, x, clean
+            x = x_s
+        yield 0, x, x
+
+    def _first_state(self, n: int, prior: Tensor | None, source: _Source) -> Tensor:
+        process, t = self.denoiser.process, self.times[0]
+        weight = first_weight(self.denoiser)
+        weight = torch.empty(0) if weight is None else weight
+        like = weight.new_empty((n, *process.shape(t)), dtype=compute_dtype(weight.dtype))
+        if prior is None:
+            if t == process.end:
+                process.check_prior()
+            return process.add_noise(torch.zeros_like(like), t, source(like))
+        if len(prior) != n:
+            prior = prior[source.choose(len(prior)).to(prior.device)]
+        return process.diffuse(prior.to(like), t, noise=source(like))
+
+
+class _Source(Protocol):
+    """Noise, and choices, for all samples."""
+
+    def __call__(self, like: Tensor, /) -> Tensor: ...
+
+    def choose(self, count: int) -> Tensor:
+        """One of 0, …, count − 1 for each sample."""
+        ...
+
+
+class _Seeded:
+    """A generator for each sample, on the CPU whatever the device, so that a seed means the same sample everywhere."""
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self.generators = [torch.Generator().manual_seed(as_index(seed, -(2**63), 2**64 - 1, "seeds")) for seed in seeds]
+
+    def __call__(self, like: Tensor) -> Tensor:
+        rows = [torch.randn(like.shape[1:], generator=g, dtype=torch.float32) for g in self.generators]
+        return torch.stack(rows).to(like)
+
+    def choose(self, count: int) -> Tensor:
+        return torch.cat([torch.randint(count, (1,), generator=g) for g in self.generators])
+
+
+class _Generated:
+    """One generator for all samples."""
+
+    def __init__(self, n: int, generator: torch.Generator | None) -> None:
+        self.n, self.generator = n, generator
+
+    def __call__(self, like: Tensor) -> Tensor:
+        return draw_noise(like, None, self.generator)
+
+    def choose(self, count: int) -> Tensor:
+        device = None if self.generator is None else self.generator.device
+        return torch.randint(count, (self.n,), generator=self.generator, device=device)
+
+
+def _source(n: int, seeds: Sequence[int] | None, generator: torch.Generator | None) -> _Source:
+    if seeds is None:
+        return _Generated(n, generator)
+    if generator is not None:
+        raise ValueError("seeds, generator: expected at most one of them, got both")
+    try:
+        count = len(seeds)
+    except TypeError:
+        raise TypeError(
+            f"seeds: expected a sequence, one for each sample, such as range({n}), got {seeds!r}"
+        ) from None
+    if count != n:
+        raise ValueError(f"seeds: expected one for each of {n} samples, got {count}")
+    return _Seeded(seeds)
+
+
+def _bar(pairs: Sequence[tuple[float, float]], progress: bool) -> Iterable[tuple[float, float]]:
+    if not progress:
+        return pairs
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        return pairs
+    return tqdm(pairs, desc="sampling", unit="step")  # type: ignore[no-any-return]

@@ -1,0 +1,165 @@
+r"""The estimate x* that a step uses in the place of the network's own: estimates at several times, by the moment rule.
+
+Every direction has a log-SNR of its own, λ_k(t) = ln(a_t r_t,k/σ_t) with r_t the gains of the path in its frame, and so
+its own nodes and weights: numbers for DDPM and within a resolution, a filter for heat and spectral paths. Where the shape
+changes the directions are those of the operator M between the two times, and h = −½ ln(λ σ_s²/σ_t²) a function of the
+eigenvalues λ of MᵀM:
+
+    into the new shape     c* = ĉ_s + R⁺ w(MMᵀ) (ĉ_j − R ĉ_s),    ĉ_j an estimate at the old shape
+    the step after that    c* = ĉ_s + w(MᵀM) (ĉ_j − ĉ_s),         ĉ_j the one which led to this shape
+
+with the weight w of second order, and nothing where λ = 0, of which the state before knows nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from lineardiffusion.caches import BoundedCache
+from lineardiffusion.denoiser import Denoiser
+from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.processes.base import LinearDiffusion
+from lineardiffusion.samplers.history import Estimate
+from lineardiffusion.samplers.multistep import Rule, weights
+
+Decay = Callable[[Tensor], Tensor]
+Combine = Callable[[Sequence[Tensor]], Tensor]
+
+# F = h_i/h_{i−1} where a change of shape is one of the two steps: an eigenvalue may make one of them as long, or as short,
+# as it likes, which says nothing of how estimates change.
+_MAX_RATIO = 2.0
+# What a change of shape passes by less than a twentieth of its norm is not extrapolated: a pseudoinverse would multiply
+# the errors of a network by more than that.
+_REMOVED = 0.05
+_CACHE_BYTES = 2**28
+
+
+def log_ratio(process: LinearDiffusion, t: float) -> Tensor:
+    """λ(t) = ln(a_t r_t/σ_t) of every direction of the frame, up to a constant of each shape; float64."""
+    return 0.5 * torch.as_tensor(process.schedule.log_snr(t), dtype=torch.float64) + process.path.gains(t).log()
+
+
+class Extrapolation:
+    """x* of any step; what depends on the times alone is computed once and kept.
+
+    Arguments:
+        denoiser: which carries estimates from time to time.
+        decay: H as a function of h.
+        rule: "moment" or "midpoint".
+        clip: range of the estimates.
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, decay: Decay, rule: Rule = "moment", clip: tuple[float, float] | None = None
+    ) -> None:
+        self.denoiser, self.process = denoiser, denoiser.process
+        self.decay, self.rule, self.clip = decay, rule, clip
+        self._combinations: BoundedCache[Combine] = BoundedCache(_CACHE_BYTES, self._size)
+
+    def carried(self, estimate: Estimate, s: float) -> Tensor:
+        """ĉ_s, clipped."""
+        clean = self.denoiser.carry(estimate.clean, estimate.r, s)
+        return clean if self.clip is None else clean.clamp(*self.clip)
+
+    def reach(self, estimates: Sequence[Estimate], s: float) -> int:
+        """How many of the first estimates a step from the first one's time to s may use."""
+        path, t = self.process.path, estimates[0].t
+        if s == 0:
+            return 1
+        alike = 0
+        while alike < len(estimates) and path.shape(estimates[alike].t) == path.shape(t):
+            alike += 1
+        crossing = path.shape(s) != path.shape(t)
+        if not crossing and (alike > 1 or len(estimates) == 1):
+            return alike
+        # From here on, across a change of shape: second order, where directions have nothing but the operator's gains.
+        numbers = path.gains(t).ndim == 0 and path.gains(s).ndim == 0
+        return min(2, alike if crossing else len(estimates)) if numbers else 1
+
+    def __call__(self, estimates: Sequence[Estimate], s: float, at: float | None = None) -> Tensor:
+        """c* of a step from the first estimate's time to s, as a clean image of time `at`, by default s.
+
+        Arguments:
+            estimates: no more than `reach` allows; for a corrector, one at s may be the second.
+            s: where the step leads.
+            at: s or, where the shape stays, the time where it begins.
+        """
+        first, *others = estimates
+        at = s if at is None else at
+        if not others:
+            return self.carried(first, at)
+        times = tuple(estimate.t for estimate in others)
+        combine = self._combinations.get((first.t, s, at, times), lambda: self._combination(first.t, s, at, times))
+        # Where the shape grows estimates of before stay at the shape they have.
+        crossing = self.process.path.shape(s) != self.process.path.shape(first.t)
+        past = first.t if crossing else at
+        return combine([self.carried(first, at), *(self.carried(estimate, past) for estimate in others)])
+
+    def _combination(self, t: float, s: float, at: float, others: tuple[float, ...]) -> Combine:
+        process, shape = self.process, self.process.path.shape
+        if shape(s) != shape(t):
+            return self._into_new_shape(t, s, others[0])
+        start, h = log_ratio(process, t), log_ratio(process, s) - log_ratio(process, t)
+        if shape(others[0]) != shape(t):
+            change = process.operator(t, others[0])
+            scale = process.sigma(t) / process.sigma(others[0])
+
+            def second(values: Tensor) -> Tensor:
+                ratio = (_length(values, scale) / h).clamp(min=1 / _MAX_RATIO)
+                return weights(self.decay(h), [-ratio], self.rule)[1]
+
+            return _filtered([change.function(second)])
+        h = torch.where(h > 0, h, math.nan)  # chains of operators may have any number here
+        nodes = [(log_ratio(process, u) - start) / h for u in others]
+        nodes = [torch.where((node < 0) | (u == s), node, math.nan) for node, u in zip(nodes, others, strict=True)]
+        found = weights(self.decay(h), nodes, self.rule)
+        if all(weight.ndim == 0 for weight in found):
+            return _weighted([float(weight) for weight in found])
+        return _filtered([process.path.filter(at, weight) for weight in found[1:]])
+
+    def _into_new_shape(self, t: float, s: float, before: float) -> Combine:
+        process = self.process
+        degradation = process.degradation(s, t)
+        length = log_ratio(process, t) - log_ratio(process, before)
+        scale = process.signal_scale(t) / process.signal_scale(s) * process.sigma(s) / process.sigma(t)
+        removed = (_REMOVED * degradation.norm()) ** 2
+
+        def gain(values: Tensor) -> Tensor:
+            h = _length(values, scale)
+            weight = weights(self.decay(h), [-(length / h).clamp(min=1 / _MAX_RATIO)], self.rule)[1]
+            return torch.where(values > removed, weight / values, 0.0)
+
+        correct = degradation.corrector(gain)
+        return lambda estimates: correct(estimates[0], estimates[1])
+
+    def _size(self, combine: Combine) -> int:
+        return 1
+
+
+def _length(values: Tensor, scale: float) -> Tensor:
+    """h of each eigenvalue of an operator: e^{−h} = scale · √λ."""
+    return -math.log(scale) - 0.5 * values.log() if scale else torch.full_like(values, math.inf)
+
+
+def _weighted(numbers: Sequence[float]) -> Combine:
+    def combine(estimates: Sequence[Tensor]) -> Tensor:
+        total = numbers[0] * estimates[0]
+        for number, estimate in zip(numbers[1:], estimates[1:], strict=True):
+            total = torch.add(total, estimate, alpha=number)
+        return total
+
+    return combine
+
+
+def _filtered(filters: Sequence[LinearOperator]) -> Combine:
+    def combine(estimates: Sequence[Tensor]) -> Tensor:
+        total = estimates[0]
+        for operator, estimate in zip(filters, estimates[1:], strict=True):
+            total = total + operator(estimate - estimates[0])
+        return total
+
+    return combine
