@@ -22,9 +22,10 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import lineardiffusion as ld
-from examples.experiment.config import DataConfig, run_program
+from examples.experiment.config import DataConfig
 from examples.experiment.data import open_images
 from examples.experiment.outputs import check_writable
+from examples.experiment.program import run_program
 from examples.experiment.runs import find_checkpoint, load_denoiser, run_folder
 from lineardiffusion.training import keyed_generator, state_tensors, write_checkpoint
 

@@ -1,9 +1,30 @@
-def build_process(config: ProcessConfig, shape: tuple[int, int, int]) -> ld.LinearDiffusion:
+"""What a configuration stands for: the process, the network, the denoiser, and how times are drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+import lineardiffusion as ld
+from examples.experiment.config import NetworkConfig, OptimizationConfig, ProcessConfig
+from examples.flexi_unet import SETTINGS, FlexiUNet, FullUNet, ResizedFlexiUNet
+from lineardiffusion.times import TimeSampler
+
+Shape = tuple[int, int, int]
+
+
+def build_process(config: ProcessConfig, shape: Shape) -> ld.LinearDiffusion:
     """The process of a configuration for images of a shape."""
     if config.family == "ddpm":
         return ld.DDPM(shape, config.num_steps, config.schedule)
     if config.family == "blurring":
         return ld.BlurringDiffusion(shape, config.num_steps, config.blur_sigma_max)
+    if config.family == "flow":
+        return ld.FlowMatching(shape)
+    if config.family == "edm":
+        return ld.EDM(shape)
     if config.changes is not None and len(config.changes) != config.levels - 1:
         raise ValueError(f"process.changes: expected {config.levels - 1} times, got {config.changes}")
     schedule = ld.convex_decay(config.decay) if config.changes is None else ld.changes_at(config.changes)
@@ -32,21 +53,7 @@ def earlier_processes(
     ]
 
 
-def time_probabilities(process: ld.LinearDiffusion, shares: list[float]) -> Tensor:
-    """Of t = 1, …, T, such that each resolution of x_t has its share.
-
-    Raises:
-        ValueError: shares that do not fit the resolutions.
-    """
-    shapes = [process.shape(t) for t in range(1, process.num_steps + 1)]
-    levels = list(dict.fromkeys(shapes))
-    if len(shares) != len(levels):
-        raise ValueError(f"optimization.shares: expected one for each of {levels}, got {shares}")
-    of = {shape: share / shapes.count(shape) for shape, share in zip(levels, shares, strict=True)}
-    return torch.tensor([of[shape] for shape in shapes], dtype=torch.float64)
-
-
-def build_network(config: NetworkConfig, shape: tuple[int, int, int], num_classes: int | None) -> torch.nn.Module:
+def build_network(config: NetworkConfig, shape: Shape, num_classes: int | None) -> nn.Module:
     """The network of a configuration for images of a shape; one more class stands for "no label".
 
     Raises:
@@ -59,3 +66,31 @@ def build_network(config: NetworkConfig, shape: tuple[int, int, int], num_classe
         return kind(shape[1:], in_channels=shape[0], out_channels=shape[0], num_classes=classes, **arguments)
     except TypeError as error:
         raise ValueError(f"network.overrides: {error}") from error
+
+
+def build_denoiser(config: ProcessConfig, network: nn.Module, process: ld.LinearDiffusion) -> ld.Denoiser:
+    """The denoiser of a configuration.
+
+    Raises:
+        ValueError: the process does not define what the network is to predict.
+    """
+    prediction = ld.EDMPrediction() if config.prediction == "edm" else config.prediction
+    # The noise of EDM grows by orders of magnitude; the others' time is what the networks' features of time are made for.
+    times = {"flow": thousandths, "edm": "edm"}
+    return ld.Denoiser(network, process, prediction, times.get(config.family))
+
+
+def thousandths(process: ld.LinearDiffusion, t: Tensor) -> Tensor:
+    """Times in [0, 1] as they are told to networks whose features of time are made for a thousand steps."""
+    return 1000 * t
+
+
+def build_times(config: OptimizationConfig) -> TimeSampler:
+    """How times are drawn."""
+    if config.times == "logit-normal":
+        return ld.times.LogitNormal()
+    if config.times == "log-normal":
+        return ld.times.LogNormalSigma()
+    if config.groups > 1 or config.shares is not None:
+        return ld.times.Mixed(config.groups, config.shares)
+    return ld.times.ByShape(config.shape_change_fraction)

@@ -6,29 +6,17 @@ given in a file (`--config run.yaml`) and overridden on the command line (`--pro
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import errno
 import json
-import os
-import signal
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import torch
 import yaml
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, get_loader, set_loader
-from torch import Tensor
 
 import lineardiffusion as ld
 from examples.experiment.checks import check_settings
-from examples.flexi_unet import SETTINGS, FlexiUNet, FullUNet, ResizedFlexiUNet
-from lineardiffusion.training import CheckpointError, whole_file
-
-T = TypeVar("T")
+from lineardiffusion.training import whole_file
 
 COMPARED_BY_CONTENT = {
     "data.source", "data.split", "data.size", "data.channels", "data.max_corrupt", "network.weights",
@@ -42,6 +30,9 @@ WEIGHTINGS = {
     "inverse-snr": ld.InverseSNR(),
     "truncated-snr": ld.TruncatedSNR(),
     "uniform": ld.Uniform(),
+    "velocity": ld.Velocity(),
+    "flow": ld.Flow(),
+    "edm": ld.losses.EDM(),
 }
 
 
@@ -79,21 +70,22 @@ class ProcessConfig:
     """The diffusion process.
 
     Args:
-        family: DDPM, Blurring Diffusion or Scale Space Diffusion (ssd).
-        prediction: what the network predicts; ssd knows "clean" alone.
+        family: DDPM, Blurring Diffusion, Scale Space Diffusion (ssd), flow matching or EDM.
+        prediction: what the network predicts, such as "flow" of flow matching and "edm" of EDM, its preconditioned
+            network; with several levels ssd knows "clean" and "data" alone, and flow matching no "noise".
         levels: resolutions of ssd.
         decay: the power p of ssd's resolution schedule convex_decay(p).
         changes: the first t of each lower resolution of ssd instead, such as the shape_changes() of a process with
             ld.snr_matched(spectrum); one fewer than levels.
         mode: how ssd's levels resample: "bilinear" as in the paper, or "haar" for orthonormal levels, whose coarse
             states lose nothing of what finer ones show at their resolution (see docs/laboratory.md).
-        num_steps: T.
+        num_steps: T of ddpm, blurring and ssd; the time of flow and edm is in [0, 1].
         schedule: the noise schedule of ddpm and ssd (Blurring Diffusion has its own).
         blur_sigma_max: greatest blur of Blurring Diffusion, in pixels.
     """
 
-    family: Literal["ddpm", "blurring", "ssd"] = "ssd"
-    prediction: Literal["clean", "noise", "velocity"] = "clean"
+    family: Literal["ddpm", "blurring", "ssd", "flow", "edm"] = "ssd"
+    prediction: Literal["clean", "data", "noise", "velocity", "flow", "edm"] = "clean"
     levels: int = 3
     decay: float = 0.5
     changes: list[int] | None = None
@@ -133,7 +125,10 @@ class OptimizationConfig:
         warmup: steps in which the learning rate grows linearly to its value.
         ema_decay: of the average of the weights, from which samples are drawn.
         clip_norm: greatest norm of the gradient.
-        weighting: weight of the loss at a signal-to-noise ratio.
+        weighting: weight of the loss at a signal-to-noise ratio. What is usual for a prediction is "snr" for noise,
+            "velocity", "flow" and "edm" for those.
+        times: how t is drawn: "uniform"; "logit-normal", as is usual for flow matching; or with a "log-normal" noise
+            level, as for EDM. The last two are for processes of one resolution.
         shape_change_fraction: probability that a batch is for a change of resolution, in place of 1/T for each of them.
         shape_change_weights: weight losses so that this fraction leaves the objective as it is.
         groups: equal groups of a batch for each of which times are drawn. With 1 a batch is at one resolution, as in
@@ -152,7 +147,10 @@ class OptimizationConfig:
     warmup: int = 500
     ema_decay: float = 0.9999
     clip_norm: float = 1.0
-    weighting: Literal["min-snr", "max-snr", "snr", "inverse-snr", "truncated-snr", "uniform"] = "min-snr"
+    weighting: Literal[
+        "min-snr", "max-snr", "snr", "inverse-snr", "truncated-snr", "uniform", "velocity", "flow", "edm"
+    ] = "min-snr"
+    times: Literal["uniform", "logit-normal", "log-normal"] = "uniform"
     shape_change_fraction: float | None = None
     shape_change_weights: bool = True
     groups: int = 1
@@ -178,7 +176,7 @@ class RunConfig:
         keep: checkpoints to keep.
         log_every: steps between records in history.jsonl.
         sample_every: steps between grids of samples; 0 for none.
-        sample_steps: sampling steps for these grids.
+        sample_steps: sampling steps for these grids; 50 by default, or process.num_steps where that is less.
         accumulate: parts into which each process splits its batch, to save memory.
         workers: processes that read images, for each training process.
         timeout_minutes: after which a run of several processes ends that does not come on, naming those that hold it
@@ -197,7 +195,7 @@ class RunConfig:
     keep: int = 3
     log_every: int = 10
     sample_every: int = 1000
-    sample_steps: int = 50
+    sample_steps: int | None = None
     accumulate: int = 1
     workers: int = 0
     timeout_minutes: float = 30.0
@@ -223,6 +221,11 @@ class Config:
     def __getitem__(self, name: str) -> Any:
         section, _, entry = name.partition(".")
         return getattr(getattr(self, section), entry)
+
+    @property
+    def sample_steps(self) -> int:
+        """Sampling steps for the grids of samples."""
+        return min(50, self.process.num_steps) if self.run.sample_steps is None else self.run.sample_steps
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """As JSON and YAML hold it."""
