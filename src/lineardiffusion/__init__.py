@@ -11,6 +11,7 @@ from lineardiffusion import losses as losses
 from lineardiffusion import paths as paths
 from lineardiffusion import schedules as schedules
 from lineardiffusion import testing as testing
+from lineardiffusion import times as times
 from lineardiffusion import training as training
 from lineardiffusion.calibration import calibrate as calibrate
 from lineardiffusion.config import from_config as from_config
