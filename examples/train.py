@@ -222,9 +222,9 @@ class Trainer:
             conditioning["dropout_seeds"] = seeds.to(device, non_blocking=True)
         weighting = WEIGHTINGS[options.weighting]
         losses = ld.denoising_loss(denoiser, images, t, noise.to(device, non_blocking=True), weighting, **conditioning)
-        if not isinstance(self.times, ld.times.ByShape) or not options.shape_change_weights:
+        if options.shape_change_fraction is None or not options.shape_change_weights:
             return losses
-        return losses * self.times.weights(self.process, t).to(losses)
+        return losses * ld.times.ByShape(options.shape_change_fraction).weights(self.process, t).to(losses)
 
     def update(self) -> Tensor:
         """A step of the optimizer and of the average; returns the norm of the gradient before it was clipped."""

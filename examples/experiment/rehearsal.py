@@ -64,7 +64,7 @@ def _told(config: Config, above: tuple[int, ...], below: tuple[int, ...], t: flo
     times = f"process.changes = {process.changes}" if process.changes else f"process.num_steps = {process.num_steps}"
     sizes = " to ".join("×".join(map(str, shape[1:])) for shape in (above, below))
     return (
-        f"process.levels = {process.levels} with {times} and process.prediction = {process.prediction} leads from "
-        f"{sizes} at t = {t}, which network.kind = {network.kind} with network.settings = {network.settings} does not "
-        f"take ({error}); change one of these"
+        f"process.levels = {process.levels} with {times} leads from {sizes} at t = {t}, which network.kind = "
+        f"{network.kind} with network.settings = {network.settings} does not take ({error}); change one of these"
+        + (", or process.prediction = data" if process.prediction == "data" else "")
     )
