@@ -18,6 +18,7 @@ from lineardiffusion.descriptions import description, differences
 from lineardiffusion.networks import accepts_size, as_tensor, of_shape
 from lineardiffusion.predictions import (
     Clean,
+    Data,
     Noise,
     Prediction,
     as_prediction,
@@ -37,7 +38,7 @@ class Denoiser(nn.Module, Configured):
 
     The network's answer becomes a clean image ĉ_r by the rule of its prediction (`lineardiffusion.predictions`), and
     that is carried to s: by the degradation R_{r→s} where r < s, by its damped inverse where s < r
-    (`lineardiffusion.carrying`). It returns
+    (`lineardiffusion.carrying`). What the network returns is, for
 
         "clean"      c just below t (c_{t−1}, with steps), at the shape it has there;
         "data"       x_0: then ĉ_s = R_s x̂_0 for every s, and nothing has to be undone;
@@ -49,7 +50,7 @@ class Denoiser(nn.Module, Configured):
     The last four tell nothing of the detail that a change of shape adds, and need a `lift` in processes that have one;
     the last three need isotropic noise.
 
-    Two denoisers are equal if all but their networks is. A state dict says which denoiser it is of, and no other loads
+    Two denoisers are equal if everything but their networks is. A state dict says which denoiser it is of, and no other loads
     it; of processes made of operators of one's own it knows the shapes and levels alone.
 
     Arguments:
@@ -197,7 +198,7 @@ class Denoiser(nn.Module, Configured):
         s = process.time(s, "s")
         if s >= t:
             raise ValueError(f"s: expected s < t = {t}, got {s}")
-        if self.prediction.time(process, t) != 0 and process.shape(s) != process.shape(below):
+        if not isinstance(self.prediction, Data) and process.shape(s) != process.shape(below):
             raise ValueError(
                 f"s: expected the shape just below t, {process.shape(below)}, got s = {s} of shape {process.shape(s)}; "
                 f"steps over a change of shape must start at one of {process.shape_changes()}"
@@ -231,7 +232,8 @@ class Denoiser(nn.Module, Configured):
             "lift": self.lift,
         }
 
-    __hash__ = nn.Module.__hash__  # modules are told apart by it
+    def __hash__(self) -> int:
+        return id(self)  # modules are told apart by it
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.arguments().items())
@@ -240,7 +242,7 @@ class Denoiser(nn.Module, Configured):
         return description(self)
 
     def set_extra_state(self, state: Tensor) -> None:
-        found = differences(self, state)
+        found = differences(self.get_extra_state(), state)
         if found:
             raise ValueError(
                 f"state_dict: weights of another denoiser: {'; '.join(found)} (denoiser.network.load_state_dict takes "

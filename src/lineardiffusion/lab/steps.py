@@ -65,13 +65,15 @@ class Steps:
         self.order, self.corrects = getattr(sampler, "order", 1), getattr(sampler, "corrector", False)
         decay = shared_noise_decay if self.shares else markov_decay
         rule = getattr(sampler, "rule", "moment")
-        self._extrapolation = Extrapolation(sampler.denoiser, partial(decay, eta=self.eta), rule)
+        self._extrapolation = Extrapolation(
+            sampler.denoiser, partial(decay, eta=self.eta), rule, across=partial(markov_decay, eta=self.eta)
+        )
         self._times: list[float] = []  # of the states that estimates are made of, the newest first
         self._taken: tuple[Tensor, dict[Name, Tensor]] | None = None  # T and W_j G_j of a step to be corrected
 
     def names(self) -> list[Name]:
-        """The states that the next step may need, beside the one that the last step led to."""
-        return [("x", t) for t in self._times]
+        """The states that the next step may need, beside the one where it starts."""
+        return [("x", t) for t in self._times[: self.order + self.corrects - 1]]
 
     def step(self, joint: Joint, t: float, s: float) -> Step:
         """The step from t to s; before it, the corrected x_t joins the states where there is a corrector."""

@@ -203,7 +203,12 @@ class LinearOperator(ABC):
         return self.step_map(gain, None)(x, y, None)
 
     def step_map(
-        self, gain: float | SpectralFunction, deviation: SpectralFunction | None, *, complete: bool = False
+        self,
+        gain: float | SpectralFunction,
+        deviation: SpectralFunction | None,
+        *,
+        complete: bool = False,
+        of: float = 1.0,
     ) -> StepMap:
         r"""(x, y, noise) ↦ x + K (y − M x) + D noise: a draw of every kernel of a linear diffusion, for many x, y and
         noise. What depends on the functions alone is computed once, and kept for each precision and device.
@@ -218,6 +223,7 @@ class LinearOperator(ABC):
             complete: where M is diagonal in a basis of its events (`has_frame`), K = k(0) in the directions whose
                 singular value is zero, as if M had let them through: the limit of a gain that tends to zero. Other
                 operators know no such direction.
+            of: a number by which x is multiplied first, at no cost.
 
         Returns:
             A function of x (*batch, *in_shape), y (*batch, *out_shape) and noise, shaped like x or None without a
@@ -229,7 +235,7 @@ class LinearOperator(ABC):
             >>> step(torch.zeros(2), torch.ones(2), torch.zeros(2))
             tensor([0.5000, 0.2500])
         """
-        step = self._step_map(gain, deviation, 1.0, complete)
+        step = self._step_map(gain, deviation, 1.0, complete, of)
 
         def checked(x: Tensor, y: Tensor, noise: Tensor | None) -> Tensor:
             check_event(x, self.in_shape, "x")
@@ -241,7 +247,12 @@ class LinearOperator(ABC):
         return checked
 
     def _step_map(
-        self, gain: float | SpectralFunction, deviation: SpectralFunction | None, scale: float, complete: bool
+        self,
+        gain: float | SpectralFunction,
+        deviation: SpectralFunction | None,
+        scale: float,
+        complete: bool,
+        of: float,
     ) -> StepMap:
         """`step_map` for scale · M, without checks: multiples of an operator share its structure."""
         operator = self if scale == 1 else scale * self
@@ -250,6 +261,7 @@ class LinearOperator(ABC):
             noisy = for_noise(noisy)
 
         def step(x: Tensor, y: Tensor, noise: Tensor | None) -> Tensor:
+            x = x if of == 1 else of * x
             residual = y - operator(x)
             if callable(gain):
                 mean = x + operator._adjoint_function(over_root(gain), residual)

@@ -27,8 +27,8 @@ class HeunSampler(Sampler):
 
         x* = m + ½ e^h (m₂ − m),   e^h = (σ_t/a_t r_t) / (σ_s/a_s r_s)
 
-    in every direction of the path's frame: the slopes d(x/a)/d(σ/a) are averaged, as in EDM. With `schedules.flow` those
-    of dx/dt are, which is e^h = σ_t/σ_s. Euler's method is what is left for the step to s = 0, over a change of shape,
+    in every direction of the path's frame: slopes d(x/a)/d(σ/a) are averaged, as in EDM. With `schedules.flow` those of
+    dx/dt are, which is e^h = σ_t/σ_s. Euler's method is what is left for the step to s = 0, over a change of shape,
     and in directions that x_t does not see (e^h = ∞).
 
     Arguments:
