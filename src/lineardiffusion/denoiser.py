@@ -266,7 +266,7 @@ class Denoiser(nn.Module, Configured):
         return description(self)
 
     def set_extra_state(self, state: Tensor) -> None:
-        found = differences(self, state)
+        found = differences(self.get_extra_state(), state)
         if found:
             raise ValueError(
                 f"state_dict: weights of another denoiser: {'; '.join(found)} (denoiser.network.load_state_dict takes "
