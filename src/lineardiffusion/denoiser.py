@@ -184,8 +184,10 @@ class Denoiser(nn.Module, Configured):
 
     def output(self, x_t: Tensor, t: float | Tensor, **conditioning: Any) -> Tensor:
         """F, what the network returns, with shape (B, *shape(r)), in float32 or better; arguments as for `forward`."""
-        at = None if is_batch(t) else self._at(t)
-        t, shape, expected = self._shapes(x_t, t) if at is None else (at.t, at.shape, at.expected)
+        if is_batch(t):
+            t, shape, expected = self._shapes(x_t, t)
+        else:
+            t, shape, expected, *_ = self._at(t)
         check_event(x_t, shape, "x_t")
         dtype = compute_dtype(x_t.dtype)
         work = in_dtype(x_t, dtype)
