@@ -50,8 +50,10 @@ class Configured:
             TypeError: an argument that is a function, a module or an operator, or a class without a public name.
         """
         name = self._config_name
-        # Families are processes, and have the arguments of one.
-        if name not in _REGISTRY or not self.arguments().keys() <= _parameters(_REGISTRY[name]).keys():
+        kind = _REGISTRY.get(name)
+        # A subclass may do other things than the class of that name, and needs its own: but where equality says that it
+        # is the same, as families of processes are the process of their path and schedule.
+        if kind is None or (kind is not type(self) and kind.__eq__ is Configured.__eq__):
             raise TypeError(
                 f"{type(self).__name__}: expected a class with a public name, which the decorator "
                 f"lineardiffusion.config.configured gives it"

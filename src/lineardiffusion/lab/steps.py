@@ -63,7 +63,9 @@ class Recursion:
         self.order, self.corrects = getattr(sampler, "order", 1), getattr(sampler, "corrector", False)
         decay = shared_noise_decay if self.shares else markov_decay
         rule: Rule = getattr(sampler, "rule", "moment")
-        self._extrapolation = Extrapolation(sampler.denoiser, partial(decay, eta=self.eta), rule)
+        self._extrapolation = Extrapolation(
+            sampler.denoiser, partial(decay, eta=self.eta), rule, across=partial(markov_decay, eta=self.eta)
+        )
         self._times: list[float] = []  # of the states that estimates are made of, the newest first
         self._taken: tuple[Tensor, Terms] | None = None  # T and W_j G_j of a step to be corrected
 

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import as_shape, check_event, check_finite, compute_dtype
+from lineardiffusion._checks import as_shape, check_event, check_finite, compute_dtype, in_dtype
 from lineardiffusion.chebyshev import gram_chebyshev
 from lineardiffusion.convergence import for_noise, resolve_options
 from lineardiffusion.krylov import SpectralFunction
@@ -32,6 +32,8 @@ from lineardiffusion.operators.rules import dispatch
 Cached = TypeVar("Cached")
 GramMap = Callable[..., Tensor]
 StepMap = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+_COMPUTED = (torch.float32, torch.float64)
 
 # A dense singular value decomposition beyond this many entries (0.5 GiB in float64) is refused.
 _MAX_DENSE_ENTRIES = 2**26
@@ -203,7 +205,12 @@ class LinearOperator(ABC):
         return self.step_map(gain, None)(x, y, None)
 
     def step_map(
-        self, gain: float | SpectralFunction, deviation: SpectralFunction | None, *, complete: bool = False
+        self,
+        gain: float | SpectralFunction,
+        deviation: SpectralFunction | None,
+        *,
+        complete: bool = False,
+        of: float = 1.0,
     ) -> StepMap:
         r"""(x, y, noise) ↦ x + K (y − M x) + D noise: a draw of every kernel of a linear diffusion, for many x, y and
         noise. What depends on the functions alone is computed once, and kept for each precision and device.
@@ -218,6 +225,7 @@ class LinearOperator(ABC):
             complete: where M is diagonal in a basis of its events (`has_frame`), K = k(0) in the directions whose
                 singular value is zero, as if M had let them through: the limit of a gain that tends to zero. Other
                 operators know no such direction.
+            of: a number by which x is multiplied first, at no cost.
 
         Returns:
             A function of x (*batch, *in_shape), y (*batch, *out_shape) and noise, shaped like x or None without a
@@ -229,19 +237,34 @@ class LinearOperator(ABC):
             >>> step(torch.zeros(2), torch.ones(2), torch.zeros(2))
             tensor([0.5000, 0.2500])
         """
-        step = self._step_map(gain, deviation, 1.0, complete)
+        step = self._step_map(gain, deviation, 1.0, complete, of)
+        rows, columns = len(self.in_shape), len(self.out_shape)
 
         def checked(x: Tensor, y: Tensor, noise: Tensor | None) -> Tensor:
+            if (  # all is well, as in every step of a sampler, which is to lose no time over it
+                type(x) is type(y) is Tensor
+                and x.dtype == y.dtype
+                and x.dtype in _COMPUTED
+                and x.shape[-rows:] == self.in_shape
+                and y.shape[-columns:] == self.out_shape
+                and (deviation is None or (type(noise) is Tensor and noise.dtype == x.dtype and noise.shape == x.shape))
+            ):
+                return step(x, y, noise if deviation is not None else None)
             check_event(x, self.in_shape, "x")
             check_event(y, self.out_shape, "y")
-            work = x.to(compute_dtype(x.dtype))
-            drawn = None if deviation is None else _checked_noise(noise, self.in_shape).to(work.dtype)
-            return step(work, y.to(work.dtype), drawn).to(x.dtype)
+            dtype = compute_dtype(x.dtype)
+            drawn = None if deviation is None else in_dtype(_checked_noise(noise, self.in_shape), dtype)
+            return in_dtype(step(in_dtype(x, dtype), in_dtype(y, dtype), drawn), x.dtype)
 
         return checked
 
     def _step_map(
-        self, gain: float | SpectralFunction, deviation: SpectralFunction | None, scale: float, complete: bool
+        self,
+        gain: float | SpectralFunction,
+        deviation: SpectralFunction | None,
+        scale: float,
+        complete: bool,
+        of: float,
     ) -> StepMap:
         """`step_map` for scale · M, without checks: multiples of an operator share its structure."""
         operator = self if scale == 1 else scale * self
@@ -250,6 +273,7 @@ class LinearOperator(ABC):
             noisy = for_noise(noisy)
 
         def step(x: Tensor, y: Tensor, noise: Tensor | None) -> Tensor:
+            x = x if of == 1 else of * x
             residual = y - operator(x)
             if callable(gain):
                 mean = x + operator._adjoint_function(over_root(gain), residual)

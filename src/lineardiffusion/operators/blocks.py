@@ -61,9 +61,14 @@ class BlockDiagonal(LinearOperator):
         return _per_channel([partial(block.cogram_function, f) for block in self.blocks], y, len(self.out_shape))
 
     def _step_map(
-        self, gain: float | SpectralFunction, deviation: SpectralFunction | None, scale: float, complete: bool
+        self,
+        gain: float | SpectralFunction,
+        deviation: SpectralFunction | None,
+        scale: float,
+        complete: bool,
+        of: float,
     ) -> StepMap:
-        steps = [block._step_map(gain, deviation, scale, complete and self.has_frame) for block in self.blocks]
+        steps = [block._step_map(gain, deviation, scale, complete and self.has_frame, of) for block in self.blocks]
         axis_x, axis_y = -len(self.in_shape), -len(self.out_shape)
 
         def step(x: Tensor, y: Tensor, noise: Tensor | None) -> Tensor:
@@ -142,13 +147,18 @@ class ChannelMix(LinearOperator):
         return self._cached(("blocks", count), lambda: BlockDiagonal([scale * self.operator for scale in scales]))
 
     def _step_map(
-        self, gain: float | SpectralFunction, deviation: SpectralFunction | None, scale: float, complete: bool
+        self,
+        gain: float | SpectralFunction,
+        deviation: SpectralFunction | None,
+        scale: float,
+        complete: bool,
+        of: float,
     ) -> StepMap:
         # Channel by channel, between rotations of both sides; what W does not see stays as it is, but for noise.
         left, singular, right = self._svd()
         axis_x, axis_y = -len(self.in_shape), -len(self.out_shape)
         to_left, to_right, from_right = (Casts(rotation.contiguous()) for rotation in (left.T, right, right.T))
-        steps = [self.operator._step_map(gain, deviation, scale * s, False) for s in singular.tolist()]
+        steps = [self.operator._step_map(gain, deviation, scale * s, False, of) for s in singular.tolist()]
         unseen = None if deviation is None else Multiplier(deviation(torch.zeros((), dtype=torch.float64)))
 
         def step(x: Tensor, y: Tensor, noise: Tensor | None) -> Tensor:
@@ -160,7 +170,8 @@ class ChannelMix(LinearOperator):
                 if i < len(steps):
                     results.append(steps[i](channel, told[i], drawn))
                 else:
-                    results.append(channel if unseen is None or drawn is None else unseen.onto(channel, drawn))
+                    kept = channel if of == 1 else of * channel
+                    results.append(kept if unseen is None or drawn is None else unseen.onto(kept, drawn))
             return _mix(from_right(x), torch.stack(results, axis_x), axis_x)
 
         return step

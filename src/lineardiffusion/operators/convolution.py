@@ -78,9 +78,14 @@ class Convolution(LinearOperator):
         return self.structure.cogram_function(f, y)
 
     def _step_map(
-        self, gain: float | SpectralFunction, deviation: SpectralFunction | None, scale: float, complete: bool
+        self,
+        gain: float | SpectralFunction,
+        deviation: SpectralFunction | None,
+        scale: float,
+        complete: bool,
+        of: float,
     ) -> StepMap:
-        return self.structure._step_map(gain, deviation, scale, complete)
+        return self.structure._step_map(gain, deviation, scale, complete, of)
 
     @property
     def has_exact_functions(self) -> bool:

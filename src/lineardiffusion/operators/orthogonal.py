@@ -71,7 +71,12 @@ class OrthogonalRows(LinearOperator):
         return Multiplier(at_zero), Multiplier((at_c - at_zero) / self.squared_norm)
 
     def _step_map(
-        self, gain: float | SpectralFunction, deviation: SpectralFunction | None, scale: float, complete: bool
+        self,
+        gain: float | SpectralFunction,
+        deviation: SpectralFunction | None,
+        scale: float,
+        complete: bool,
+        of: float,
     ) -> StepMap:
         # x + d_0 n + Mᵀ [κ y + M (δ n − κ s x)],  with d(s² MᵀM) = d_0 + δ MᵀM and K = κ Mᵀ.
         c = torch.tensor(self.squared_norm, dtype=torch.float64)
@@ -79,14 +84,14 @@ class OrthogonalRows(LinearOperator):
             kappa = gain(scale**2 * c) / c.sqrt() * ((scale > 0) - (scale < 0))
         else:
             kappa = gain * scale * torch.ones_like(c)
-        told, back = Multiplier(kappa), Multiplier(-scale * kappa)
+        told, back = Multiplier(kappa), Multiplier(-of * scale * kappa)
         draws = None if deviation is None else self._images(deviation, scale)
 
         def step(x: Tensor, y: Tensor, noise: Tensor | None) -> Tensor:
-            inner, total = back(x), x
+            inner, total = back(x), x if of == 1 else of * x
             if draws is not None and noise is not None:
                 beside, seen = draws
-                inner, total = seen.onto(inner, noise), beside.onto(x, noise)
+                inner, total = seen.onto(inner, noise), beside.onto(total, noise)
             return total + self.transpose(told.onto(self(inner), y))
 
         return step

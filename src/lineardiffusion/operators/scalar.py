@@ -76,9 +76,14 @@ class Scaled(LinearOperator):
         return self.operator.cogram_function(lambda values: f(self.scale**2 * values), y)
 
     def _step_map(
-        self, gain: float | SpectralFunction, deviation: SpectralFunction | None, scale: float, complete: bool
+        self,
+        gain: float | SpectralFunction,
+        deviation: SpectralFunction | None,
+        scale: float,
+        complete: bool,
+        of: float,
     ) -> StepMap:
-        return self.operator._step_map(gain, deviation, scale * self.scale, complete)
+        return self.operator._step_map(gain, deviation, scale * self.scale, complete, of)
 
     def _adjoint_function(self, g: SpectralFunction, y: Tensor) -> Tensor:
         return self.scale * self.operator._adjoint_function(lambda values: g(self.scale**2 * values), y)

@@ -120,15 +120,20 @@ class Separable(FactoredOperator):
         return function
 
     def _step_map(
-        self, gain: float | SpectralFunction, deviation: SpectralFunction | None, scale: float, complete: bool
+        self,
+        gain: float | SpectralFunction,
+        deviation: SpectralFunction | None,
+        scale: float,
+        complete: bool,
+        of: float,
     ) -> StepMap:
         diagonal = self._cached("gram diagonal", self._gram_diagonal)
         if diagonal is None:
-            return super()._step_map(gain, deviation, scale, complete)
+            return super()._step_map(gain, deviation, scale, complete, of)
         # (1 − λ g) ∘ x + g ∘ Mᵀ y + d ∘ n, with g = k/√λ, all of them functions of the diagonal λ of MᵀM.
         values = scale**2 * diagonal
         g = over_root(gain)(values) if callable(gain) else gain * torch.ones_like(values)
-        kept, told = Multiplier(1 - values * g), Multiplier(scale * g)
+        kept, told = Multiplier(of * (1 - values * g)), Multiplier(scale * g)
         drawn = None if deviation is None else Multiplier(deviation(values))
 
         def step(x: Tensor, y: Tensor, noise: Tensor | None) -> Tensor:

@@ -309,20 +309,29 @@ class LinearDiffusion(Configured):
         t, s = self._pair(t, s)
         return self.step_kernel(t, s, eta).gaussian(x_t, mean_s)
 
-    def step_kernel(self, t: float, s: float, eta: float) -> MarkovKernel:
-        """The kernel of `kernel`, prepared once and kept: what samplers use.
+    def step_kernel(self, t: float, s: float, eta: float, *, of: Literal["mean", "clean"] = "mean") -> MarkovKernel:
+        """The kernel of `kernel`, prepared once and kept.
+
+        Arguments:
+            t, s, eta: as there.
+            of: what the kernel is given beside x_t: μ_s, or the clean image c_s = μ_s / a_s, as samplers do.
 
         Raises:
             ValueError: times that do not fit, η outside [0, 1], or no such kernel exists for these times.
         """
-        t, s = self._pair(t, s)
-        return self._kernels.get((t, s, eta), lambda: self._make_kernel(t, s, as_eta(eta)))
+        kernel = self._kernels.find((t, s, eta, of))
+        if kernel is None:
+            t, s = self._pair(t, s)
+            kernel = self._kernels.get((t, s, eta, of), lambda: self._make_kernel(t, s, as_eta(eta), of))
+        return kernel
 
-    def _make_kernel(self, t: float, s: float, eta: float) -> MarkovKernel:
+    def _make_kernel(self, t: float, s: float, eta: float, of: str) -> MarkovKernel:
         operator, sigma_s, sigma_t = self.operator(s, t), self._noise(s), self._noise(t)
         if self.coupling == "shared" or not self.path.integral:  # products of feasible steps are feasible
             check_feasible(operator, sigma_s, sigma_t, at=f" from t = {t} to s = {s}")
-        return MarkovKernel(operator, sigma_s, sigma_t, eta, carried=self.path.shape(s) == self.path.shape(t))
+        carried = self.path.shape(s) == self.path.shape(t)
+        scale = self.signal_scale(s) if of == "clean" else 1.0
+        return MarkovKernel(operator, sigma_s, sigma_t, eta, carried=carried, scale=scale)
 
     def shared_noise_kernel(
         self, x_t: Tensor, mean_t: Tensor, mean_s: Tensor, t: float, s: float | None, gamma: float

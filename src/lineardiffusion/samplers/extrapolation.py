@@ -51,13 +51,19 @@ class Extrapolation:
         decay: H as a function of h.
         rule: "moment" or "midpoint".
         clip: range of the estimates.
+        across: H where the shape changes, if that is another function.
     """
 
     def __init__(
-        self, denoiser: Denoiser, decay: Decay, rule: Rule = "moment", clip: tuple[float, float] | None = None
+        self,
+        denoiser: Denoiser,
+        decay: Decay,
+        rule: Rule = "moment",
+        clip: tuple[float, float] | None = None,
+        across: Decay | None = None,
     ) -> None:
         self.denoiser, self.process = denoiser, denoiser.process
-        self.decay, self.rule, self.clip = decay, rule, clip
+        self.decay, self.across, self.rule, self.clip = decay, across or decay, rule, clip
         self._combinations: BoundedCache[_Combination] = BoundedCache(_CACHE_BYTES, _bytes)
 
     def carried(self, estimate: Estimate, s: float) -> Tensor:
@@ -130,7 +136,7 @@ class Extrapolation:
 
         def gain(values: Tensor) -> Tensor:
             h = _length(values, scale)
-            weight = weights(self.decay(h), [-(length / h).clamp(min=1 / _MAX_RATIO)], self.rule)[1]
+            weight = weights(self.across(h), [-(length / h).clamp(min=1 / _MAX_RATIO)], self.rule)[1]
             return torch.where(values > removed, weight * values.rsqrt(), 0.0)
 
         correct = degradation.step_map(gain, None)

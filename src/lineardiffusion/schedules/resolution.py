@@ -249,9 +249,7 @@ def as_changes(
         if noise_schedule.num_steps is None:
             return changes
         if not all(t.is_integer() or t > noise_schedule.end for t in changes):
-            raise ValueError(
-                f"resolution_schedule: expected integers for a process of {noise_schedule.num_steps} steps, got {changes}"
-            )
+            raise ValueError(f"resolution_schedule: expected integer times, since the process has steps, got {changes}")
         return [int(t) if t.is_integer() else t for t in changes]
     if noise_schedule.num_steps is None:
         raise ValueError(
