@@ -184,8 +184,10 @@ class Denoiser(nn.Module, Configured):
 
     def output(self, x_t: Tensor, t: float | Tensor, **conditioning: Any) -> Tensor:
         """F, what the network returns, with shape (B, *shape(r)), in float32 or better; arguments as for `forward`."""
-        at = None if is_batch(t) else self._at(t)
-        t, shape, expected = self._shapes(x_t, t) if at is None else (at.t, at.shape, at.expected)
+        if is_batch(t):
+            t, shape, expected = self._shapes(x_t, t)
+        else:
+            t, shape, expected, *_ = self._at(t)
         check_event(x_t, shape, "x_t")
         dtype = compute_dtype(x_t.dtype)
         work = in_dtype(x_t, dtype)
@@ -266,7 +268,7 @@ class Denoiser(nn.Module, Configured):
         return description(self)
 
     def set_extra_state(self, state: Tensor) -> None:
-        found = differences(self, state)
+        found = differences(self.get_extra_state(), state)
         if found:
             raise ValueError(
                 f"state_dict: weights of another denoiser: {'; '.join(found)} (denoiser.network.load_state_dict takes "

@@ -26,7 +26,7 @@ from lineardiffusion._checks import as_shape, check_event, check_finite, compute
 from lineardiffusion.chebyshev import gram_chebyshev
 from lineardiffusion.convergence import for_noise, resolve_options
 from lineardiffusion.krylov import SpectralFunction
-from lineardiffusion.lanczos import SpectrumBounds, adjoint_lanczos, gram_lanczos, spectrum_bounds
+from lineardiffusion.lanczos import SpectrumBounds, adjoint_lanczos, gram_lanczos, largest_at_most, spectrum_bounds
 from lineardiffusion.operators.rules import dispatch
 
 Cached = TypeVar("Cached")
@@ -305,19 +305,38 @@ class LinearOperator(ABC):
         bounds = self._current("norm", lambda: self._gram_bounds(accuracy=2e-7))
         return math.sqrt(bounds.largest)
 
+    def norm_at_most(self, bound: float) -> bool:
+        """Whether ‖M‖ ≤ bound. Of an operator of unknown structure that takes fewer products than its norm, the fewer
+        the farther both are apart; a yes is wrong with a probability of 1e-4. Where a class has a norm of its own, and
+        where the two are too close to tell, that."""
+        if bound < 0 or bound == math.inf:
+            return bound > 0
+        if bound > 0 and type(self).norm is LinearOperator.norm and "norm" not in self._cache:
+            with torch.no_grad():
+                decided = largest_at_most(*self._small_gram(torch.float32), bound**2)
+            if decided is not None:
+                return decided
+        return self.norm() <= bound
+
     def spectrum_bounds(self) -> SpectrumBounds:
         """Rough bounds of the eigenvalues of the smaller of MᵀM and MMᵀ, for operators of unknown structure."""
         return self._current("spectrum bounds", lambda: self._gram_bounds(accuracy=0.05, least=True, max_iterations=60))
 
     def _gram_bounds(self, **options: Any) -> SpectrumBounds:
+        with torch.no_grad():
+            product, start = self._small_gram(None)
+            return spectrum_bounds(product, start, event_ndim=start.ndim, **options)
+
+    def _small_gram(self, dtype: torch.dtype | None) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        """Products with the smaller of MᵀM and MMᵀ, and a random vector to begin with; by default in the best precision
+        there is."""
         rows = math.prod(self.out_shape) < math.prod(self.in_shape)
         event = self.out_shape if rows else self.in_shape
         noise = torch.randn(event, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        with torch.no_grad():
-            start = noise.to(self._example(event))
-            pull = self._pullback(start, event)
-            product = (lambda y: self(pull(y))) if rows else (lambda x: pull(self(x)))
-            return spectrum_bounds(product, start, event_ndim=len(event), **options)
+        start = noise.to(self._example(event))
+        start = start if dtype is None else start.to(dtype)
+        pull = self._pullback(start, event)
+        return (lambda y: self(pull(y))) if rows else (lambda x: pull(self(x))), start
 
     def _example(self, event: tuple[int, ...]) -> Tensor:
         """Zeros where this operator keeps its tensors, in the best precision there is."""

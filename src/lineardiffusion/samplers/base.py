@@ -264,9 +264,7 @@ class Sampler(Configured, ABC):
         weight = torch.empty(0) if weight is None else weight
         like = weight.new_empty((n, *process.shape(t)), dtype=compute_dtype(weight.dtype))
         if prior is None:
-            if t == process.end:
-                process.check_prior()
-            return process.add_noise(torch.zeros_like(like), t, source(like))
+            return process.prior(n, t=t, noise=source(like), dtype=like.dtype, device=like.device)
         if len(prior) != n:
             prior = prior[source.choose(len(prior)).to(prior.device)]
         return process.diffuse(prior.to(like), t, noise=source(like))
