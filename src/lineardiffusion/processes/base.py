@@ -191,11 +191,10 @@ class LinearDiffusion(Configured):
         if count is not None and len(t) != count:
             raise ValueError(f"t: expected one time, or one for each of {count} events, got {len(t)}")
         if t.device.type == "cpu":
-            ends = torch.stack(t.aminmax())
-            if self.path.integral and t.is_floating_point():
-                ends = torch.cat([ends, t[t != t.round()][:1]])
-            for value in ends.tolist():
-                self.time(value, low=low)
+            least, integral = 0.0 if low == "from" else math.nextafter(0, 1), self.path.integral
+            for value in t.tolist():
+                if not least <= value <= self.end or (integral and value % 1):
+                    self.time(value, low=low)  # which refuses it
         return t
 
     def common_shape(self, t: Tensor) -> Shape:
