@@ -265,7 +265,10 @@ class WrongTransition(ld.DDPM):
         (WrongPosterior((1, 6, 6), num_steps=10), r"the posterior from t = \S+ to s = \S+ does not keep the marginal"),
         (WrongMean((1, 8, 8), levels=2, num_steps=20), r"the posterior from t = 20 to s = 6 does not keep"),
         (WrongNoise((1, 8, 8), levels=2, num_steps=20), r"the DDIM kernel .* in a direction is"),
-        (WrongShare((1, 6)), r"the kernel of shared noise \(γ = \S+\) from t = \S+ to s = \S+ does not keep the marginal"),
+        (
+            WrongShare((1, 6)),
+            r"the kernel of shared noise \(γ = \S+\) from t = \S+ to s = \S+ does not keep the marginal",
+        ),
         (WrongTransition((1, 6, 6), num_steps=10), r"M Σ_s Mᵀ \+ Cov.* differs from Σ_t at s = 0\.25, t = 0\.75 by"),
         (
             ld.LinearDiffusion(Jumping((1, 6), 2.0), ld.schedules.cosine(10)),

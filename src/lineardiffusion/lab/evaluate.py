@@ -2,8 +2,8 @@ r"""The distribution a sampler produces on Gaussian data, and the error of each 
 
 For data N(m, C) the optimal denoiser is linear (`lineardiffusion.lab.marginals`). A sampler puts its estimates, or a
 combination of several, in the place of c_s in the kernel N(a_s c_s + K (x_t − a_t R_{s→t} c_s), Q) of a step. So every
-step is affine, and what means deviate from the true ones and the joint covariance of x_t and of the states before it, of
-which estimates were made, follow a linear recursion (`lineardiffusion.lab.steps`). At first order that is
+step is affine, and the deviations of means from the true ones and the joint covariance of x_t and of the states before
+it, of which estimates were made, follow a linear recursion (`lineardiffusion.lab.steps`). At first order that is
 
     e_s = A e_t,   P_s = A P_t Aᵀ + Q,   A = K + T G,   T = a_s I − a_t K R_{s→t},
 
@@ -11,9 +11,9 @@ with G the gain of E[c_s | x_t]. A sampler takes c_s for known, and thereby leav
 
     E = T Cov(c_s | x_t) Tᵀ,
 
-the spread of c_s given x_t as far as the kernel passes it on: with Q + E in the place of Q, a step of first order carries
-the marginal of t to that of s exactly. The last step, which returns the estimate of x_0, has no kernel and is not
-corrected.
+the spread of c_s given x_t as far as the kernel passes it on: with Q + E in the place of Q, a step of first order
+carries the marginal of t to that of s exactly. The last step, which returns the estimate of x_0, has no kernel and is
+not corrected.
 """
 
 from __future__ import annotations

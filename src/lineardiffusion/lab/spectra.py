@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from lineardiffusion._checks import as_shape, check_event, compute_dtype
-from lineardiffusion.caches import BoundedCache
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.lab.marginals import Marginals
 from lineardiffusion.operators.base import LinearOperator
@@ -96,7 +95,6 @@ class PosteriorMean(nn.Module):
     def __init__(self, marginals: Marginals) -> None:
         super().__init__()
         self.marginals = marginals
-        self._maps: BoundedCache[tuple[Tensor, Tensor]] = BoundedCache(2**28, lambda kept: 8 * kept[1].numel())
 
     def forward(self, x_t: Tensor, t: float | Tensor) -> Tensor:
         if isinstance(t, Tensor) and t.ndim:
@@ -104,7 +102,7 @@ class PosteriorMean(nn.Module):
             return torch.cat([self(x[None], u) for x, u in zip(x_t, times, strict=True)])
         marginals, time = self.marginals, self.marginals.process.time(t, low="above")
         check_event(x_t, marginals.process.shape(time), "x_t")
-        mean, gain = self._maps.get(time, lambda: (marginals.mean(time), marginals.gain(time, 0)))
-        deviation = marginals.frame(time).coordinates(x_t.cpu().double() - mean)
+        gain = marginals.gain(time, 0)
+        deviation = marginals.frame(time).coordinates(x_t.cpu().double() - marginals.mean(time))
         estimated = deviation * gain if gain.ndim == 1 else deviation @ gain.T
         return (marginals.frame(0).events(estimated) + marginals.data_mean).to(x_t.device)

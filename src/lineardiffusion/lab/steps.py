@@ -72,8 +72,8 @@ class Steps:
         self._taken: tuple[Tensor, dict[Name, Tensor]] | None = None  # T and W_j G_j of a step to be corrected
 
     def names(self) -> list[Name]:
-        """The states that the next step may need, beside the one that the last step led to."""
-        return [("x", t) for t in self._times]
+        """The states that the next step may need, beside the one where it starts."""
+        return [("x", t) for t in self._times[: self.order + self.corrects - 1]]
 
     def step(self, joint: Joint, t: float, s: float) -> Step:
         """The step from t to s; before it, the corrected x_t joins the states where there is a corrector."""
