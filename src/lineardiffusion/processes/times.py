@@ -117,7 +117,7 @@ class Times:
             ValueError: a fraction out of range, for a process that does not change shape, with several groups or with
                 probabilities; groups that do not divide the batch; probabilities that are none.
 
-        Example:
+        Examples:
             >>> import torch, lineardiffusion as ld
             >>> p = ld.ScaleSpaceDiffusion((1, 32, 32), levels=3)
             >>> t = p.sample_timesteps(64, torch.Generator().manual_seed(0), groups=16)

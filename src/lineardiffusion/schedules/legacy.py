@@ -36,7 +36,7 @@ def linear_schedule(num_steps: int, beta_start: float | None = None, beta_end: f
     Raises:
         ValueError: no step, or ends that are not in (0, 1) and in this order.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> ld.linear_schedule(1000)[[0, 1, 1000]]
         tensor([1.0000e+00, 9.9990e-01, 4.0358e-05], dtype=torch.float64)
