@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import warnings
 from pathlib import Path
@@ -78,3 +79,19 @@ def test_there_is_code_and_every_picture_and_page_exists():
         linked = re.findall(r"\]\(([^)#:]+)[^):]*\)", TEXTS[name])
         assert [path for path in linked if not (page.parent / path).exists()] == []
     assert all(f": {name}\n" in (ROOT / "mkdocs.yml").read_text(encoding="utf-8") for name in PAGES if name != "README.md")
+
+
+@pytest.mark.parametrize("module", [ld, ld.paths, ld.schedules, ld.grids, ld.times, ld.losses, ld.bases, ld.lab, ld.testing])
+def test_the_reference_has_every_public_name(module):
+    pattern = r"^::: (\S+)(?:\n    options:\n      members: \[(.*)\])?"
+    listed = {found[1]: found[2] for found in re.finditer(pattern, TEXTS["reference.md"], re.MULTILINE)}
+    within = "lineardiffusion" if hasattr(module, "__path__") else module.__name__  # a module imports for itself
+    names = {
+        name: value.__module__
+        for name, value in vars(module).items()
+        if not name.startswith("_") and (inspect.isclass(value) or inspect.isfunction(value))
+        if value.__module__.startswith(within)
+    }
+    shown = {name for name, of in names.items() if of in listed and (listed[of] is None or name in listed[of].split(", "))}
+    assert names
+    assert names.keys() - shown == set()
