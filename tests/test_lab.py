@@ -119,11 +119,14 @@ def processes() -> dict[str, tuple[ld.LinearDiffusion, object]]:
     blur = ld.Convolution(torch.tensor([0.2, 0.5, 0.3]), (1, 8), padding="reflect")
     stages = ld.paths.pyramid((1, 8), 2, ld.changes_at([0.45]), "area")
     haar = {"mode": "haar", "resolution_schedule": ld.changes_at([8, 14])}
+    rates = torch.linspace(0, 4, 8, dtype=torch.float64)
+    fading = ld.paths.spectral(ld.bases.Haar((1, 8)), lambda t: torch.exp(-t * rates).where(t * rates < 2, 0.0))
     return {
         "DDPM": (ld.DDPM((1, 8), num_steps=20, schedule="cosine"), 6),
         "flow": (ld.FlowMatching((1, 8)), 6),
         "EDM": (ld.EDM((1, 8)), ld.grids.karras(6)),
         "blurring": (ld.BlurringDiffusion((1, 8), 20, blur_sigma_max=3.0), [20, 13.5, 9, 5.25, 2, 0.5]),
+        "fading": (ld.LinearDiffusion(fading, ld.schedules.flow()), 6),  # directions that are gone, and a_1 = 0
         "Haar": (ld.ScaleSpaceDiffusion((1, 8), 3, num_steps=20, schedule="cosine", **haar), 8),
         "two axes": (ld.ScaleSpaceDiffusion((2, 4, 6), 2, num_steps=10, schedule="cosine"), 6),
         "pyramidal flow": (ld.LinearDiffusion(stages, ld.schedules.flow()), [1, 0.8, 0.6, 0.45, 0.3, 0.15]),
@@ -190,7 +193,9 @@ def test_the_recursion_is_that_of_the_sampler(name, sampler, options):
     process, steps = PROCESSES[name]
     n = math.prod(process.shape(0))
     mean = torch.linspace(-1, 1, n, dtype=torch.float64).reshape(process.shape(0))
-    for covariance in (dense_covariance(n), ld.lab.power_law(process.shape(0))):
+    spectrum = ld.lab.power_law(process.shape(0))
+    basis = ld.bases.Haar((1, 8)) if name == "fading" else "dct"
+    for covariance in (dense_covariance(n), ld.SpectralFilter(process.shape(0), spectrum.gain, basis)):
         report = ld.lab.evaluate(process, covariance, mean, sampler, steps=steps, **options)
         denoiser = ld.lab.OptimalDenoiser(process, covariance, mean)
         states = states_of(SAMPLERS[sampler](denoiser, steps, **options))
@@ -253,15 +258,16 @@ def test_joint_states_against_dense_algebra():
     whole, changed, noise = dense_covariance(6), dense_covariance(3, 1), torch.rand(3, dtype=torch.float64)
     first, second = slice(0, 3), slice(3, 6)
     slope = whole[second, first] @ torch.linalg.inv(whole[first, first])
-    joint = Joint("a", torch.zeros(3, dtype=torch.float64), whole[first, first])
-    joint.add("b", {"a": slope}, whole[second, second] - slope @ whole[first, second])
-    torch.testing.assert_close(joint.covariance("b", "b"), whole[second, second])
-    torch.testing.assert_close(joint.covariance("a", "b"), whole[first, second])
-    terms = {"a": torch.rand(3, dtype=torch.float64), "b": dense_covariance(3, 2)}
-    for states, start in ((joint, whole[first, first]), (joint.had("a", changed), changed)):
+    a, b = ("x", 2), ("x", 1)
+    joint = Joint(a, torch.zeros(3, dtype=torch.float64), whole[first, first])
+    joint.add(b, {a: slope}, whole[second, second] - slope @ whole[first, second])
+    torch.testing.assert_close(joint.covariance(b, b), whole[second, second])
+    torch.testing.assert_close(joint.covariance(a, b), whole[first, second])
+    terms = {a: torch.rand(3, dtype=torch.float64), b: dense_covariance(3, 2)}
+    for states, start in ((joint, whole[first, first]), (joint.had(a, changed), changed)):
         # b is a function of a and of noise of its own
-        through = torch.diag(terms["a"]) + terms["b"] @ slope
-        own = terms["b"] @ (whole[second, second] - slope @ whole[first, second]) @ terms["b"].T
+        through = torch.diag(terms[a]) + terms[b] @ slope
+        own = terms[b] @ (whole[second, second] - slope @ whole[first, second]) @ terms[b].T
         torch.testing.assert_close(
             states.image(terms, noise), through @ start @ through.T + own + torch.diag(noise), rtol=1e-10, atol=1e-12
         )
@@ -532,9 +538,10 @@ def test_the_best_schedule_is_the_best_of_the_grid():
         ({"sampler": "ddim", "eta": 2.0}, r"eta: expected a number in \[0, 1\], got 2.0"),
         ({"steps": 0}, "n: expected 1 ≤ n"),
         ({"process": ld.EDM((1, 8))}, "steps: expected a number or a grid"),
-        ({"eta": 0.5}, "eta: expected 0.0, as AncestralSampler has none, got 0.5"),
-        ({"sampler": "heun", "order": 2}, "order: expected 1, as HeunSampler has none, got 2"),
+        ({"eta": 0.5}, "eta: expected 0.0, as AncestralSampler has no other, got 0.5"),
+        ({"sampler": "heun", "order": 2}, "order: expected 1, as HeunSampler has no other, got 2"),
         ({"order": 4}, "order: expected"),
+        ({"sampler": "heun", "correction": ld.Residual({})}, "correction: expected None, as HeunSampler has no other"),
     ],
 )
 def test_bad_input(wrong, message):

@@ -86,12 +86,9 @@ from lineardiffusion.samplers import HeunSampler as HeunSampler
 from lineardiffusion.samplers import SharedNoiseSampler as SharedNoiseSampler
 from lineardiffusion.schedules import changes_at as changes_at
 from lineardiffusion.schedules import convex_decay as convex_decay
-from lineardiffusion.schedules import cosine_log_snr_schedule as cosine_log_snr_schedule
-from lineardiffusion.schedules import cosine_schedule as cosine_schedule
 from lineardiffusion.schedules import equal_levels as equal_levels
 from lineardiffusion.schedules import grids as grids
 from lineardiffusion.schedules import information_matched as information_matched
-from lineardiffusion.schedules import linear_schedule as linear_schedule
 from lineardiffusion.schedules import sigmoid_like as sigmoid_like
 from lineardiffusion.schedules import snr_matched as snr_matched
 from lineardiffusion.schedules import tanh_like as tanh_like

@@ -8,6 +8,9 @@ from typing import Any, Generic, TypeVar
 
 Value = TypeVar("Value")
 
+# Of every value, beside what its size says: the objects that it is made of, about.
+_OBJECTS = 2**13
+
 
 class BoundedCache(Generic[Value]):
     """Values by key, the least recently used of which are dropped beyond a number of bytes; one is always kept.
@@ -16,7 +19,7 @@ class BoundedCache(Generic[Value]):
 
     Arguments:
         limit: in bytes.
-        size: bytes of a value, as far as they count.
+        size: bytes of the numbers of a value, as far as they count; 8 KiB are added for its objects.
     """
 
     def __init__(self, limit: int, size: Callable[[Value], int]) -> None:
@@ -38,7 +41,7 @@ class BoundedCache(Generic[Value]):
         if known is not None:
             return known
         value = make()
-        size = self._size(value)
+        size = _OBJECTS + self._size(value)
         self._values[key] = value, size
         self._bytes += size
         while self._bytes > self.limit and len(self._values) > 1:

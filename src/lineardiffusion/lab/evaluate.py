@@ -32,13 +32,13 @@ from lineardiffusion.lab.joint import Joint
 from lineardiffusion.lab.matrices import bures, plus, sandwich, trace
 from lineardiffusion.lab.report import KEPT, Report, Step
 from lineardiffusion.lab.spectra import OptimalDenoiser
-from lineardiffusion.lab.steps import Steps
+from lineardiffusion.lab.steps import Recursion
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.processes.base import LinearDiffusion
 from lineardiffusion.residual import Residual
 from lineardiffusion.samplers import AncestralSampler, DDIMSampler, HeunSampler, Sampler, SharedNoiseSampler
 from lineardiffusion.samplers.multistep import Rule
-from lineardiffusion.schedules.grids import Steps as Times
+from lineardiffusion.schedules.grids import Steps
 
 SamplerName = Literal["ancestral", "ddim", "shared_noise", "heun"]
 Correction = Literal["exact", "exact-shape-changes"] | Residual | None
@@ -50,7 +50,7 @@ def evaluate(
     mean: float | Tensor = 0.0,
     sampler: SamplerName = "ancestral",
     eta: float = 0.0,
-    steps: Times = None,
+    steps: Steps = None,
     correction: Correction = None,
     prior: Literal["matched", "standard"] = "matched",
     order: int = 1,
@@ -97,7 +97,7 @@ def evaluate(
     denoiser = OptimalDenoiser(process, covariance, mean)
     residual = correction if isinstance(correction, Residual) else None
     made = _sampler(sampler, denoiser, steps, eta=eta, order=order, rule=rule, corrector=corrector, residual=residual)
-    marginals, walk, first = denoiser.marginals, Steps(denoiser.marginals, made), made.times[0]
+    marginals, recursion, first = denoiser.marginals, Recursion(denoiser.marginals, made), made.times[0]
 
     variance = 1.0 if prior == "standard" else process.sigma(first) ** 2
     own = torch.full((math.prod(process.shape(first)),), variance, dtype=torch.float64)
@@ -106,7 +106,7 @@ def evaluate(
         marginals.clean(t)  # each from the one before
     per_step = []
     for t, s in itertools.pairwise(made.times):
-        start, terms, noise, passed = walk.step(joint, t, s)
+        start, terms, noise, passed = recursion.step(joint, t, s)
         left_out = sandwich(passed, marginals.unknown(t, s))
         changes = process.shape(s) != process.shape(t)
         if residual is not None and (t, s) in residual:
@@ -131,7 +131,7 @@ def evaluate(
                 marginals.covariance(s),
             )
         )
-        joint.keep([*walk.names(), ("x", s)])
+        joint.keep([*recursion.names(), ("x", s)])
     return Report(per_step, network_calls(process, made.times, sampler))
 
 
@@ -144,7 +144,7 @@ def network_calls(process: LinearDiffusion, visited: Sequence[float], sampler: S
     return sorted([t for t, _ in pairs] + ends, reverse=True)
 
 
-def _sampler(name: SamplerName, denoiser: OptimalDenoiser, steps: Times, **options: Any) -> Sampler:
+def _sampler(name: SamplerName, denoiser: OptimalDenoiser, steps: Steps, **options: Any) -> Sampler:
     """The sampler of a name; options that it has not must be left alone."""
     kinds: dict[str, tuple[type[Sampler], set[str]]] = {
         "ancestral": (AncestralSampler, {"order", "rule", "corrector", "residual"}),
@@ -157,14 +157,15 @@ def _sampler(name: SamplerName, denoiser: OptimalDenoiser, steps: Times, **optio
     defaults = {"eta": 0.0, "order": 1, "rule": "moment", "corrector": False, "residual": None}
     for option, default in defaults.items():
         if option not in known and options[option] != default:
-            raise ValueError(f"{option}: expected {default!r}, as {kind.__name__} has none, got {options[option]!r}")
+            told = "correction" if option == "residual" else option
+            raise ValueError(f"{told}: expected {default!r}, as {kind.__name__} has no other, got {options[option]!r}")
     return kind(denoiser, steps, **{option: options[option] for option in known})
 
 
 def frontier(
     process: LinearDiffusion,
     covariance: Tensor | LinearOperator,
-    steps: Sequence[Times],
+    steps: Sequence[Steps],
     of_call: Callable[[Shape, Shape], float],
     **options: object,
 ) -> list[dict[str, float]]:

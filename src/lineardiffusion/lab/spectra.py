@@ -82,10 +82,7 @@ class OptimalDenoiser(Denoiser):
 
     def output(self, x_t: Tensor, t: float | Tensor, **conditioning: Any) -> Tensor:
         """E[x_0 | x_t], in the dtype of x_t or, where that is narrower, in float32; t in all of its digits."""
-        times = (
-            self.process.times(t, len(x_t), low="above") if isinstance(t, Tensor) and t.ndim else self.process.time(t)
-        )
-        output: Tensor = self.network(x_t, times)
+        output: Tensor = self.network(x_t, t)
         return output.to(compute_dtype(x_t.dtype))
 
 
@@ -98,9 +95,9 @@ class PosteriorMean(nn.Module):
 
     def forward(self, x_t: Tensor, t: float | Tensor) -> Tensor:
         if isinstance(t, Tensor) and t.ndim:
-            times = self.marginals.process.times(t, len(x_t)).tolist()
+            times = self.marginals.process.times(t, len(x_t), low="above").tolist()
             return torch.cat([self(x[None], u) for x, u in zip(x_t, times, strict=True)])
-        marginals, time = self.marginals, self.marginals.process.time(t, low="above")
+        marginals, time = self.marginals, self.marginals.process.time(float(t), low="above")
         check_event(x_t, marginals.process.shape(time), "x_t")
         gain = marginals.gain(time, 0)
         deviation = marginals.frame(time).coordinates(x_t.cpu().double() - marginals.mean(time))

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lineardiffusion._checks import as_constant, check_event, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
-from lineardiffusion.operators.base import LinearOperator, StepMap
-from lineardiffusion.operators.multipliers import Casts, Multiplier, cast
+from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap
+from lineardiffusion.operators.multipliers import Casts, Change, Multiplier
 from lineardiffusion.operators.rules import rule
 
 
@@ -53,8 +53,17 @@ class BlockDiagonal(LinearOperator):
         return _per_channel([block.transpose for block in self.blocks], y, len(self.out_shape))
 
     def gram_function(self, f: SpectralFunction, x: Tensor) -> Tensor:
-        check_event(x, self.in_shape, "x")
-        return _per_channel([partial(block.gram_function, f) for block in self.blocks], x, len(self.in_shape))
+        return self.gram_map(f)(x)
+
+    def gram_map(self, f: SpectralFunction) -> GramMap:
+        maps = [block.gram_map(f) for block in self.blocks]
+
+        def function(x: Tensor, onto: Tensor | None = None) -> Tensor:
+            check_event(x, self.in_shape, "x")
+            result = _per_channel(maps, x, len(self.in_shape))
+            return result if onto is None else onto + result
+
+        return function
 
     def cogram_function(self, f: SpectralFunction, y: Tensor) -> Tensor:
         check_event(y, self.out_shape, "y")
@@ -88,6 +97,9 @@ class BlockDiagonal(LinearOperator):
 
     def norm(self) -> float:
         return max(block.norm() for block in self.blocks)
+
+    def norm_at_most(self, bound: float) -> bool:
+        return all(block.norm_at_most(bound) for block in self.blocks)
 
     def singular_values(self) -> Tensor:
         return torch.cat([block.singular_values() for block in self.blocks])
@@ -132,14 +144,23 @@ class ChannelMix(LinearOperator):
         return self.operator.transpose(_mix(self._weight(work).T, work, -len(self.out_shape))).to(y.dtype)
 
     def gram_function(self, f: SpectralFunction, x: Tensor) -> Tensor:
-        check_event(x, self.in_shape, "x")
+        return self.gram_map(f)(x)
+
+    def gram_map(self, f: SpectralFunction) -> GramMap:
         rotation = self._svd()[2]
-        return _rotated(rotation, self._blocks(len(rotation)).gram_function, f, x, len(self.in_shape))
+        rotated = _rotated(rotation, self._blocks(len(rotation)).gram_map(f), len(self.in_shape))
+
+        def function(x: Tensor, onto: Tensor | None = None) -> Tensor:
+            check_event(x, self.in_shape, "x")
+            return rotated(x) if onto is None else onto + rotated(x)
+
+        return function
 
     def cogram_function(self, f: SpectralFunction, y: Tensor) -> Tensor:
         check_event(y, self.out_shape, "y")
         rotation = self._svd()[0].T
-        return _rotated(rotation, self._blocks(len(rotation)).cogram_function, f, y, len(self.out_shape))
+        blocks = self._blocks(len(rotation))
+        return _rotated(rotation, partial(blocks.cogram_function, f), len(self.out_shape))(y)
 
     def _blocks(self, count: int) -> BlockDiagonal:
         """s_i A for `count` channels, the last of them with s_i = 0 where W has fewer singular values."""
@@ -186,6 +207,10 @@ class ChannelMix(LinearOperator):
     def norm(self) -> float:
         return float(self._svd()[1].max()) * self.operator.norm()
 
+    def norm_at_most(self, bound: float) -> bool:
+        largest = float(self._svd()[1].max())
+        return self.operator.norm_at_most(bound / largest) if largest else bound >= 0
+
     def singular_values(self) -> Tensor:
         values = torch.outer(self._svd()[1], self.operator.singular_values()).flatten()
         rank_bound = min(self.weight.shape) * len(self.operator.singular_values())
@@ -231,14 +256,13 @@ def _per_channel(functions: Sequence[Callable[[Tensor], Tensor]], x: Tensor, eve
     return torch.stack(results, dim=x.ndim - event_ndim)
 
 
-def _rotated(
-    rotation: Tensor,
-    function: Callable[[SpectralFunction, Tensor], Tensor],
-    f: SpectralFunction,
-    x: Tensor,
-    event_ndim: int,
-) -> Tensor:
+def _rotated(rotation: Tensor, function: Change, event_ndim: int) -> Change:
     """A function of blocks, between a rotation of the channels and its inverse."""
-    work = x.to(compute_dtype(x.dtype))
-    weight = cast(rotation, work)
-    return _mix(weight.T, function(f, _mix(weight, work, -event_ndim)), -event_ndim).to(x.dtype)
+    casts = Casts(rotation)
+
+    def rotated(x: Tensor) -> Tensor:
+        work = x.to(compute_dtype(x.dtype))
+        weight = casts(work)
+        return _mix(weight.T, function(_mix(weight, work, -event_ndim)), -event_ndim).to(x.dtype)
+
+    return rotated

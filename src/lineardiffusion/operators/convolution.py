@@ -13,7 +13,7 @@ from lineardiffusion._checks import Shape, as_constant, as_shape, check_event
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.lanczos import SpectrumBounds
 from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap
-from lineardiffusion.operators.dense import truncated_svd
+from lineardiffusion.operators.factorisation import truncated_svd
 from lineardiffusion.operators.rules import rule
 from lineardiffusion.operators.separable import Separable
 from lineardiffusion.operators.spectral import SpectralFilter
@@ -97,6 +97,9 @@ class Convolution(LinearOperator):
 
     def norm(self) -> float:
         return self.structure.norm()
+
+    def norm_at_most(self, bound: float) -> bool:
+        return self.structure.norm_at_most(bound)
 
     def spectrum_bounds(self) -> SpectrumBounds:
         return self.structure.spectrum_bounds()

@@ -11,7 +11,6 @@ from lineardiffusion._checks import as_constant, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.factored import FactoredOperator
-from lineardiffusion.operators.multipliers import cast
 from lineardiffusion.operators.rules import rule
 
 
@@ -43,7 +42,7 @@ class Diagonal(FactoredOperator):
     @classmethod
     def _apply_each(cls, operators: Sequence[Diagonal], x: Tensor) -> Tensor:
         work = x.to(compute_dtype(x.dtype))
-        return (cast(torch.stack([op.weight for op in operators]), work) * work).to(x.dtype)
+        return (torch.stack([op._multiplier().on(work) for op in operators]) * work).to(x.dtype)
 
 
 @rule("transpose", Diagonal)

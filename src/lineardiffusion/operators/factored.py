@@ -153,7 +153,7 @@ class FactoredOperator(LinearOperator):
         return self._cached("eigenvalues", lambda: self.spectrum().abs().square())
 
     def norm(self) -> float:
-        return self._cached("norm", lambda: float(self.spectrum().abs().max()))
+        return self._cached("norm", lambda: largest_size(self.spectrum()))
 
     def singular_values(self) -> Tensor:
         values = self.spectrum().abs().broadcast_to(self.coordinates).flatten()
@@ -164,3 +164,11 @@ class FactoredOperator(LinearOperator):
 def direction(spectrum: Tensor) -> Tensor:
     """s/|s|, and 1 where s = 0."""
     return torch.where(spectrum == 0, 1, spectrum.sgn())
+
+
+def largest_size(values: Tensor) -> float:
+    """max |v|"""
+    if values.is_complex():
+        return float(values.abs().max())
+    low, high = values.aminmax()
+    return max(-float(low), float(high))

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import check_event, column, compute_dtype
-from lineardiffusion.krylov import SpectralFunction
+from lineardiffusion._checks import Shape, check_event, column, compute_dtype
+from lineardiffusion.krylov import Matvec, SpectralFunction
 from lineardiffusion.lanczos import SpectrumBounds
 from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap, apply_each
 from lineardiffusion.operators.factored import FactoredOperator
@@ -66,6 +66,10 @@ class Scaled(LinearOperator):
     def transpose(self, y: Tensor) -> Tensor:
         return (self.scale * self.operator.transpose(y.to(compute_dtype(y.dtype)))).to(y.dtype)
 
+    def _pullback(self, v: Tensor, event: Shape) -> Matvec:
+        pull = self.operator._pullback(v, event)
+        return lambda y: self.scale * pull(y)
+
     def gram_function(self, f: SpectralFunction, x: Tensor) -> Tensor:
         return self.operator.gram_function(lambda values: f(self.scale**2 * values), x)
 
@@ -98,6 +102,9 @@ class Scaled(LinearOperator):
 
     def norm(self) -> float:
         return abs(self.scale) * self.operator.norm()
+
+    def norm_at_most(self, bound: float) -> bool:
+        return self.operator.norm_at_most(bound / abs(self.scale)) if self.scale else bound >= 0
 
     def spectrum_bounds(self) -> SpectrumBounds:
         bounds = self.operator.spectrum_bounds()

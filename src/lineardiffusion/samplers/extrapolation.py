@@ -118,7 +118,8 @@ class Extrapolation:
                 ratio = (_length(values, scale) / h).clamp(min=1 / _MAX_RATIO)
                 return weights(self.decay(h), [-ratio], self.rule)[1]
 
-            return _filtered([change.function(second)])
+            add = change.gram_map(second)
+            return _Combination(lambda estimates: add(estimates[1] - estimates[0], estimates[0]), [change])
         h = torch.where(h > 0, h, math.nan)  # chains of operators may have any number here
         nodes = [(log_ratio(process, u) - start) / h for u in others]
         nodes = [torch.where((node < 0) | (u == s), node, math.nan) for node, u in zip(nodes, others, strict=True)]

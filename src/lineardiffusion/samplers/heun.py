@@ -61,17 +61,17 @@ class HeunSampler(Sampler):
         clean = self._estimate(x_t, t, s, conditioning)
         if s == 0:
             return clean, clean
-        kernel, scale = process.step_kernel(t, s, 0.0), process.signal_scale(s)
+        kernel = process.step_kernel(t, s, 0.0, of="clean")
         with full_precision(x_t):
             if not kernel.is_deterministic:
-                return kernel.sample(x_t, scale * clean, draws.kernel(clean)), clean
-            euler = kernel.mean(x_t, scale * clean)
+                return kernel.sample(x_t, clean, draws.kernel(clean)), clean
+            euler = kernel.mean(x_t, clean)
         following = self._estimate(euler, s, s, conditioning)
         with full_precision(x_t):
             weight = self._weights.get((t, s), lambda: heun_weight(process, t, s))
             change = following - clean
             star = clean + (weight(change) if isinstance(weight, LinearOperator) else weight * change)
-            return kernel.mean(x_t, scale * star), clean
+            return kernel.mean(x_t, star), clean
 
     def _estimate(self, x: Tensor, t: float, s: float, conditioning: dict[str, Any]) -> Tensor:
         clean = self.denoiser.carry(*self.denoiser.estimate(x, t, **conditioning), s)
