@@ -79,7 +79,7 @@ class LinearDiffusion(Configured):
         ValueError: lengths that do not fit, or noise that a "markov" coupling does not allow. The error names the time
             and the smallest feasible σ_t; `ld.feasible_sigmas` raises all of them as far as necessary.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> p = ld.LinearDiffusion(ld.paths.heat((1, 8), blur_sigma=2.0), ld.schedules.cosine(100))
         >>> p.diffuse(torch.zeros(4, 1, 8), t=2.5, generator=torch.Generator().manual_seed(0)).shape
@@ -596,7 +596,7 @@ def feasible_sigmas(chain: OperatorChain | Sequence[LinearOperator], targets: Se
     Raises:
         ValueError: targets that do not fit.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> ld.feasible_sigmas([2.0 * ld.Identity((4,))] * 3, [0.0, 0.5, 0.6, 3.0])
         [0.0, 0.5, 1.0, 3.0]
