@@ -453,3 +453,12 @@ def test_training_costs_no_more_operations_for_more_samples(name, prediction):
                 d(draw(KEEPING, batch), times_of(p, batch))
         counts.append(len(operations.names))
     assert counts[1] == counts[2]
+
+
+def test_an_estimate_compiles_into_one_graph():
+    p, x = PROCESSES["heat"], draw(KEEPING)
+    d = ld.Denoiser(Recorded(torch.nn.Identity()), p, ld.EDMPrediction())
+    expected = d(x, 39, 20)  # maps between times are made, and kept, here
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: d(x, 39, 20), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), expected)

@@ -27,11 +27,19 @@ class BoundedCache(Generic[Value]):
         self._values: OrderedDict[Hashable, tuple[Value, int]] = OrderedDict()
         self._bytes = 0
 
+    def find(self, key: Hashable) -> Value | None:
+        """The value of a key, if there is one."""
+        entry = self._values.get(key)
+        if entry is None:
+            return None
+        self._values.move_to_end(key)
+        return entry[0]
+
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
         """The value of a key, made where there is none."""
-        if key in self._values:
-            self._values.move_to_end(key)
-            return self._values[key][0]
+        known = self.find(key)
+        if known is not None:
+            return known
         value = make()
         size = _OBJECTS + self._size(value)
         self._values[key] = value, size

@@ -15,7 +15,6 @@ import copy
 import itertools
 import math
 from abc import ABC, abstractmethod
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Literal
@@ -342,7 +341,7 @@ class PyramidPath(Path):
         """How many of the changes are at t or before; 0 is full size."""
         if self._changes is None:
             raise ValueError("resolution_schedule: times belong to a schedule of noise; make the process first")
-        return bisect_right(self._changes, t)
+        return sum(change <= t for change in self._changes)  # a graph that is being compiled knows no bisection
 
     def shape(self, t: float) -> Shape:
         return self.sizes[self.level(t)]
@@ -489,7 +488,7 @@ class ChainPath(Path):
 def identity(shape: Sequence[int]) -> Path:
     """R = I on events of a shape: DDPM, flow matching, EDM.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> ld.LinearDiffusion(ld.paths.identity((1, 8)), ld.schedules.flow()).shape(0.5)
         (1, 8)
@@ -527,7 +526,7 @@ def spectral(basis: Basis, gains: Callable[[float], Tensor]) -> Path:
     Raises:
         ValueError: gains that are not finite, or not 1 at t = 0.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> fading = ld.paths.spectral(ld.bases.Cosine((1, 4)), lambda t: torch.exp(-t * torch.arange(4.0)))
         >>> fading.between(0, 1.0)(torch.ones(1, 4))
@@ -557,7 +556,7 @@ def pyramid(
     Raises:
         ValueError: levels beyond what the shape holds, odd sizes for "haar", an unknown mode.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> path = ld.paths.pyramid((3, 48, 64), 3, ld.changes_at([300, 600]), factor=1.5)
         >>> p = ld.LinearDiffusion(path, ld.schedules.linear(1000))

@@ -62,7 +62,7 @@ def transition(operator: LinearOperator, sigma_s: NoiseLevel, sigma_t: NoiseLeve
     Raises:
         ValueError: σ_t² < σ_s² λmax(MMᵀ): no such Gaussian exists. The error states the smallest feasible σ_t.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> covariance = ld.transition(0.8 * ld.Identity((2,)), sigma_s=0.5, sigma_t=0.5)
         >>> covariance(torch.ones(2))
@@ -93,7 +93,7 @@ def posterior(
     Raises:
         ValueError: shapes that do not fit, or infeasible noise levels.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> q = ld.posterior(torch.ones(1, 2), torch.zeros(1, 4), ld.Resize((1, 4), 2, mode="area"), 0.5, 1.0)
         >>> q.mean
@@ -148,15 +148,24 @@ class MarkovKernel:
         sigma_s, sigma_t: feasible noise levels, or Covariances.
         eta: η in [0, 1].
         carried: see above.
+        scale: a number a_s by which what is given as the mean is multiplied, at no cost: with it, clean images c_s.
 
     Raises:
         ValueError: η outside [0, 1].
     """
 
     def __init__(
-        self, operator: LinearOperator, sigma_s: NoiseLevel, sigma_t: NoiseLevel, eta: float, *, carried: bool = False
+        self,
+        operator: LinearOperator,
+        sigma_s: NoiseLevel,
+        sigma_t: NoiseLevel,
+        eta: float,
+        *,
+        carried: bool = False,
+        scale: float = 1.0,
     ) -> None:
         self.operator, self.sigma_s, self.sigma_t, self.eta = operator, sigma_s, sigma_t, as_eta(eta)
+        self.scale = scale
         self._levels = None if sigma_s == 0 else _levels(operator, sigma_s, sigma_t)
         # Of white noise, which whitened states have with σ = 1.
         self._numbers = (1.0, 1.0)
@@ -196,12 +205,13 @@ class MarkovKernel:
         check_event(x_t, self.operator.out_shape, "x_t")
         check_event(mean_s, self.operator.in_shape, "mean_s")
         if self.sigma_s == 0:
-            return mean_s
+            return mean_s if self.scale == 1 else self.scale * mean_s
         prepared = self._for(x_t)
         step = prepared.mean if noise is None else prepared.sample
         if self._levels is None:
             return step(mean_s, x_t, noise)
         cov_s, cov_t = self._levels
+        mean_s = mean_s if self.scale == 1 else self.scale * mean_s
         residual = cov_t.inverse_root()(x_t - self.operator(mean_s))
         return mean_s + cov_s.root()(step(torch.zeros_like(mean_s), residual, noise))
 
@@ -231,9 +241,10 @@ class MarkovKernel:
         deterministic = deterministic or self.is_deterministic
         deviation = None if deterministic else covariance.deviations
         told = sigma_s**2 / sigma_t**2 if eta == 1 else gain
+        of = self.scale if self._levels is None else 1.0
         return _Prepared(
-            operator.step_map(told, None, complete=self._complete),
-            operator.step_map(told, deviation, complete=self._complete),
+            operator.step_map(told, None, complete=self._complete, of=of),
+            operator.step_map(told, deviation, complete=self._complete, of=of),
             _nothing(operator.in_shape) if deterministic else covariance,
         )
 

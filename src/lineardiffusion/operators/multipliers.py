@@ -34,6 +34,9 @@ class Casts:
                 self._kept[key] = cast(self._values, like)
         return self._kept[key]
 
+    def __getstate__(self) -> dict[str, object]:
+        return {"_values": self._values, "_kept": {}}
+
 
 class Multiplier:
     """z ↦ w ∘ z for constant weights w."""

@@ -79,7 +79,7 @@ class LinearDiffusion(Configured):
         ValueError: lengths that do not fit, or noise that a "markov" coupling does not allow. The error names the time
             and the smallest feasible σ_t; `ld.feasible_sigmas` raises all of them as far as necessary.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> p = ld.LinearDiffusion(ld.paths.heat((1, 8), blur_sigma=2.0), ld.schedules.cosine(100))
         >>> p.diffuse(torch.zeros(4, 1, 8), t=2.5, generator=torch.Generator().manual_seed(0)).shape
@@ -116,7 +116,7 @@ class LinearDiffusion(Configured):
         self._operators: BoundedCache[LinearOperator] = BoundedCache(_OPERATOR_BYTES, _operator_bytes)
         self._kernels: BoundedCache[MarkovKernel] = BoundedCache(_KERNEL_BYTES, _kernel_bytes)
         self._shared_kernels: BoundedCache[SharedNoiseKernel] = BoundedCache(_KERNEL_BYTES, _kernel_bytes)
-        self._signal: LinearOperator | None = None
+        self._signal: tuple[float, LinearOperator] | None = None  # at a time, of white noise
         self._warned: set[str] = set()  # of what there was a warning
         self._looked = False  # at data on an accelerator
         self._levels: dict[float, NoiseLevel] = {}
@@ -174,7 +174,9 @@ class LinearDiffusion(Configured):
             bound = "<" if low == "above" else "≤"
             raise ValueError(f"{name}: expected 0 {bound} {name} ≤ {self.schedule.end}, got {number}")
         if self.path.integral and type(number) is not int:
-            raise ValueError(f"{name}: expected an integer, as a chain of operators has no states between, got {number}")
+            raise ValueError(
+                f"{name}: expected an integer, as a chain of operators has no states between, got {number}"
+            )
         return number
 
     def times(self, t: Tensor, count: int | None = None, low: Literal["from", "above"] = "from") -> Tensor:
@@ -331,22 +333,31 @@ class LinearDiffusion(Configured):
         t, s = self._pair(t, s)
         return self.step_kernel(t, s, eta).gaussian(x_t, mean_s)
 
-    def step_kernel(self, t: float, s: float, eta: float) -> MarkovKernel:
-        """The kernel of `kernel`, prepared once and kept: what samplers use.
+    def step_kernel(self, t: float, s: float, eta: float, *, of: Literal["mean", "clean"] = "mean") -> MarkovKernel:
+        """The kernel of `kernel`, prepared once and kept.
+
+        Arguments:
+            t, s, eta: as there.
+            of: what the kernel is given beside x_t: μ_s, or the clean image c_s = μ_s / a_s, as samplers do.
 
         Raises:
             ValueError: times that do not fit, η outside [0, 1], or no such kernel exists for these times.
         """
-        (t, s), eta = self._pair(t, s), as_eta(eta)
-        return self._kernels.get((t, s, eta), lambda: self._make_kernel(t, s, eta))
+        kernel = self._kernels.find((t, s, eta, of))
+        if kernel is None:
+            (t, s), eta = self._pair(t, s), as_eta(eta)
+            kernel = self._kernels.get((t, s, eta, of), lambda: self._make_kernel(t, s, eta, of))
+        return kernel
 
-    def _make_kernel(self, t: float, s: float, eta: float) -> MarkovKernel:
+    def _make_kernel(self, t: float, s: float, eta: float, of: str) -> MarkovKernel:
         operator, sigma_s, sigma_t = self.operator(s, t), self._noise(s), self._noise(t)
         if self.coupling == "shared" or not self.path.integral:  # products of feasible steps are feasible
             check_feasible(operator, sigma_s, sigma_t, at=f" from t = {t} to s = {s}")
         if self.signal_scale(t) == 0:
             operator = self.path.scaled(s, t, _VANISHING)
-        return MarkovKernel(operator, sigma_s, sigma_t, eta, carried=self.path.shape(s) == self.path.shape(t))
+        carried = self.path.shape(s) == self.path.shape(t)
+        scale = self.signal_scale(s) if of == "clean" else 1.0
+        return MarkovKernel(operator, sigma_s, sigma_t, eta, carried=carried, scale=scale)
 
     def shared_noise_kernel(
         self, x_t: Tensor, mean_t: Tensor, mean_s: Tensor, t: float, s: float | None, gamma: float
@@ -381,45 +392,55 @@ class LinearDiffusion(Configured):
         n: int,
         generator: torch.Generator | None = None,
         *,
+        t: float | None = None,
         noise: Tensor | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """n samples of N(0, Σ_T), with shape (n, *shape(T)): where sampling starts. Warns as `check_prior`.
+        """n samples of N(0, Σ_t), with shape (n, *shape(t)): where sampling starts. Warns as `check_prior`.
 
         Arguments:
             n: how many.
             generator: the source of the noise; the global one by default.
+            t: the time, T by default.
             noise: standard normal noise of the shape of the result, in the place of a generator.
             dtype, device: of the result; torch's defaults where they are not given.
         """
-        self.check_prior()
-        zeros = torch.zeros(as_index(n, 0, 2**31, "n"), *self.shape(self.end), dtype=dtype, device=device)
-        return self.add_noise(zeros, self.end, draw_noise(zeros, noise, generator))
+        t = self.end if t is None else t
+        self.check_prior(t)
+        zeros = torch.zeros(as_index(n, 0, 2**31, "n"), *self.shape(t), dtype=dtype, device=device)
+        return self.add_noise(zeros, t, draw_noise(zeros, noise, generator))
 
-    def terminal_snr(self) -> float:
-        r"""‖Σ_T^{−1/2} M_{1:T}‖²: the largest signal-to-noise ratio that is left in x_T, of a direction in which the
-        data have variance 1. For DDPM and Blurring Diffusion a_T²/σ_T²."""
-        level, scale = self._noise(self.time(self.end)), self.signal_scale(self.end)
+    def terminal_snr(self, t: float | None = None) -> float:
+        r"""‖Σ_t^{−1/2} M_{1:t}‖², by default for t = T: the largest signal-to-noise ratio that is left in x_T, of a
+        direction in which the data have variance 1. For DDPM and Blurring Diffusion a_T²/σ_T²."""
+        t = self.time(self.end if t is None else t)
+        level, scale = self._noise(t), self.signal_scale(t)
         if not isinstance(level, Covariance):
             if scale == 0:
                 return 0.0
-            return (scale * self.path.norm(0, self.time(self.end)) / level) ** 2 if level else math.inf
-        if self._signal is None:  # it keeps its norm, for as long as what it is made of stays
-            self._signal = level.inverse_root() @ self.operator(0, self.end)
-        return self._signal.norm() ** 2
+            return (scale * self.path.norm(0, t) / level) ** 2 if level else math.inf
+        if self._signal is None or self._signal[0] != t:
+            self._signal = t, level.inverse_root() @ self.operator(0, t)
+        return self._signal[1].norm() ** 2  # it keeps its norm, for as long as what it is made of stays
 
-    def check_prior(self) -> None:
-        """Warn, once for each process, where `terminal_snr` is above 0.002: x_T is then not the noise that samplers
-        start from, and their samples are drawn towards a mean of zero."""
-        if "prior" in self._warned or self.terminal_snr() <= _TERMINAL_SNR:
+    def check_prior(self, t: float | None = None) -> None:
+        """Warn, once for each process, where `terminal_snr` is above 0.002: x_t, by default x_T, is then not the noise
+        that samplers start from, and their samples are drawn towards a mean of zero."""
+        if "prior" in self._warned or self.terminal_snr(t) <= _TERMINAL_SNR:
             return
+        at_end = t is None or t == self.end
+        state, remedy = (
+            ("x_T", "schedule that ends in noise, more of its steps")
+            if at_end
+            else (f"x_t at t = {t}", "grid that starts later")
+        )
         self._warn(
             "prior",
-            f"x_T is not noise: a signal-to-noise ratio of ‖M_(1:T)‖²/σ_T² = {self.terminal_snr():.3g} is left in it, "
-            f"expected at most {_TERMINAL_SNR}. Samples that start from N(0, σ_T² I) are drawn towards zero. Use a "
-            f"schedule that ends in noise, more of its steps, or give the sampler prior=images, which start from "
-            f"process.diffuse(images, {self.end}).",
+            f"{state} is not noise: a signal-to-noise ratio of ‖M_(1:t)‖²/σ_t² = {self.terminal_snr(t):.3g} is left in "
+            f"it, expected at most {_TERMINAL_SNR}. Samples that start from N(0, σ_t² I) are drawn towards zero. Use a "
+            f"{remedy}, or give the sampler prior=images, which start from "
+            f"process.diffuse(images, {self.end if t is None else t}).",
         )
 
     # ------------------------------------------------------------------ training pairs
@@ -575,7 +596,7 @@ def feasible_sigmas(chain: OperatorChain | Sequence[LinearOperator], targets: Se
     Raises:
         ValueError: targets that do not fit.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> ld.feasible_sigmas([2.0 * ld.Identity((4,))] * 3, [0.0, 0.5, 0.6, 3.0])
         [0.0, 0.5, 1.0, 3.0]
