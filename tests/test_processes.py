@@ -429,10 +429,11 @@ def test_bad_input(process):
         (1.1, ValueError),
         (math.nan, ValueError),
         ("0", TypeError),
-        ([0], TypeError),
     ):
         with pytest.raises(error, match="eta: expected a number"):
             process.kernel(x_t, x_t, t, 0, eta)
+    with pytest.raises(ValueError, match="of: expected 'mean' or 'clean', got 'x'"):
+        process.step_kernel(t, 0, 0.5, of="x")
     with pytest.raises(ValueError, match="x_t: expected shape"):
         process.posterior(x_t[..., 1:], x_t, t, 0)
     with pytest.raises(ValueError, match="mean_s: expected shape"):

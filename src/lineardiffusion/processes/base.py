@@ -350,6 +350,8 @@ class LinearDiffusion(Configured):
         return kernel
 
     def _make_kernel(self, t: float, s: float, eta: float, of: str) -> MarkovKernel:
+        if of not in ("mean", "clean"):
+            raise ValueError(f"of: expected 'mean' or 'clean', got {of!r}")
         operator, sigma_s, sigma_t = self.operator(s, t), self._noise(s), self._noise(t)
         if self.coupling == "shared" or not self.path.integral:  # products of feasible steps are feasible
             check_feasible(operator, sigma_s, sigma_t, at=f" from t = {t} to s = {s}")
