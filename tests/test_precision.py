@@ -209,3 +209,32 @@ def test_what_inference_mode_computed_serves_gradients_later():
         with torch.inference_mode():
             covariance.sqrt(draw(op.in_shape).float())
         covariance.sqrt(draw(op.in_shape).float().requires_grad_()).sum().backward()
+
+@pytest.mark.parametrize("first", ["one by one", "a batch"])
+@pytest.mark.parametrize("name", ["blurring", "change of shape", "change of shape, area", "masks", "gains"])
+def test_what_processes_keep_in_inference_mode_serves_gradients_later(name, first):
+    if name == "masks":
+        masks = [ld.Diagonal(draw(SHAPE, seed=k).abs().clamp(0.5, 1)) for k in range(4)]
+        process, t, s, times = ld.LinearDiffusion(masks, torch.linspace(0, 1, 5)), 4, 2, torch.tensor([2, 3])
+    elif name == "gains":
+        path = ld.paths.spectral(ld.bases.Cosine(SHAPE), lambda t: torch.exp(-t * torch.arange(16.0)))
+        process, t, s = ld.LinearDiffusion(path, ld.schedules.flow()), 1.0, 0.5
+        times = torch.tensor([0.2, 0.7])
+    else:
+        (family, t, s), times = FAMILIES[name], torch.tensor([5, 7])
+        process = family(SHAPE)
+
+    def results(x0):
+        if first == "a batch":
+            yield process.diffuse(x0, times)
+        yield process.diffuse(x0, t)
+        clean, x_t = process.clean(x0, s), process.clean(x0, t)
+        for eta in (0.0, 0.5, 1.0):
+            yield process.step_kernel(t, s, eta, of="clean").sample(x_t, clean, clean)
+
+    x0 = draw(SHAPE, 2)
+    with torch.inference_mode():
+        list(results(x0))
+    x0.requires_grad_()
+    sum(result.square().sum() for result in results(x0)).backward()
+    assert x0.grad.isfinite().all()

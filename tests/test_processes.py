@@ -408,8 +408,9 @@ def test_bad_input(process):
     for bad in (math.nan, math.inf):
         with pytest.raises(ValueError, match=r"x0: expected finite values, got 1 NaN or infinite"):
             process.diffuse(x0.clone().index_put_((torch.tensor(0),) * x0.ndim, torch.tensor(bad).double()), t)
-    with pytest.raises(ValueError, match="noise: expected shape"):
-        process.diffuse(x0, t, noise=x0[:1])
+    for call in (lambda noise: process.diffuse(x0, t, noise=noise), lambda noise: process.add_noise(x_t, t, noise)):
+        with pytest.raises(ValueError, match="noise: expected shape"):
+            call(x0[:1])
     for s in (t, 2 * t):
         with pytest.raises(ValueError, match=rf"s: expected s < t = {t}"):
             process.posterior(x_t, x_t, t, s)

@@ -260,9 +260,9 @@ class LinearDiffusion(Configured):
     def add_noise(self, mean: Tensor, t: Time, noise: Tensor) -> Tensor:
         """mean + Σ_t^{1/2} noise, for white noise of the shape of the mean; t as in `diffuse`."""
         check_real(mean, "mean")
-        check_real(noise, "noise")
         with full_precision(mean):
-            return self._add_noise(mean, self.times(t, len(mean)) if _is_batch(t) else self.time(t), noise)
+            time = self.times(t, len(mean)) if _is_batch(t) else self.time(t)
+            return self._add_noise(mean, time, draw_noise(mean, noise, None))
 
     def _add_noise(self, mean: Tensor, t: Time, noise: Tensor) -> Tensor:
         if not isinstance(t, Tensor):
