@@ -5,9 +5,11 @@ The solvers of other libraries are in test_solvers, orders in test_orders.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import math
+import pickle
 from functools import partial
 
 import pytest
@@ -275,6 +277,10 @@ def test_shared_noise_needs_no_transition():
     torch.testing.assert_close(own, expected, rtol=1e-12, atol=1e-12)
     with pytest.raises(ValueError, match="σ_t² ≥ σ_s²"):
         ld.DDIMSampler(sampler.denoiser).step(x_t, 4, 2)
+    # Without any noise: algorithm 2 of Cold Diffusion.
+    cold = ld.LinearDiffusion(path, ld.schedules.table([1.0] * 6, [0.0] * 6), coupling="shared")
+    own = ld.SharedNoiseSampler(ld.Denoiser(sampler.denoiser.network, cold, "data"), order=2).step(x_t, 4, 2)
+    torch.testing.assert_close(own, x_t - cold.clean(x0, 4) + cold.clean(x0, 2), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))
@@ -471,6 +477,7 @@ def test_configurations(make):
     sampler = make(ld.Denoiser(network, ld.DDPM((1, 4))), ld.grids.trailing(5), clip=(-1, 1))
     again = ld.from_config(json.loads(json.dumps(sampler.to_config())), network=network)
     assert again == sampler
+    assert pickle.loads(pickle.dumps(sampler)) == copy.deepcopy(sampler) == sampler
     assert again.times == sampler.times
     assert again != make(sampler.denoiser, 5)
     assert repr(sampler).startswith(f"{type(sampler).__name__}(")

@@ -65,7 +65,8 @@ class Sampler(Configured, ABC):
                 f"denoiser: expected an ld.Denoiser, got {type(denoiser).__name__}: make one of a network by "
                 f"ld.Denoiser(network, process, prediction)"
             )
-        self.denoiser, self.steps, self.clip = denoiser, steps, as_range(clip)
+        self.denoiser, self.clip = denoiser, as_range(clip)
+        self.steps: Steps = list(steps) if isinstance(steps, range) else steps
         self.times = as_times(denoiser.process, steps)
         self._allowed: set[tuple[float, float]] = set()  # steps that were checked
         self._steps_left = {s: left for left, s in enumerate(reversed(self.times[1:]), start=1)}
@@ -99,7 +100,8 @@ class Sampler(Configured, ABC):
         history: History | None = None,
         **conditioning: Any,
     ) -> Tensor:
-        """One step from x_t to x_s, s < t; differentiable.
+        """One step from x_t to x_s, s < t; differentiable. Once it has been taken, for these times, it compiles
+        (`torch.compile`) without a break.
 
         Arguments:
             x_t: states, with shape (B, *shape(t)).
