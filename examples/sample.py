@@ -34,7 +34,7 @@ from examples.experiment.devices import from_main, make_processes
 from examples.experiment.drawing import Drawing, GridName, lay_out
 from examples.experiment.pictures import from_bytes, grid, strip, to_bytes, write_png
 from examples.experiment.program import run_program
-from examples.experiment.runs import class_number, find_checkpoint, load_denoiser, run_folder
+from examples.experiment.runs import choose_classes, find_checkpoint, load_denoiser, run_folder
 from examples.experiment.samples import SampleFolder
 from lineardiffusion.samplers import Sampler
 from lineardiffusion.training import Checkpoint, locked_folder, read_checkpoint
@@ -233,21 +233,12 @@ def check_guidance(config: SampleConfig, trained: Config, names: list[str] | Non
                       "without its label; what it is guided away from is arbitrary", stacklevel=2)  # fmt: skip
 
 
-def choose_classes(label: str | None, names: list[str] | None) -> list[int] | None:
-    """The numbers of the classes that the images have by turns; None for a model without classes.
-
-    Raises:
-        ValueError: a class the model does not know, or one that may be either of two.
-    """
-    if names is None:
-        if label is not None:
-            raise ValueError(f"label: expected none for a model without labels, got {label}")
-        return None
-    return list(range(len(names))) if label is None else [class_number(label, names)]
-
-
 def describe(
-    config: SampleConfig, checkpoint: Checkpoint, sampler: Sampler, residual: Checkpoint | None, labels: list[str] | None
+    config: SampleConfig,
+    checkpoint: Checkpoint,
+    sampler: Sampler,
+    residual: Checkpoint | None,
+    labels: list[str] | None,
 ) -> dict[str, Any]:
     """What decides the images: commands that agree in it may share a folder. An array also has a fixed number.
 

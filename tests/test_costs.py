@@ -1,5 +1,5 @@
 """What operators cost, in what can be counted: operations of a device, applications of an operator, bytes that are
-kept. The "meta" device stands in for an accelerator; a dispatch mode sees all that is done."""
+kept."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import lineardiffusion as ld
 from conftest import ZOO
+from costs import Operations
 from lineardiffusion.krylov import krylov_spaces
 from lineardiffusion.lanczos import largest_at_most
 from lineardiffusion.operators import chain as chain_module
@@ -20,24 +20,6 @@ from lineardiffusion.operators.memory import held_bytes
 from lineardiffusion.testing import Opaque
 from test_operators import DEVIATION, POLAR, draw
 from test_precision import STRUCTURED
-
-
-class Operations(TorchDispatchMode):
-    """The names of all operations, views left out, and whether one of them made a tensor on the CPU."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-        self.on_cpu: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for part in result if isinstance(result, (list, tuple)) else [result]:
-            if isinstance(part, torch.Tensor) and not func.is_view:
-                self.names.append(func.overloadpacket.__name__)
-                if part.device.type == "cpu":
-                    self.on_cpu.append(func.overloadpacket.__name__)
-        return result
 
 
 def step_inputs(op: ld.LinearOperator, **options) -> list[torch.Tensor]:
@@ -55,7 +37,7 @@ def test_a_prepared_step_makes_no_tensor_on_the_cpu(name, gain):
     with Operations() as operations:
         assert step(*inputs).is_meta
     assert operations.names
-    assert not operations.on_cpu
+    assert not operations.elsewhere
 
 
 def test_a_step_by_multiples_of_the_identity_is_two_multiply_adds():

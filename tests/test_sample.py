@@ -252,7 +252,9 @@ def test_guidance_is_that_of_the_library(labelled, tmp_path):
 
 def test_a_model_of_continuous_time_is_told_its_steps(tmp_path):
     model = make(tmp_path / "model", family="flow")
-    with pytest.raises(ValueError, match="steps: expected a number of steps, since the time of this model is continuous"):
+    with pytest.raises(
+        ValueError, match="steps: expected a number of steps, since the time of this model is continuous"
+    ):
         draw(model, tmp_path / "out", steps=None)
     assert len(draw(model, tmp_path / "out", order=2, steps=3)) == 6
 
@@ -315,7 +317,9 @@ def test_a_residual_of_another_model_or_measured_again_is_refused(model, tmp_pat
     data = DataConfig(channels=1)
 
     def measured(folder: Path, **others: object) -> Path:
-        return calibrate.calibrate(calibrate.CalibrateConfig(folder, data, rank=2, **{"limit": 20, "steps": 3, **others}))
+        return calibrate.calibrate(
+            calibrate.CalibrateConfig(folder, data, rank=2, **{"limit": 20, "steps": 3, **others})
+        )
 
     one, other = make(tmp_path / "one"), make(tmp_path / "other", seed=1)
     of_one, of_other = measured(one), measured(other)
@@ -327,7 +331,9 @@ def test_a_residual_of_another_model_or_measured_again_is_refused(model, tmp_pat
         draw(one, tmp_path / "out", residual=of_one, weights="last")
     with pytest.raises(ValueError, match=r"expected spectra .* got \(5, None\) of None"):
         draw(one, tmp_path / "out", residual=Checkpoints(one / "checkpoints").paths()[0])
-    with pytest.raises(ValueError, match="spectra of steps = 4 and grid = uniform, got those of steps = 3 and grid = un"):
+    with pytest.raises(
+        ValueError, match="spectra of steps = 4 and grid = uniform, got those of steps = 3 and grid = un"
+    ):
         draw(one, tmp_path / "out", residual=of_one, steps=4)
     elsewhere = of_one.rename(tmp_path / "moved.safetensors")
     draw(one, tmp_path / "out", residual=elsewhere, steps=3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -142,6 +143,24 @@ def test_every_family_trains_and_samples(tmp_path, process, kind):
     assert all(np.isfinite(losses(folder)))
 
 
+@pytest.mark.parametrize(
+    ("process", "t", "told"),
+    [
+        ({"family": "ddpm"}, 250, 249),
+        ({"family": "flow"}, 0.25, 250),
+        ({"family": "flow", "prediction": "edm"}, 1.0, 1000),
+        ({"family": "edm", "prediction": "edm"}, 0.25, 0.25 * math.log(80 * 0.25**7)),
+    ],
+)
+def test_what_the_network_is_told_of_time(process, t, told):
+    """The index of a step, thousandths of [0, 1], or a quarter of the logarithm of EDM's noise."""
+    seen = []
+    config = ProcessConfig(**process)
+    denoiser = build_denoiser(config, lambda x, time: seen.append(time) or x, build_process(config, (1, 8, 8)))
+    assert denoiser(torch.zeros(2, 1, 8, 8), t).isfinite().all()
+    np.testing.assert_allclose(seen[0], [told] * 2, rtol=1e-6)
+
+
 def test_more_batches_for_changes_of_resolution(tmp_path):
     """Weighted, the first loss is the same as without weights times the weight of its times."""
     fraction = {"shape_change_fraction": 0.5}
@@ -238,10 +257,15 @@ def test_ended_in_many_ways_it_comes_to_the_same_bits():
     assert len(restarts.compare(attacks, steps=120, save_every=10)) == 3
 
 
-def test_a_run_that_was_stopped_goes_on(tmp_path):
-    train.train(make(tmp_path / "whole", 6))
-    train.train(make(tmp_path / "parts", 3))
-    train.train(make(tmp_path / "parts", 6, run={"keep": 2, "workers": 1}))
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"process": {"family": "flow", "prediction": "flow"}, "optimization": {"times": "logit-normal"}}],
+    ids=["steps", "continuous"],
+)
+def test_a_run_that_was_stopped_goes_on(tmp_path, settings):
+    train.train(make(tmp_path / "whole", 6, **settings))
+    train.train(make(tmp_path / "parts", 3, **settings))
+    train.train(make(tmp_path / "parts", 6, **settings, run={"keep": 2, "workers": 1}))
     whole, parts = (Checkpoints(tmp_path / name / "checkpoints").latest() for name in ("whole", "parts"))
     assert all(torch.equal(tensor, parts.tensors[name]) for name, tensor in whole.tensors.items())
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
@@ -290,8 +314,10 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path):
 
 def test_another_configuration_is_refused_by_field(tmp_path):
     train.train(make(tmp_path, 2))
-    other = make(tmp_path, 4, process={"levels": 2}, optimization={"learning_rate": 1.0})
-    with pytest.raises(ValueError, match=r"(?s)process.levels: 3 there, 2 here.*learning_rate: 0.0001 there, 1.0 here"):
+    process = {"levels": 2, "prediction": "data"}
+    other = make(tmp_path, 4, process=process, optimization={"learning_rate": 1.0})
+    message = "process.prediction: 'clean' there, 'data' here.*levels: 3 there, 2 here.*rate: 0.0001 there, 1.0 here"
+    with pytest.raises(ValueError, match=f"(?s){message}"):
         train.train(other)
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["process"]["levels"] == 3
 
@@ -502,7 +528,9 @@ def test_labels_and_guidance(labelled, tmp_path):
 
 def test_calibrated_and_corrected(labelled, tmp_path, capsys):
     """Measured, kept with the step, drawn with; refused for other weights."""
-    config = calibrate.CalibrateConfig(labelled, DataConfig(channels=1), steps=4, limit=50, output=tmp_path / "r.safetensors")
+    config = calibrate.CalibrateConfig(
+        labelled, DataConfig(channels=1), steps=4, limit=50, output=tmp_path / "r.safetensors"
+    )
     path = calibrate.calibrate(config)
     assert "2×2 → 4×4" in capsys.readouterr().out
     settings = {"model": labelled, "count": 2, "steps": 4, "progress": False}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import torch
 from torch import Tensor, nn
 
 import lineardiffusion as ld
@@ -75,7 +74,7 @@ def build_denoiser(config: ProcessConfig, network: nn.Module, process: ld.Linear
         ValueError: the process does not define what the network is to predict.
     """
     prediction = ld.EDMPrediction() if config.prediction == "edm" else config.prediction
-    # The noise of EDM grows by orders of magnitude; the others' time is what the networks' features of time are made for.
+    # EDM's noise grows by orders of magnitude, of which the logarithm tells; the rest suits features made for steps.
     times = {"flow": thousandths, "edm": "edm"}
     return ld.Denoiser(network, process, prediction, times.get(config.family))
 

@@ -36,6 +36,19 @@ def class_number(label: str, names: list[str]) -> int:
     return known[readings[0]]
 
 
+def choose_classes(label: str | None, names: list[str] | None) -> list[int] | None:
+    """The numbers of the classes that the images have by turns; None for a model without classes.
+
+    Raises:
+        ValueError: a class the model does not know, or one that may be either of two.
+    """
+    if names is None:
+        if label is not None:
+            raise ValueError(f"label: expected none for a model without labels, got {label}")
+        return None
+    return list(range(len(names))) if label is None else [class_number(label, names)]
+
+
 def find_checkpoint(path: Path) -> Checkpoint:
     """The newest whole checkpoint of a run's folder, or the given file.
 

@@ -79,7 +79,7 @@ class Denoiser(nn.Module, Configured):
         TypeError: an argument of a wrong kind, or a network that cannot be told the size it is to return.
         ValueError: an unknown prediction, time input or lift, or a prediction that the process does not define.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> p = ld.ScaleSpaceDiffusion((1, 8, 8), levels=2, num_steps=10)
         >>> d = ld.Denoiser(lambda x, index, size: x.new_zeros(len(x), 1, *size), p)

@@ -488,7 +488,7 @@ class ChainPath(Path):
 def identity(shape: Sequence[int]) -> Path:
     """R = I on events of a shape: DDPM, flow matching, EDM.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> ld.LinearDiffusion(ld.paths.identity((1, 8)), ld.schedules.flow()).shape(0.5)
         (1, 8)
@@ -526,7 +526,7 @@ def spectral(basis: Basis, gains: Callable[[float], Tensor]) -> Path:
     Raises:
         ValueError: gains that are not finite, or not 1 at t = 0.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> fading = ld.paths.spectral(ld.bases.Cosine((1, 4)), lambda t: torch.exp(-t * torch.arange(4.0)))
         >>> fading.between(0, 1.0)(torch.ones(1, 4))
@@ -556,7 +556,7 @@ def pyramid(
     Raises:
         ValueError: levels beyond what the shape holds, odd sizes for "haar", an unknown mode.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> path = ld.paths.pyramid((3, 48, 64), 3, ld.changes_at([300, 600]), factor=1.5)
         >>> p = ld.LinearDiffusion(path, ld.schedules.linear(1000))

@@ -62,7 +62,7 @@ def transition(operator: LinearOperator, sigma_s: NoiseLevel, sigma_t: NoiseLeve
     Raises:
         ValueError: σ_t² < σ_s² λmax(MMᵀ): no such Gaussian exists. The error states the smallest feasible σ_t.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> covariance = ld.transition(0.8 * ld.Identity((2,)), sigma_s=0.5, sigma_t=0.5)
         >>> covariance(torch.ones(2))
@@ -93,7 +93,7 @@ def posterior(
     Raises:
         ValueError: shapes that do not fit, or infeasible noise levels.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> q = ld.posterior(torch.ones(1, 2), torch.zeros(1, 4), ld.Resize((1, 4), 2, mode="area"), 0.5, 1.0)
         >>> q.mean

@@ -81,7 +81,7 @@ def evaluate(
         ValueError: noise that is not isotropic, a covariance that does not fit or is not positive semi-definite, an
             unknown option, or one that the sampler has not.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> data = ld.lab.power_law((1, 16))
         >>> report = ld.lab.evaluate(ld.DDPM((1, 16)), data, steps=50)
@@ -102,8 +102,8 @@ def evaluate(
     variance = 1.0 if prior == "standard" else process.sigma(first) ** 2
     own = torch.full((math.prod(process.shape(first)),), variance, dtype=torch.float64)
     joint = Joint(("x", first), -marginals.frame(first).coordinates(marginals.mean(first)), own)
-    for t in reversed(made.times):
-        marginals.clean(t)  # each from the one before
+    # From 0 on, so that each is found from the one before.
+    truth = {t: marginals.covariance(t) for t in reversed(made.times)}
     per_step = []
     for t, s in itertools.pairwise(made.times):
         start, terms, noise, passed = recursion.step(joint, t, s)
@@ -114,7 +114,7 @@ def evaluate(
             noise = plus(noise, sandwich(passed, spread))
         elif s > 0 and (correction == "exact" or (correction == "exact-shape-changes" and changes)):
             noise = plus(noise, left_out)
-        alone = joint.had(start, marginals.covariance(t)).image(terms, noise)
+        alone = joint.had(start, truth[t]).image(terms, noise)
         joint.add(("x", s), terms, noise)
         own = joint.covariance(("x", s), ("x", s))
         per_step.append(
@@ -122,13 +122,13 @@ def evaluate(
                 t,
                 s,
                 process.shape(s),
-                math.sqrt(bures(alone, marginals.covariance(s))),
+                math.sqrt(bures(alone, truth[s])),
                 trace(left_out),
                 marginals.mean(s),
                 marginals.frame(s),
                 joint.means["x", s],
                 own if s == 0 or own.ndim == 1 or len(own) <= KEPT else None,
-                marginals.covariance(s),
+                truth[s],
             )
         )
         joint.keep([*recursion.names(), ("x", s)])

@@ -48,7 +48,7 @@ class Marginals:
         self.data_mean = torch.as_tensor(mean, dtype=torch.float64).broadcast_to(process.shape(0))
         frame, values = _data_frame(covariance, process.shape(0))
         self._changes = process.shape_changes()
-        self._gains: BoundedCache[Tensor] = BoundedCache(_CACHE_BYTES, lambda gain: 8 * gain.numel())
+        self._gains: BoundedCache[Tensor] = BoundedCache(_CACHE_BYTES, _bytes)
         self._levels = {0: _Level(frame, [0.0], {0.0: values})}
 
     def frame(self, t: float) -> Frame:
@@ -99,6 +99,10 @@ class Marginals:
             frame, values = eigenframe(sandwich(images, data.covariances[0]), self.process.shape(start))
             self._levels[reached] = _Level(frame, [start], {start: values.clamp(min=0)})
         return self._levels[reached]
+
+
+def _bytes(matrix: Tensor) -> int:
+    return matrix.numel() * matrix.itemsize
 
 
 @dataclass

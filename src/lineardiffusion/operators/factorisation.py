@@ -49,7 +49,7 @@ def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         v, s, ut = _svd(matrix.T)
         return ut.T, s, v.T
     values, u = torch.linalg.eigh(_small_gram(matrix))
-    if values.numel() and float(values[0]) < _WELL_CONDITIONED * float(values[-1]):
+    if not float(values[0]) > _WELL_CONDITIONED * float(values[-1]):
         left, s, right = torch.linalg.svd(matrix, full_matrices=False)
         return left, s, right
     s = values.sqrt()

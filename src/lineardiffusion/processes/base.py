@@ -79,7 +79,7 @@ class LinearDiffusion(Configured):
         ValueError: lengths that do not fit, or noise that a "markov" coupling does not allow. The error names the time
             and the smallest feasible σ_t; `ld.feasible_sigmas` raises all of them as far as necessary.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> p = ld.LinearDiffusion(ld.paths.heat((1, 8), blur_sigma=2.0), ld.schedules.cosine(100))
         >>> p.diffuse(torch.zeros(4, 1, 8), t=2.5, generator=torch.Generator().manual_seed(0)).shape
@@ -191,11 +191,10 @@ class LinearDiffusion(Configured):
         if count is not None and len(t) != count:
             raise ValueError(f"t: expected one time, or one for each of {count} events, got {len(t)}")
         if t.device.type == "cpu":
-            ends = torch.stack(t.aminmax())
-            if self.path.integral and t.is_floating_point():
-                ends = torch.cat([ends, t[t != t.round()][:1]])
-            for value in ends.tolist():
-                self.time(value, low=low)
+            least, integral = 0.0 if low == "from" else math.nextafter(0, 1), self.path.integral
+            for value in t.tolist():
+                if not least <= value <= self.end or (integral and value % 1):
+                    self.time(value, low=low)  # which refuses it
         return t
 
     def common_shape(self, t: Tensor) -> Shape:
@@ -597,7 +596,7 @@ def feasible_sigmas(chain: OperatorChain | Sequence[LinearOperator], targets: Se
     Raises:
         ValueError: targets that do not fit.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> ld.feasible_sigmas([2.0 * ld.Identity((4,))] * 3, [0.0, 0.5, 0.6, 3.0])
         [0.0, 0.5, 1.0, 3.0]

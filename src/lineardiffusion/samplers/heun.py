@@ -45,7 +45,7 @@ class HeunSampler(Sampler):
     Raises:
         TypeError, ValueError: as `Sampler`.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> d = ld.Denoiser(lambda x, c_noise: torch.zeros_like(x), ld.EDM((1, 8, 8)), ld.EDMPrediction())
         >>> ld.HeunSampler(d, ld.grids.karras(18))(2, seeds=[0, 1], progress=False).shape

@@ -42,7 +42,7 @@ class SharedNoiseSampler(Sampler):
     Raises:
         TypeError, ValueError: as `Sampler`, or an argument out of range.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> schedule = ld.schedules.table([1.0] * 11, [0.0] + [0.01] * 10)
         >>> p = ld.LinearDiffusion(ld.paths.heat((1, 8, 8), blur_sigma=4.0), schedule, coupling="shared")
