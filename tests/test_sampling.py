@@ -352,6 +352,16 @@ def test_one_call_of_the_network_is_one_step(make):
     assert calls == expected
 
 
+def test_times_between_steps_and_integers_in_every_guise():
+    p, told = FAMILIES["DDPM"], []
+    sampler = ld.DDIMSampler(ld.Denoiser(lambda x, t_index: told.append(t_index[0]) or 0.5 * x, p), 4)
+    x = torch.zeros(1, *p.shape(0))
+    for t, s in ((5, 3), (5.0, 3.0), (torch.tensor(5), 3), (5.5, 3)):
+        sampler.step(x, t, s)
+    assert [t.item() for t in told] == [4, 4, 4, 4.5]
+    assert [t.dtype for t in told] == [torch.long] * 3 + [torch.float32]
+
+
 def test_the_last_step_returns_the_estimate_itself(make):
     p = FAMILIES["DDPM"]
     x = 0.1 * draw(p.shape(1), 2)

@@ -13,7 +13,8 @@ from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.operators.base import LinearOperator, count_numbers
 from lineardiffusion.processes.base import LinearDiffusion
-from lineardiffusion.samplers.base import Draws, Sampler
+from lineardiffusion.samplers.base import Sampler
+from lineardiffusion.samplers.draws import Draws
 from lineardiffusion.samplers.extrapolation import log_ratio
 from lineardiffusion.samplers.history import History
 from lineardiffusion.schedules import flow
