@@ -177,4 +177,4 @@ class _Combination(NamedTuple):
 
 
 def _bytes(combination: _Combination) -> int:
-    return 64 * sum(count_numbers(op) for op in combination.operators if op.has_exact_functions)
+    return 1024 + 64 * sum(count_numbers(op) for op in combination.operators if op.has_exact_functions)

@@ -24,7 +24,8 @@ from lineardiffusion._checks import as_index, full_precision
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.posterior import as_eta
 from lineardiffusion.residual import Residual
-from lineardiffusion.samplers.base import Draws, Sampler
+from lineardiffusion.samplers.base import Sampler
+from lineardiffusion.samplers.draws import Draws
 from lineardiffusion.samplers.extrapolation import Extrapolation
 from lineardiffusion.samplers.history import Estimate, History, Taken
 from lineardiffusion.samplers.multistep import Rule, markov_decay

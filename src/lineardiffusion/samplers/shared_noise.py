@@ -12,7 +12,8 @@ from lineardiffusion._checks import as_index, full_precision
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.posterior import as_eta
-from lineardiffusion.samplers.base import Draws, Sampler
+from lineardiffusion.samplers.base import Sampler
+from lineardiffusion.samplers.draws import Draws
 from lineardiffusion.samplers.extrapolation import Extrapolation
 from lineardiffusion.samplers.history import Estimate, History
 from lineardiffusion.samplers.multistep import markov_decay, shared_noise_decay
