@@ -13,6 +13,7 @@ with the weight w of second order, and nothing where λ = 0, of which the state 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -29,8 +30,8 @@ from lineardiffusion.samplers.multistep import Rule, weights
 
 Decay = Callable[[Tensor], Tensor]
 
-# F = h_i/h_{i−1} where a change of shape is one of the two steps: an eigenvalue makes that as long, or as short, as it
-# likes, which says nothing of how estimates change.
+# F = h_i/h_{i−1} where a change of shape is one of the two steps: an eigenvalue may make one of them as long, or as
+# short, as it likes, which says nothing of how estimates change.
 _MAX_RATIO = 2.0
 # What a change of shape passes by less than a twentieth of its norm is not extrapolated: a pseudoinverse would multiply
 # the errors of a network by more than that.
@@ -52,6 +53,7 @@ class Extrapolation:
         rule: "moment" or "midpoint".
         clip: range of the estimates.
         across: H where the shape changes, if that is another function.
+        limited: a step that is more than twice as long as the one before counts as twice as long.
     """
 
     def __init__(
@@ -61,9 +63,11 @@ class Extrapolation:
         rule: Rule = "moment",
         clip: tuple[float, float] | None = None,
         across: Decay | None = None,
+        limited: bool = False,
     ) -> None:
         self.denoiser, self.process = denoiser, denoiser.process
         self.decay, self.across, self.rule, self.clip = decay, across or decay, rule, clip
+        self.limited = limited
         self._combinations: BoundedCache[_Combination] = BoundedCache(_CACHE_BYTES, _bytes)
 
     def carried(self, estimate: Estimate, s: float) -> Tensor:
@@ -123,6 +127,9 @@ class Extrapolation:
         h = torch.where(h > 0, h, math.nan)  # chains of operators may have any number here
         nodes = [(log_ratio(process, u) - start) / h for u in others]
         nodes = [torch.where((node < 0) | (u == s), node, math.nan) for node, u in zip(nodes, others, strict=True)]
+        if self.limited:
+            past = itertools.count(1)
+            nodes = [n if u == s else n.clamp(max=-next(past) / _MAX_RATIO) for n, u in zip(nodes, others, strict=True)]
         found = weights(self.decay(h), nodes, self.rule)
         if all(weight.ndim == 0 for weight in found):
             return _weighted([float(weight) for weight in found])
