@@ -13,7 +13,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from lineardiffusion.denoiser import Denoiser, first_weight
 from lineardiffusion.samplers.draws import Draws, Source, noise_source
 from lineardiffusion.samplers.history import History
 from lineardiffusion.samplers.inversion import invert
-from lineardiffusion.schedules.grids import Steps, as_times
+from lineardiffusion.schedules.grids import Grid, Steps, as_times
 
 # Pairs of times that are known to be steps.
 _KEPT_PAIRS = 4096
@@ -37,7 +37,9 @@ class Sampler(Configured, ABC):
         denoiser: estimates c_s from x_t.
         steps: how many steps to take on a uniform grid, a grid (`ld.grids`), or the times themselves, descending; None
             for all integer times T, …, 1. Each is a call of the network, and the last leads to 0. Where the shape
-            changes a time must be.
+            changes a time must be. On grids, a step more than twice as long in log-SNR as the one before, such as the
+            last to t = 1 of a uniform grid, is extrapolated by as much as that one alone; times of your own are taken
+            at their word.
         clip: range to which the estimates ĉ_s are clamped, such as (−1, 1) for images; None leaves them alone, as data
             without bounds (latents, standardised values) need it.
 
@@ -55,6 +57,7 @@ class Sampler(Configured, ABC):
         self.denoiser, self.clip = denoiser, as_range(clip)
         self.steps: Steps = list(steps) if isinstance(steps, range) else steps
         self.times = as_times(denoiser.process, steps)
+        self.on_grid = isinstance(steps, (Grid, SupportsIndex))
         self._pairs: dict[tuple[float, float], tuple[float, float]] = {}  # those that were checked
         self._steps_left = {s: left for left, s in enumerate(reversed(self.times[1:]), start=1)}
 

@@ -63,7 +63,7 @@ class SharedNoiseSampler(Sampler):
         super().__init__(denoiser, steps, clip)
         self.eta, self.order = as_eta(eta), as_index(order, 1, 3, "order")
         decay, across = (partial(function, eta=self.eta) for function in (shared_noise_decay, markov_decay))
-        self._extrapolation = Extrapolation(denoiser, decay, clip=self.clip, across=across)
+        self._extrapolation = Extrapolation(denoiser, decay, clip=self.clip, across=across, limited=self.on_grid)
 
     def advance(
         self, x_t: Tensor, t: float, s: float, draws: Draws, history: History, conditioning: dict[str, Any]
