@@ -283,6 +283,22 @@ def test_shared_noise_needs_no_transition():
     torch.testing.assert_close(own, x_t - cold.clean(x0, 4) + cold.clean(x0, 2), rtol=1e-12, atol=1e-12)
 
 
+def test_directions_without_signal_keep_their_noise(make):
+    """One that no state shows, and all of them where a flow starts: x_s has the noise of x_t, unless that is drawn."""
+    basis = ld.bases.Cosine((1, 4))
+    path = ld.paths.spectral(basis, lambda t: torch.tensor([1.0, math.exp(-t), math.exp(-t), float(t == 0)]))
+    p = ld.LinearDiffusion(path, ld.schedules.flow())
+    sampler = make(ld.Denoiser(lambda x, t: 0.5 * x, p, "data"), [1.0, 0.8, 0.6, 0.4, 0.2])
+    states = list(sampler.trajectory(2, seeds=[0, 1], progress=False))
+    for (t, x_t, clean), (s, x_s, _) in itertools.pairwise(states):
+        assert x_s.isfinite().all()
+        if getattr(sampler, "eta", 0.0) == 0 and s > 0:
+            kept = basis.analyse(x_t)[..., 3:], t / s * basis.analyse(x_s)[..., 3:]
+            if t == 1 and make is not ld.HeunSampler:  # whose x* is another
+                kept = x_t, t / s * (x_s - p.signal_scale(s) * clean)
+            torch.testing.assert_close(*kept, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_a_sample_depends_on_its_own_seed_alone(name, make):
     sampler = make(shrinking(FAMILIES[name]), 15)

@@ -27,6 +27,7 @@ from lineardiffusion.posterior import isotropic_kernel
 from lineardiffusion.samplers import Estimate, HeunSampler, Sampler, SharedNoiseSampler
 from lineardiffusion.samplers.extrapolation import Extrapolation
 from lineardiffusion.samplers.heun import heun_weight
+from lineardiffusion.samplers.multistep import Rule, markov_decay, shared_noise_decay
 
 
 class Affine(NamedTuple):
@@ -60,7 +61,10 @@ class Recursion:
         self.is_heun, self.shares = isinstance(sampler, HeunSampler), isinstance(sampler, SharedNoiseSampler)
         self.eta = getattr(sampler, "eta", 0.0)
         self.order, self.corrects = getattr(sampler, "order", 1), getattr(sampler, "corrector", False)
-        self._extrapolation: Extrapolation | None = getattr(sampler, "extrapolation", None)  # Heun's method has none
+        decay = shared_noise_decay if self.shares else markov_decay
+        rule: Rule = getattr(sampler, "rule", "moment")
+        decay, across = (partial(function, eta=self.eta) for function in (decay, markov_decay))
+        self._extrapolation = Extrapolation(sampler.denoiser, decay, rule, across=across, limited=sampler.on_grid)
         self._times: list[float] = []  # of the states that estimates are made of, the newest first
         self._taken: tuple[Tensor, Terms] | None = None  # T and W_j G_j of a step to be corrected
 
@@ -91,8 +95,6 @@ class Recursion:
 
     def _order(self, s: float) -> int:
         """How many estimates the step to s uses."""
-        if self._extrapolation is None:
-            return 1
         estimates = [Estimate(torch.empty(0), t, t) for t in self._times]
         left = self.sampler.steps_left(s)
         assert left is not None
@@ -125,8 +127,6 @@ class Recursion:
         gains = [marginals.gain(u, target) for u, target in zip(at, targets, strict=True)]
         if not others:
             return {("x", first): gains[0]}
-        extrapolation = self._extrapolation
-        assert extrapolation is not None
         alike = not crossing and all(shape(u) == shape(s) for u in others)
         diagonal = alike and (self.process.path.gains(s).ndim == 0 or marginals.degradation(s, first).ndim == 1)
 
@@ -136,7 +136,7 @@ class Recursion:
                 Estimate(clean if i == j else clean.new_zeros(len(clean), *shape(target)), target, u)
                 for i, (u, target) in enumerate(zip(at, targets, strict=True))
             ]
-            return extrapolation(estimates, s)
+            return self._extrapolation(estimates, s)
 
         result: Terms = {}
         for j, (u, target) in enumerate(zip(at, targets, strict=True)):

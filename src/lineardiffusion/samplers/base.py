@@ -13,7 +13,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -37,8 +37,9 @@ class Sampler(Configured, ABC):
         denoiser: estimates c_s from x_t.
         steps: how many steps to take on a uniform grid, a grid (`ld.grids`), or the times themselves, descending; None
             for all integer times T, …, 1. Each is a call of the network, and the last leads to 0. Where the shape
-            changes a time must be. On a grid a step that is more than twice as long in log-SNR as the one before is
-            extrapolated as if it were twice as long.
+            changes a time must be. On grids, a step more than twice as long in log-SNR as the one before, such as the
+            last to t = 1 of a uniform grid, is extrapolated by as much as that one alone; times of your own are taken
+            at their word.
         clip: range to which the estimates ĉ_s are clamped, such as (−1, 1) for images; None leaves them alone, as data
             without bounds (latents, standardised values) need it.
 
@@ -56,9 +57,8 @@ class Sampler(Configured, ABC):
         self.denoiser, self.clip = denoiser, as_range(clip)
         self.steps: Steps = list(steps) if isinstance(steps, range) else steps
         self.times = as_times(denoiser.process, steps)
-        # The last step but one of a uniform grid is five to nine times as long in log-SNR as the one before: what is
-        # extrapolated over that is worse than nothing. Times of one's own, or all, are followed to the letter.
-        self.is_limited = isinstance(steps, (int, Grid)) and len(self.times) != (denoiser.process.num_steps or 0) + 1
+        # All times of a process are its own, whoever names their number.
+        self.on_grid = isinstance(steps, (Grid, SupportsIndex)) and len(self.times) - 1 != denoiser.process.num_steps
         self._pairs: dict[tuple[float, float], tuple[float, float]] = {}  # those that were checked
         self._steps_left = {s: left for left, s in enumerate(reversed(self.times[1:]), start=1)}
 

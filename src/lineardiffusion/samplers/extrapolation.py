@@ -13,7 +13,6 @@ with the weight w of second order, and nothing where λ = 0, of which the state 
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -30,8 +29,10 @@ from lineardiffusion.samplers.multistep import Rule, weights
 
 Decay = Callable[[Tensor], Tensor]
 
-# F = h_i/h_{i−1} where a change of shape is one of the two steps: an eigenvalue may make one of them as long, or as
-# short, as it likes, which says nothing of how estimates change.
+# F = h_i/h_{i−1} at most where a change of shape is one of the two steps: an eigenvalue makes that as long, or as
+# short, as it likes, which says nothing of how estimates change. Beyond it, on grids, x* = 2 m_i − m_{i−1}, as of the
+# midpoint rule at F = 2. Eight uniform steps of DDPM end with one of F = 4.7; data of (1, 64) pixels with a power law
+# are left at a W2 distance of 0.45 √tr C where the moment rule follows it all the way, 0.14 with this, 0.25 at order 1.
 _MAX_RATIO = 2.0
 # What a change of shape passes by less than a twentieth of its norm is not extrapolated: a pseudoinverse would multiply
 # the errors of a network by more than that.
@@ -53,7 +54,7 @@ class Extrapolation:
         rule: "moment" or "midpoint".
         clip: range of the estimates.
         across: H where the shape changes, if that is another function.
-        limited: a step that is more than twice as long as the one before counts as twice as long.
+        limited: where a step is more than twice as long as the one before, x* is the estimate one step of before ahead.
     """
 
     def __init__(
@@ -65,9 +66,8 @@ class Extrapolation:
         across: Decay | None = None,
         limited: bool = False,
     ) -> None:
-        self.denoiser, self.process = denoiser, denoiser.process
+        self.denoiser, self.process, self.limited = denoiser, denoiser.process, limited
         self.decay, self.across, self.rule, self.clip = decay, across or decay, rule, clip
-        self.limited = limited
         self._combinations: BoundedCache[_Combination] = BoundedCache(_CACHE_BYTES, _bytes)
 
     def carried(self, estimate: Estimate, s: float) -> Tensor:
@@ -127,10 +127,11 @@ class Extrapolation:
         h = torch.where(h > 0, h, math.nan)  # chains of operators may have any number here
         nodes = [(log_ratio(process, u) - start) / h for u in others]
         nodes = [torch.where((node < 0) | (u == s), node, math.nan) for node, u in zip(nodes, others, strict=True)]
-        if self.limited:
-            past = itertools.count(1)
-            nodes = [n if u == s else n.clamp(max=-next(past) / _MAX_RATIO) for n, u in zip(nodes, others, strict=True)]
         found = weights(self.decay(h), nodes, self.rule)
+        if self.limited and s not in others:
+            far = (nodes[0] > -1 / _MAX_RATIO) & (nodes[0] < 0)
+            ahead = [2.0, -1.0, *(0.0 for _ in others[1:])]
+            found = [torch.where(far, number, weight) for number, weight in zip(ahead, found, strict=True)]
         if all(weight.ndim == 0 for weight in found):
             return _weighted([float(weight) for weight in found])
         return _filtered([process.path.filter(at, weight) for weight in found[1:]])

@@ -70,9 +70,8 @@ class MarkovSampler(Sampler):
         others = self._spread.spectra.keys() - set(itertools.pairwise(self.times))
         if others:
             raise ValueError(f"residual: expected spectra of steps of this sampler, got some of {sorted(others)[:3]}")
-        self.extrapolation = Extrapolation(
-            denoiser, partial(markov_decay, eta=self.eta), rule, self.clip, limited=self.is_limited
-        )
+        decay = partial(markov_decay, eta=self.eta)
+        self._extrapolation = Extrapolation(denoiser, decay, rule, self.clip, limited=self.on_grid)
 
     def advance(
         self, x_t: Tensor, t: float, s: float, draws: Draws, history: History, conditioning: dict[str, Any]
@@ -82,9 +81,9 @@ class MarkovSampler(Sampler):
         with full_precision(x_t):
             if history.taken is not None:
                 x_t = self._corrected(history.taken, history.estimates)
-            own = self.extrapolation.carried(estimate, s)
+            own = self._extrapolation.carried(estimate, s)
             used = [estimate] if self.order == 1 else history.estimates[: self._order(history.estimates, s)]
-            clean = own if len(used) == 1 else self.extrapolation(used, s)
+            clean = own if len(used) == 1 else self._extrapolation(used, s)
             again = self._kernel(x_t, t, s, own, draws)
             keep = self.corrector and self.denoiser.process.shape(s) == self.denoiser.process.shape(t)
             history.taken = Taken(x_t, t, len(used), again) if keep else None
@@ -107,7 +106,7 @@ class MarkovSampler(Sampler):
     def _order(self, estimates: list[Estimate], s: float) -> int:
         """How many of the estimates the step from the first one to s uses."""
         left = self.steps_left(s)
-        return min(self.extrapolation.reach(estimates, s), self.order, self.order if left is None else left)
+        return min(self._extrapolation.reach(estimates, s), self.order, self.order if left is None else left)
 
     def _corrected(self, taken: Taken, estimates: list[Estimate]) -> Tensor:
         """The end of the last step, now that there is an estimate of it."""
@@ -115,4 +114,4 @@ class MarkovSampler(Sampler):
         # A corrector of order p ≥ 2 is made of p + 1 estimates, none of them of another shape.
         shape = self.denoiser.process.shape
         older = [estimate for estimate in older if shape(estimate.t) == shape(taken.t)]
-        return taken.again(self.extrapolation([before, now, *older[: taken.order - 1]], now.t))
+        return taken.again(self._extrapolation([before, now, *older[: taken.order - 1]], now.t))

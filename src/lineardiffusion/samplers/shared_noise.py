@@ -63,7 +63,7 @@ class SharedNoiseSampler(Sampler):
         super().__init__(denoiser, steps, clip)
         self.eta, self.order = as_eta(eta), as_index(order, 1, 3, "order")
         decay, across = (partial(function, eta=self.eta) for function in (shared_noise_decay, markov_decay))
-        self.extrapolation = Extrapolation(denoiser, decay, clip=self.clip, across=across, limited=self.is_limited)
+        self._extrapolation = Extrapolation(denoiser, decay, clip=self.clip, across=across, limited=self.on_grid)
 
     def advance(
         self, x_t: Tensor, t: float, s: float, draws: Draws, history: History, conditioning: dict[str, Any]
@@ -72,16 +72,16 @@ class SharedNoiseSampler(Sampler):
         estimate = Estimate(*self.denoiser.estimate(x_t, t, **conditioning), t)
         history.estimates = [estimate, *history.estimates][: self.order]
         with full_precision(x_t):
-            own = self.extrapolation.carried(estimate, s)
+            own = self._extrapolation.carried(estimate, s)
             if s == 0:
                 return own, own
             left = self.steps_left(s)
-            order = min(self.extrapolation.reach(history.estimates, s), self.order if left is None else left)
+            order = min(self._extrapolation.reach(history.estimates, s), self.order if left is None else left)
             used = history.estimates[:order]
             if process.shape(s) != process.shape(t):
-                mean_s = process.signal_scale(s) * self.extrapolation(used, s)
+                mean_s = process.signal_scale(s) * self._extrapolation(used, s)
                 return process.step_kernel(t, s, self.eta).sample(x_t, mean_s, draws.kernel(own)), own
-            mean_t, mean_s = (process.signal_scale(u) * self.extrapolation(used, s, at=u) for u in (t, s))
+            mean_t, mean_s = (process.signal_scale(u) * self._extrapolation(used, s, at=u) for u in (t, s))
             kernel = process.shared_step_kernel(t, s, self._factor(t, s))
             if kernel.is_deterministic:
                 return kernel.mean(x_t, mean_t, mean_s), own
