@@ -33,7 +33,7 @@ from lineardiffusion.covariance import Covariance, NoiseLevel, as_covariance, as
 from lineardiffusion.gaussian import Gaussian, GaussianMarginal
 from lineardiffusion.operators.base import LinearOperator, apply_each, count_numbers
 from lineardiffusion.operators.chain import OperatorChain
-from lineardiffusion.paths import ChainPath, Path
+from lineardiffusion.paths import Path, chain
 from lineardiffusion.posterior import MarkovKernel, SharedNoiseKernel, as_eta, check_feasible, transition
 from lineardiffusion.schedules import CovarianceTable, Schedule, table
 from lineardiffusion.times import ByShape, group_by_shape
@@ -111,7 +111,7 @@ class LinearDiffusion(Configured):
         if not isinstance(path, Path):
             if isinstance(path, LinearOperator):
                 raise TypeError(f"path: expected a path or a sequence of operators, got one operator: [{path}]")
-            path = ChainPath(path, [schedule.signal(t) for t in range((schedule.num_steps or 0) + 1)])
+            path = chain(path, [schedule.signal(t) for t in range((schedule.num_steps or 0) + 1)])
         self.path, self.schedule, self.coupling = path.on(schedule), schedule, coupling
         self._operators: BoundedCache[LinearOperator] = BoundedCache(_OPERATOR_BYTES, _operator_bytes)
         self._kernels: BoundedCache[MarkovKernel] = BoundedCache(_KERNEL_BYTES, _kernel_bytes)
