@@ -19,11 +19,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lineardiffusion.kernels import isotropic_kernel
 from lineardiffusion.lab.frames import in_frames, matrix_of
 from lineardiffusion.lab.joint import Joint, Name, Terms
 from lineardiffusion.lab.marginals import Marginals
 from lineardiffusion.lab.matrices import plus, times
-from lineardiffusion.posterior import isotropic_kernel
 from lineardiffusion.samplers import Estimate, HeunSampler, Sampler, SharedNoiseSampler
 from lineardiffusion.samplers.extrapolation import Extrapolation
 from lineardiffusion.samplers.heun import heun_weight

@@ -11,7 +11,7 @@ from torch import Tensor
 from lineardiffusion._checks import as_index, full_precision
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.posterior import as_eta
+from lineardiffusion.kernels import as_eta
 from lineardiffusion.samplers.base import Sampler
 from lineardiffusion.samplers.draws import Draws
 from lineardiffusion.samplers.extrapolation import Extrapolation
