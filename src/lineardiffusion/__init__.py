@@ -3,9 +3,9 @@ r"""Diffusion models whose forward process is any linear degradation plus Gaussi
     x_t = a_t R_t x_0 + σ_t ε
 
 A path R_t (`ld.paths`: nothing, a blur, lower resolutions, gains in a basis, a chain of operators) and a schedule a_t,
-σ_t (`ld.schedules`: DDPM's, cosine, flow, EDM, VP, VE, a table) are a process, which has all its distributions. A network
-and what it returns (`ld.Denoiser`) estimate the clean image c_t = R_t x_0; a sampler goes from x_T to x_0 on a grid of
-times (`ld.grids`), to first order or a higher one.
+σ_t (`ld.schedules`: DDPM's, cosine, flow, EDM, VP, VE, a table) are a process, which has all its distributions. A
+network and what it returns (`ld.Denoiser`) estimate the clean image c_t = R_t x_0; a sampler goes from x_T to x_0 on a
+grid of times (`ld.grids`), to first order or a higher one.
 
     >>> import torch, lineardiffusion as ld
     >>> path = ld.paths.pyramid((1, 8, 8), levels=2)  # half the size where little is left but noise

@@ -53,8 +53,8 @@ class Denoiser(nn.Module, Configured):
     The last four tell nothing of the detail that a change of shape adds, and need a `lift` in processes that have one;
     the last three need isotropic noise.
 
-    Two denoisers are equal if everything but their networks is. A state dict says which denoiser it is of, and no other loads
-    it; of processes made of operators of one's own it knows the shapes and levels alone.
+    Two denoisers are equal if everything but their networks is. A state dict says which denoiser it is of, and no other
+    loads it; of processes made of operators of one's own it knows the shapes and levels alone.
 
     Arguments:
         network: called as network(x, time, **conditioning), x of shape (B, *shape(t)) in the dtype of its (first

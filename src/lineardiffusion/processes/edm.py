@@ -11,8 +11,8 @@ from lineardiffusion.processes.base import LinearDiffusion
 class EDM(LinearDiffusion):
     r"""x_t = x_0 + σ_t ε for t in [0, 1], σ_t = 80 t⁷: equal times are nearly the noise levels of the paper.
 
-    Networks that are trained for it are preconditioned: `Denoiser(…, prediction=ld.EDMPrediction(0.5))`, with times drawn
-    by `ld.times.LogNormalSigma()`.
+    Networks that are trained for it are preconditioned, `Denoiser(…, prediction=ld.EDMPrediction(0.5))`, with times
+    drawn by `ld.times.LogNormalSigma()`.
 
     References:
         | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022),

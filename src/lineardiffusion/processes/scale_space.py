@@ -8,8 +8,7 @@ from typing import Any, Literal
 from lineardiffusion import paths
 from lineardiffusion.operators.separable import Mode
 from lineardiffusion.processes.base import LinearDiffusion
-from lineardiffusion.schedules import NoiseSchedule, as_schedule
-from lineardiffusion.schedules import ResolutionSchedule
+from lineardiffusion.schedules import NoiseSchedule, ResolutionSchedule, as_schedule
 
 
 class ScaleSpaceDiffusion(LinearDiffusion):

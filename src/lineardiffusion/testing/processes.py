@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lineardiffusion._checks import as_index
 from lineardiffusion.gaussian import Gaussian
-from lineardiffusion.posterior import check_feasible
+from lineardiffusion.kernels import check_feasible
 from lineardiffusion.processes.base import LinearDiffusion
 from lineardiffusion.testing.operators import TOLERANCE, relative_difference
 
