@@ -1,5 +1,5 @@
-"""What a computation costs, in what can be counted. The "meta" device stands in for an accelerator: it has no values, so
-that whatever would wait for one (`item`, `tolist`, `bool`, `numpy`) raises."""
+"""What a computation costs, in what can be counted. The "meta" device stands in for an accelerator: it has no values,
+so that whatever would wait for one (`item`, `tolist`, `bool`, `numpy`) raises."""
 
 from __future__ import annotations
 

@@ -140,6 +140,23 @@ def test_polynomial_estimates_are_integrated_exactly(make, order, kind, eta):
     assert checked >= 3
 
 
+def test_steps_much_longer_than_the_one_before():
+    """Eight and twelve uniform steps of DDPM, which end with one that is 4.7 and 3.8 times as long: of midpoint weights
+    F/2 no more than 1 is kept on grids, and all where the times are given."""
+    p, data = ld.DDPM((1, 64)), ld.lab.power_law((1, 64))
+
+    def distance(steps, order, rule="moment"):
+        return ld.lab.evaluate(p, data, sampler="ddim", steps=steps, order=order, rule=rule).relative_w2
+
+    for n, first, second in ((8, 0.254, 0.124), (12, 0.180, 0.087)):
+        assert distance(n, 1) == pytest.approx(first, abs=5e-4)
+        assert distance(n, 2, "midpoint") == pytest.approx(second, abs=5e-4)
+        assert distance(n, 2) < 0.6 * first
+        assert distance(n, 3) < 0.65 * first
+        assert distance(ld.grids.uniform(n).times(p), 2) > 1.5 * first
+        assert distance(ld.grids.log_snr(n), 2) == distance(ld.grids.log_snr(n).times(p), 2)
+
+
 def optimal(frame, mean, variance):
     """E[x_0 | x_t], direction by direction."""
 
@@ -160,8 +177,6 @@ def optimal(frame, mean, variance):
     [
         *itertools.product((scalar, heat, haar), (1, 2, 3), (False,)),
         *itertools.product((scalar, heat, haar), (2,), (True,)),
-        (scalar, 3, True),
-        (haar, 3, True),
     ],
 )
 def test_measured_orders(make, order, corrector):
@@ -193,8 +208,7 @@ def test_measured_orders(make, order, corrector):
             x = sampler.step(x, t, s, noise=noise[..., : frame.directions(s)], history=history)
         return float((x - flow(times[-1])).norm())
 
-    errors = [error(n) for n in ((32, 64) if order < 3 else (64, 128))]
+    errors = [error(n) for n in ((32, 64) if order < 3 else (56, 112))]
     measured = math.log2(errors[0] / errors[1])
     print(f"{make.__name__}, order {order}, corrector {corrector}: {errors[1]:.1e}, {measured:.3f}")
-    # The step over the change is of second order, and is not taken again: a few errors of third order.
-    assert abs(measured - min(order + corrector, 3 if make is haar else 4)) <= 0.1
+    assert abs(measured - order - corrector) <= 0.1

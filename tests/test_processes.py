@@ -1,24 +1,26 @@
-"""The families: their definitions, DDPM as the special case of each, and what they refuse."""
+"""Processes: the families by their own formulas, what all of them promise, and what they refuse."""
 
 from __future__ import annotations
 
 import copy
 import itertools
+import json
 import math
 import pickle
-from collections import Counter
 
+import numpy as np
 import pytest
-import scipy.fft
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import lineardiffusion as ld
+from lineardiffusion import paths, schedules
 from test_operators import draw
+from test_paths import check_pair
 
 STEPS = 60
-SCHEDULE = ld.linear_schedule(STEPS, 1e-3, 0.3)
+SCHEDULE = schedules.linear(STEPS, 1e-3, 0.3)
 
 
 def scalars(shape, alpha_bar):
@@ -40,78 +42,58 @@ SPECIAL_CASES = {
 
 
 def families(shape=(2, 8, 6)):
+    alpha_bar = SCHEDULE.signal(torch.arange(STEPS + 1)).square()
     return {
         "DDPM": ld.DDPM(shape, STEPS, SCHEDULE),
         "blurring": ld.BlurringDiffusion(shape, STEPS, blur_sigma_max=3.0),
         "scale space": ld.ScaleSpaceDiffusion(shape, 3, STEPS, SCHEDULE, resolution_schedule=ld.equal_levels()),
-        "scalars": scalars(shape, SCHEDULE),
+        "scalars": scalars(shape, alpha_bar),
     }
 
 
 FAMILIES = families()
+CONTINUOUS = {"flow": ld.FlowMatching((2, 8, 6), shift=3.0), "EDM": ld.EDM((2, 8, 6))}
 
 
-@pytest.fixture(params=list(FAMILIES))
+@pytest.fixture(params=list(FAMILIES | CONTINUOUS))
 def process(request):
-    return FAMILIES[request.param]
+    return (FAMILIES | CONTINUOUS)[request.param]
 
 
 # ---------------------------------------------------------------------------------------------- every family
 
 
 def test_conventions(process):
-    assert process.num_steps == STEPS
+    end = process.end
+    assert (process.num_steps, end) == ((STEPS, STEPS) if process.num_steps else (None, 1.0))
     assert process.sigma(0) == 0
     assert process.signal_scale(0) == 1
     assert process.snr(0) == math.inf
-    t = torch.tensor([1, 30, STEPS])
+    t = end * torch.tensor([1, 30, STEPS], dtype=torch.float64) / STEPS
     for function in (process.sigma, process.signal_scale, process.snr):
-        assert function(t).tolist() == [function(int(u)) for u in t]
+        assert function(t).tolist() == pytest.approx([function(float(u)) for u in t], rel=1e-14)
+        for number in (float(t[1]), np.float64(t[1]), t[1]):
+            assert type(function(number)) is float
+            assert function(number) == function(float(t[1]))
     x0 = draw(process.shape(0), 2)
     assert torch.equal(process.clean(x0, 0), x0)
     assert torch.equal(process.diffuse(x0, 0), x0)
-
-
-@pytest.mark.parametrize(("s", "t"), [(0, 1), (7, 8), (19, 20), (20, 21), (3, 55), (0, STEPS)])
-def test_marginal_transition_and_posterior_agree_with_dense_algebra(process, s, t):
-    to_s, to_t = (process.chain.cumulative(u).to_dense() for u in (s, t))
-    between = process.chain.between(s, t).to_dense()
-    torch.testing.assert_close(between @ to_s, to_t, rtol=1e-10, atol=1e-10)
-    # Marginal of s, then transition: the marginal of t.
-    identity = torch.eye(len(to_t), dtype=torch.float64)
-    total = process.sigma(s) ** 2 * between @ between.T + process.transition(t, s).to_dense()
-    torch.testing.assert_close(total, process.sigma(t) ** 2 * identity, rtol=1e-10, atol=1e-10)
-    # Posterior, averaged over the marginal of t: the marginal of s.
-    x0 = draw(process.shape(0), 1)
-    mean_s = process.signal_scale(s) * process.clean(x0, s)
-    torch.testing.assert_close(mean_s.flatten(1), x0.flatten(1) @ to_s.T, rtol=1e-10, atol=1e-10)
-    units = identity.reshape(-1, *process.shape(t))
-    gain = process.posterior(units, 0 * mean_s.expand(len(units), *mean_s.shape[1:]), t, s).mean.flatten(1).T
-    covariance = process.posterior(units[:1], mean_s, t, s).covariance.to_dense()
-    total = process.sigma(t) ** 2 * gain @ gain.T + covariance
-    torch.testing.assert_close(total, process.sigma(s) ** 2 * torch.eye(len(to_s)).double(), rtol=1e-10, atol=1e-10)
-    unbiased = process.posterior(process.marginal(t).mean(x0), mean_s, t, s).mean
-    torch.testing.assert_close(unbiased, mean_s, rtol=1e-10, atol=1e-10)
-
-
-def test_diffuse_for_a_batch_of_times_is_diffuse_for_each(process, generator):
-    times = [t for t in range(STEPS + 1) if process.shape(t) == process.shape(0)]
-    t = torch.tensor(times)[torch.randint(len(times), (16,), generator=generator)]
-    t[0] = 0
-    x0, noise = draw(process.shape(0), 16), draw(process.shape(0), 16, seed=1)
-    together = process.diffuse(x0, t, noise=noise)
-    for i, u in enumerate(t.tolist()):
-        torch.testing.assert_close(together[i], process.diffuse(x0[i], u, noise=noise[i]), rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(process.clean(x0, t)[i], process.clean(x0[i], u), rtol=1e-12, atol=1e-12)
+    if process.num_steps:
+        assert torch.equal(process.diffuse(x0, 7, noise=x0), process.diffuse(x0, 7.0, noise=x0))
+        x_t, mean = draw(process.shape(9), 2), draw(process.shape(8), 2)
+        assert torch.equal(process.posterior(x_t, mean, 9).mean, process.posterior(x_t, mean, 9, 8).mean)
+        assert torch.equal(process.transition(9)(x_t), process.transition(9, 8)(x_t))
 
 
 def test_randomness_comes_from_the_generator_alone(process):
     x0 = draw(process.shape(0), 2)
     calls = (
-        lambda g: process.diffuse(x0, 3, generator=g),
+        lambda g: process.diffuse(x0, process.end / 4, generator=g),
         lambda g: process.prior(3, g),
         lambda g: process.sample_timesteps(8, g),
     )
+    if process.path.integral:
+        calls = calls[1:]
     for call in calls:
         state = torch.random.get_rng_state()
         assert torch.equal(call(torch.Generator().manual_seed(5)), call(torch.Generator().manual_seed(5)))
@@ -120,65 +102,54 @@ def test_randomness_comes_from_the_generator_alone(process):
 
 def test_prior(process, generator):
     x = process.prior(2000, generator, dtype=torch.float64)
-    assert x.shape == (2000, *process.shape(STEPS))
+    assert x.shape == (2000, *process.shape(process.end))
     # Standard deviation of a sample variance: σ² √(2/n); five of them.
-    assert float(x.var()) == pytest.approx(process.sigma(STEPS) ** 2, rel=5 * math.sqrt(2 / x.numel()))
+    assert float(x.var()) == pytest.approx(process.sigma(process.end) ** 2, rel=5 * math.sqrt(2 / x.numel()))
+    assert process.prior(0).shape == (0, *process.shape(process.end))
 
 
 def test_float32_in_float32_out(process):
-    x0 = draw(process.shape(0), 2).float()
-    assert process.diffuse(x0, 30).dtype == torch.float32
-    assert process.diffuse(x0, torch.tensor([3, 4])).dtype == torch.float32
+    x0, half = draw(process.shape(0), 2).float(), process.end / 2
+    assert process.diffuse(x0, half).dtype == torch.float32
+    assert process.diffuse(x0, torch.tensor([half / 10, half / 15])).dtype == torch.float32
 
 
-def test_copies_and_pickles(process):
-    for twin in (copy.deepcopy(process), pickle.loads(pickle.dumps(process))):
-        x0, noise = draw(process.shape(0), 1), draw(process.shape(STEPS), 1)
-        assert torch.equal(twin.diffuse(x0, STEPS, noise=noise), process.diffuse(x0, STEPS, noise=noise))
+def test_copies_pickles_and_configurations(process):
+    x0, noise = draw(process.shape(0), 1), draw(process.shape(process.end), 1)
+    expected = process.diffuse(x0, process.end, noise=noise)
+    twins = [copy.deepcopy(process), pickle.loads(pickle.dumps(process))]
+    if not process.path.integral:  # operators are equal to themselves alone, and have no configuration
+        twins.append(ld.from_config(json.loads(json.dumps(process.to_config()))))
+        for twin in twins:
+            assert twin == process
+            assert hash(twin) == hash(process)
+    for twin in twins:
+        assert torch.equal(twin.diffuse(x0, process.end, noise=noise), expected)
+        x_t, mean = draw(process.shape(process.end), 2), draw(process.shape(process.end), 2, seed=1)
+        first = process.before(process.end)
+        assert torch.equal(*(p.kernel(x_t, mean, p.end, first, 0.5).mean for p in (twin, process)))
 
 
-def test_sampled_times_share_shapes_and_are_uniform(process, generator):
-    counts: Counter[int] = Counter()
-    batches, size = 4000, 4
-    for _ in range(batches):
-        t = process.sample_timesteps(size, generator)
-        assert t.dtype == torch.long
-        assert t.shape == (size,)
-        assert len({(process.shape(u), process.shape(u - 1)) for u in t.tolist()}) == 1
-        counts.update(t.tolist())
-    assert set(counts) == set(range(1, STEPS + 1))
-    for t in range(1, STEPS + 1):
-        # Repeated times count `size` at once: the standard deviation of a frequency is at most √(p/batches).
-        assert abs(counts[t] / (batches * size) - 1 / STEPS) <= 5 * math.sqrt(1 / STEPS / batches)
-
-
-@pytest.mark.parametrize("t", [-1, STEPS + 1, torch.tensor([1, STEPS + 1])])
-def test_times_out_of_range(process, t):
-    with pytest.raises(ValueError, match=r"t: expected 0 ≤ t ≤ 60"):
-        process.diffuse(draw(process.shape(0), 2), t)
-
-
-def test_bad_input(process):
-    x0 = draw(process.shape(0), 2)
-    x_t = draw(process.shape(9), 2)
-    with pytest.raises(ValueError, match="x0: expected shape"):
-        process.diffuse(x0[..., 1:], 3)
-    with pytest.raises(ValueError, match="x0: expected shape"):
-        process.diffuse(x0, torch.tensor([1, 2, 3]))
-    with pytest.raises(ValueError, match="t: expected a LongTensor"):
-        process.diffuse(x0, torch.tensor([0.5, 1.0]))
-    for bad in (math.nan, math.inf):
-        with pytest.raises(ValueError, match=r"x0: expected finite values, got 1 NaN or infinite"):
-            process.diffuse(x0.clone().index_put_((torch.tensor(0),) * x0.ndim, torch.tensor(bad).double()), 3)
-    with pytest.raises(ValueError, match="noise: expected shape"):
-        process.diffuse(x0, 3, noise=x0[:1])
-    for t, s in ((5, 5), (5, 6)):
-        with pytest.raises(ValueError, match=r"s: expected s < t = 5"):
-            process.posterior(x_t, x_t, t, s)
-        with pytest.raises(ValueError, match=r"s: expected s < t = 5"):
-            process.transition(t, s)
-    with pytest.raises(ValueError, match="batch_size: expected"):
-        process.sample_timesteps(0)
+def test_processes_are_equal_by_path_schedule_and_coupling():
+    shape = (1, 8)
+    steps = [ld.Identity(shape), 0.5 * ld.Identity(shape)]
+    assert ld.DDPM(shape, 10) == ld.LinearDiffusion(paths.identity(shape), schedules.linear(10))
+    assert hash(ld.DDPM(shape, 10)) == hash(ld.LinearDiffusion(paths.identity(shape), schedules.linear(10)))
+    assert ld.FlowMatching(shape, 2.0) == ld.LinearDiffusion(paths.identity(shape), schedules.flow(2.0))
+    assert ld.BlurringDiffusion(shape, 10) == ld.LinearDiffusion(paths.heat(shape), schedules.cosine_log_snr(10))
+    assert ld.ScaleSpaceDiffusion(shape, 2, 10) == ld.LinearDiffusion(paths.pyramid(shape, 2), schedules.linear(10))
+    assert ld.LinearDiffusion(steps, [0, 0.5, 0.6]) == ld.LinearDiffusion(
+        steps, torch.tensor([0, 0.5, 0.6], dtype=torch.float64)
+    )
+    different = [
+        ld.DDPM(shape, 10), ld.DDPM(shape, 11), ld.DDPM((1, 9), 10), ld.DDPM(shape, 10, "cosine"), ld.EDM(shape),
+        ld.BlurringDiffusion(shape, 10), ld.BlurringDiffusion(shape, 10, 3.0), ld.ScaleSpaceDiffusion(shape, 2, 10),
+        ld.LinearDiffusion(paths.identity(shape), schedules.linear(10), coupling="shared"),
+        ld.LinearDiffusion(steps, [0, 0.5, 0.6]), ld.LinearDiffusion(steps, [0, 0.5, 0.7]),
+    ]  # fmt: skip
+    assert all(a != b for a, b in itertools.combinations(different, 2))
+    assert len(set(different)) == len(different)
+    assert repr(ld.DDPM(shape, 10)) == "DDPM: identity((1, 8)) × linear(10)"
 
 
 # ---------------------------------------------------------------------------------------------- DDPM is a special case
@@ -207,34 +178,58 @@ def test_every_family_has_ddpm_as_its_special_case(make, data):
     torch.testing.assert_close(q.sample(noise=noise), mean + deviation * noise, **close)
 
 
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_scale_space_within_a_level_is_ddpm(eta):
+    """At the same noise, whole times and broken ones, steps and leaps."""
+    p, ddpm = FAMILIES["scale space"], ld.DDPM((2, 4, 3), STEPS, SCHEDULE)
+    assert p.shape(21) == p.shape(40) == (2, 4, 3)
+    x_t, mean = draw((2, 4, 3), 2), draw((2, 4, 3), 2, seed=1)
+    for s, t in ((21, 22), (21, 40), (30.25, 31)):
+        ours, theirs = (q.kernel(x_t, mean, t, s, eta) for q in (p, ddpm))
+        torch.testing.assert_close(ours.mean, theirs.mean, rtol=1e-14, atol=1e-14)
+        torch.testing.assert_close(ours.sample(x_t), theirs.sample(x_t), rtol=1e-14, atol=1e-14)
+
+
 def test_long_transitions_of_ddpm():
     p = ld.DDPM((1, 4), STEPS, SCHEDULE)
-    ratio = float(SCHEDULE[50] / SCHEDULE[10])
-    expected = 1 - float(SCHEDULE[50]) - ratio * (1 - float(SCHEDULE[10]))
+    late, early = p.signal_scale(50) ** 2, p.signal_scale(10) ** 2
+    expected = 1 - late - late / early * (1 - early)
     assert float(p.transition(50, 10)(torch.ones(1, 4))[0, 0]) == pytest.approx(expected)
 
 
 # ---------------------------------------------------------------------------------------------- particular families
 
 
-def test_blurring_is_the_formula_of_the_paper_in_the_cosine_basis():
-    p = ld.BlurringDiffusion((2, 8, 6), STEPS, blur_sigma_max=3.0, min_scale=0.01)
-    x0 = draw((2, 8, 6), 1)
-    t = 25
-    frequency = [math.pi * torch.arange(n, dtype=torch.float64) / n for n in (8, 6)]
-    dissipation = (3.0 * math.sin(math.pi * t / STEPS / 2) ** 2) ** 2 / 2
-    decay = torch.exp(-(frequency[0][:, None] ** 2 + frequency[1] ** 2) * dissipation) * 0.99 + 0.01
-    spectrum = torch.from_numpy(scipy.fft.dctn(x0.numpy(), axes=(-2, -1), norm="ortho")) * decay
-    expected = torch.from_numpy(scipy.fft.idctn(spectrum.numpy(), axes=(-2, -1), norm="ortho"))
-    torch.testing.assert_close(p.clean(x0, t), expected, rtol=1e-10, atol=1e-10)
-    a, b = math.atan(math.exp(-5)), math.atan(math.exp(5))
-    log_snr = -2 * math.log(math.tan(t / STEPS * b + (1 - t / STEPS) * a))
-    assert p.signal_scale(t) ** 2 == pytest.approx(1 / (1 + math.exp(-log_snr)))
-    assert p.sigma(t) ** 2 == pytest.approx(1 / (1 + math.exp(log_snr)))
+def test_flow_matching_goes_along_straight_lines():
+    p = ld.FlowMatching((3, 5), shift=3.0)
+    x0, noise = draw((3, 5), 4), draw((3, 5), 4, seed=1)
+    for t in (0.2, 0.9, 1.0):
+        sigma = 3 * t / (1 + 2 * t)
+        x_t = p.diffuse(x0, t, noise=noise)
+        torch.testing.assert_close(x_t, (1 - sigma) * x0 + sigma * noise, rtol=1e-14, atol=1e-14)
+        s = 0.15
+        step = p.sigma(s) - sigma
+        kernel = p.kernel(x_t, p.signal_scale(s) * x0, t, s, 0.0)
+        torch.testing.assert_close(kernel.mean, x_t + step * (noise - x0), rtol=1e-13, atol=1e-13)
+        assert kernel.covariance(x0).abs().max() == 0
 
 
-def test_blurring_keeps_the_mean_and_the_range():
+def test_edm_follows_the_ode_of_its_paper():
+    p = ld.EDM((3, 5))
+    x0, noise = draw((3, 5), 4), draw((3, 5), 4, seed=1)
+    x_t = p.diffuse(x0, 0.5, noise=noise)
+    torch.testing.assert_close(x_t, x0 + 80 * 0.5**7 * noise, rtol=1e-14, atol=1e-14)
+    # Euler's step of Eq. 3 for σ(t) = t: x + (σ_s − σ_t) (x − D)/σ_t.
+    expected = x_t + (80 * 0.3**7 - 80 * 0.5**7) * (x_t - x0) / (80 * 0.5**7)
+    torch.testing.assert_close(p.kernel(x_t, x0, 0.5, 0.3, 0.0).mean, expected, rtol=1e-13, atol=1e-13)
+
+
+def test_blurring_is_the_schedule_of_the_paper_and_keeps_the_range():
     p = ld.BlurringDiffusion((1, 16, 16), 100)
+    a, b = math.atan(math.exp(-5)), math.atan(math.exp(5))
+    log_snr = -2 * math.log(math.tan(0.25 * b + 0.75 * a))
+    assert p.signal_scale(25) ** 2 == pytest.approx(1 / (1 + math.exp(-log_snr)))
+    assert p.sigma(25) ** 2 == pytest.approx(1 / (1 + math.exp(log_snr)))
     x0 = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 - 1
     for t in (1, 50, 100):
         c = p.clean(x0, t)
@@ -242,32 +237,40 @@ def test_blurring_keeps_the_mean_and_the_range():
         assert float(c.abs().max()) <= 1 + 1e-9
 
 
-def test_scale_space_resizes_level_by_level():
+def test_scale_space_on_events_of_any_kind():
     p = ld.ScaleSpaceDiffusion((3, 16, 12), 3, STEPS, SCHEDULE, ld.equal_levels(), mode="area")
-    x0 = draw((3, 16, 12), 2)
-    expected = torch.nn.functional.avg_pool2d(x0, 4)
-    torch.testing.assert_close(p.clean(x0, STEPS), expected)
     assert [p.shape(t) for t in (0, 20, 21, 40, 41, 60)] == [(3, 16, 12)] * 2 + [(3, 8, 6)] * 2 + [(3, 4, 3)] * 2
-
-
-def test_scale_space_on_odd_and_one_dimensional_events():
     assert ld.ScaleSpaceDiffusion((1, 7, 10), 3, STEPS, SCHEDULE).shape(STEPS) == (1, 2, 3)
     assert ld.ScaleSpaceDiffusion((2, 64), 4, STEPS, SCHEDULE).shape(STEPS) == (2, 8)
     assert ld.ScaleSpaceDiffusion((1, 8, 8, 4), 2, STEPS, SCHEDULE).shape(STEPS) == (1, 4, 4, 2)
 
 
-def test_scale_space_may_skip_a_level():
-    p = ld.ScaleSpaceDiffusion((1, 8, 8), 3, 4, ld.linear_schedule(4, 0.1, 0.5), resolution_schedule=[0, 0, 2, 2])
-    x0 = draw((1, 8, 8), 1)
-    halved = ld.Resize((1, 4, 4), 2)(ld.Resize((1, 8, 8), 4)(x0))
-    torch.testing.assert_close(p.clean(x0, 3), halved)
+# ---------------------------------------------------------------------------------------------- chains of operators
 
 
-def test_each_level_is_factorised_once():
-    p = ld.ScaleSpaceDiffusion((3, 32, 32), 3)
-    resizes = {id(p.chain.cumulative(t).operator) for t in range(1, 1001)}
-    assert len(resizes) == 3
-    assert p.chain.between(500, 600).operator is p.chain.between(400, 800).operator
+def masks(seed=0):
+    """Pixels fade, and some are lost."""
+    steps = [draw((2, 3), seed=k).abs().clamp(0.1, 1.0) for k in range(4)]
+    steps[1][0, 1] = steps[2][1] = 0
+    return ld.LinearDiffusion(paths.chain([ld.Diagonal(step) for step in steps]), schedules.linear(4, 0.1, 0.5))
+
+
+def unrelated():
+    """Matrices of several shapes, the whole M_t of a process with scales."""
+    shapes = [(2, 3), (2, 3), (4,), (2, 2), (5,)]
+    steps = []
+    for seed, (fine, coarse) in enumerate(itertools.pairwise(shapes)):
+        weight = draw((math.prod(coarse), math.prod(fine)), seed=seed)
+        steps.append(ld.Matrix(0.9 * weight / torch.linalg.matrix_norm(weight, 2), fine, coarse))
+    return ld.LinearDiffusion(steps, [0, 0.5, 0.6, 0.7, 0.9], [1, 0.8, 0.7, 0.5, 0.2])
+
+
+@pytest.mark.parametrize(("make", "framed"), [(masks, True), (unrelated, False)])
+def test_chains(make, framed):
+    p = make()
+    for s, t in itertools.combinations(range(5), 2):
+        check_pair(p, s, t, framed)
+    assert p.shape_changes() == [t for t in range(1, 5) if p.shape(t) != p.shape(t - 1)]
 
 
 def test_a_subclass_of_linear_operator_is_a_process():
@@ -283,148 +286,159 @@ def test_a_subclass_of_linear_operator_is_a_process():
     p = ld.LinearDiffusion([Vignette(mask)] * 4, [0, 0.2, 0.4, 0.6, 0.8])
     x0, noise = draw((1, 6), 3), draw((1, 6), 3, seed=1)
     torch.testing.assert_close(p.diffuse(x0, 3, noise=noise), mask**3 * x0 + 0.6 * noise)
+    times = torch.tensor([3, 1, 3])
+    rows = [p.diffuse(x0[i], int(t), noise=noise[i]) for i, t in enumerate(times)]
+    torch.testing.assert_close(p.diffuse(x0, times, noise=noise), torch.stack(rows))
     q = p.posterior(x0, noise, 3)
     variance = 0.16 - 0.16**2 / 0.36 * mask**2
     torch.testing.assert_close(q.sample(noise=noise) - q.mean, variance.sqrt() * noise, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("operator", [2.0 * ld.Identity((1, 4)), ld.Matrix(2 * torch.eye(4), (1, 4), (1, 4))])
-def test_infeasible_noise_levels_are_refused_when_the_process_is_built(operator):
-    message = r"at t = 2, .* λmax = 4, ratio .* = 2\.77778; the smallest feasible σ_t is 1$"
-    with pytest.raises(ValueError, match=message):
-        ld.LinearDiffusion([operator] * 2, [0, 0.5, 0.6])
+def test_operators_may_be_degradations_or_whole():
+    """R with a schedule is M = (a_t/a_{t−1}) R without one."""
+    schedule, steps = (
+        schedules.linear(3, 0.1, 0.5),
+        [ld.Diagonal(draw((4,), seed=k).abs().clamp(max=1)) for k in range(3)],
+    )
+    whole = [schedule.signal(t) / schedule.signal(t - 1) * step for t, step in enumerate(steps, start=1)]
+    t = torch.arange(4)
+    processes = [
+        ld.LinearDiffusion(paths.chain(steps), schedule),
+        ld.LinearDiffusion(whole, schedule),
+        ld.LinearDiffusion(whole, schedule.sigma(t), schedule.signal(t)),
+    ]
+    x0 = draw((4,), 4)
+    for p in processes:
+        torch.testing.assert_close(p.diffuse(x0, t, noise=x0), processes[0].diffuse(x0, t, noise=x0))
+        torch.testing.assert_close(p.clean(x0, t), processes[0].clean(x0, t))
+        torch.testing.assert_close(p.degradation(1, 3)(x0), steps[2](steps[1](x0)))
+
+
+# ---------------------------------------------------------------------------------------------- what is refused
+
+I4 = ld.Identity((1, 4))
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("make", "error", "message"),
     [
-        (lambda i: ld.LinearDiffusion([i] * 2, [0, 0.5]), "sigmas: expected 3 values"),
-        (lambda i: ld.LinearDiffusion([i] * 2, [0.1, 0.5, 0.6]), "sigmas: expected σ_0 = 0"),
-        (
-            lambda i: ld.LinearDiffusion([i] * 2, [0, 0.5, math.nan]),
-            "sigmas: expected a finite number .* at t = 2, got nan",
-        ),
-        (lambda i: ld.LinearDiffusion([i] * 2, [0, 0.0, 0.6]), "σ_t > 0 at t = 1"),
-        (lambda i: ld.LinearDiffusion([i] * 2, [0, 0.5, 0.6], [1, 0, 1]), "signal_scales: expected"),
-        (lambda i: ld.BlurringDiffusion((1, 4), 10, blur_sigma_max=-1), "blur_sigma_max: expected"),
-        (lambda i: ld.BlurringDiffusion((1, 4), 10, min_scale=0), "min_scale: expected"),
-        (lambda i: ld.ScaleSpaceDiffusion((1, 4), 4), "levels: expected at most 3"),
-        (lambda i: ld.ScaleSpaceDiffusion((1, 8, 8), 0), "levels: expected"),
-        (lambda i: ld.ScaleSpaceDiffusion((1, 8, 8), 2, 3, resolution_schedule=[0, 1, 0]), "never grow with t"),
-        (lambda i: ld.ScaleSpaceDiffusion((1, 8, 8), 2, 3, resolution_schedule=[0, 1]), "expected 3 levels"),
-        (lambda i: ld.ScaleSpaceDiffusion((1, 8, 8), 2, 3, resolution_schedule=[0, 1, 2]), "resolution_schedule: exp"),
+        (lambda: ld.LinearDiffusion(I4, [0, 0.5]), TypeError, r"path: expected .*, got one operator: \["),
+        (lambda: ld.LinearDiffusion([I4] * 2, [0, 0.5]), ValueError, "schedule: expected one of 2 steps"),
+        (lambda: ld.LinearDiffusion([I4] * 2, [0.1, 0.5, 0.6]), ValueError, r"expected a_0 = 1 and σ_0 = 0"),
+        (lambda: ld.LinearDiffusion([I4] * 2, [0, 0.5, math.nan]), ValueError, "a finite number .* at t = 2, got nan"),
+        (lambda: ld.LinearDiffusion([I4] * 2, [0, 0.0, 0.6]), ValueError, "σ_t > 0 at t = 1"),
+        (lambda: ld.LinearDiffusion([I4], ["0", "1"]), TypeError, "sigmas: expected a number or a Covariance at t = 0"),
+        (lambda: ld.LinearDiffusion([I4] * 2, [0, 0.5, 0.6], [1, 0, 1]), ValueError, "signal: expected a_t > 0"),
+        (lambda: ld.LinearDiffusion([I4], [0, 1], [1, 0]), ValueError, "signal_scales: expected a_t > 0 .*paths.chain"),
+        (lambda: ld.LinearDiffusion([I4], "linear"), TypeError, r"schedule: expected one such as .*, got 'linear'"),
+        (lambda: ld.LinearDiffusion([I4], schedules.linear), TypeError, "schedule: expected one such as"),
+        (lambda: ld.LinearDiffusion([I4], schedules.linear(1), [1, 1]), ValueError, "signal_scales: expected None"),
+        (lambda: ld.LinearDiffusion([I4], [0, 1], coupling="both"), ValueError, "coupling: expected one of"),
+        (lambda: ld.BlurringDiffusion((1, 4), 10, blur_sigma_max=-1), ValueError, "blur_sigma_max: expected"),
+        (lambda: ld.BlurringDiffusion((1, 4), 10, min_scale=0), ValueError, "min_scale: expected"),
+        (lambda: ld.DDPM((1, 4), 10, "linaer"), ValueError, "schedule: expected one of 'linear'"),
+        (lambda: ld.ScaleSpaceDiffusion((1, 4), 4), ValueError, "levels: expected .*: at most 3"),
+        (lambda: ld.ScaleSpaceDiffusion((1, 8, 8), 2, 3, resolution_schedule=[0, 1, 0]), ValueError, "never grow"),
+        (lambda: ld.ScaleSpaceDiffusion((1, 8, 8), 2, 3, resolution_schedule=[0, 1]), ValueError, "expected 3 levels"),
+        (lambda: ld.ScaleSpaceDiffusion((1, 8, 8), 2, 3, resolution_schedule=[0, 1, 2]), ValueError, "resolution_sch"),
     ],
 )
-def test_bad_processes(make, message):
-    with pytest.raises(ValueError, match=message):
-        make(ld.Identity((1, 4)))
+def test_bad_processes(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+@pytest.mark.parametrize("alpha_bar", [[1.0, 0.6, 0.2], np.array([1.0, 0.6, 0.2]), torch.tensor([1.0, 0.6, 0.2])])
+def test_alpha_bar_in_any_container(alpha_bar):
+    assert ld.DDPM((1, 4), 2, alpha_bar).signal_scale(1) == pytest.approx(0.6**0.5, rel=1e-7)
+
+
+@pytest.mark.parametrize("t", [-1, math.nan, math.inf, 61, [1, 61], [1.0, math.nan], [-0.1, 3.0]], ids=str)
+def test_times_out_of_range(process, t):
+    t = torch.tensor(t) if isinstance(t, list) else t
+    with pytest.raises(ValueError, match=rf"t: expected 0 ≤ t ≤ {process.end}, got"):
+        process.diffuse(draw(process.shape(0), 2), t)
+
+
+@pytest.mark.parametrize("t", ["5", 1j, None, [3], torch.tensor(1j), np.array([1, 2])], ids=str)
+def test_times_that_are_no_numbers(process, t):
+    x0 = draw(process.shape(0), 2)
+    for call in (process.shape, process.sigma, process.signal_scale, lambda t: process.diffuse(x0, t),
+                 lambda t: process.operator(0, t)):  # fmt: skip
+        with pytest.raises(TypeError, match="t: expected a number, got"):
+            call(t)
+
+
+@pytest.mark.parametrize("t", [[1, 2, 3], [5], [[1, 2]], [], [True, False], [1j, 2j]], ids=str)
+def test_batches_of_times_that_do_not_fit(process, t):
+    with pytest.raises(
+        ValueError, match=r"t: expected (one time, or one for each of 2 events|a tensor of shape \(B,\))"
+    ):
+        process.diffuse(draw(process.shape(0), 2), torch.tensor(t))
+
+
+def test_broken_times_of_a_chain():
+    p, x0 = FAMILIES["scalars"], draw((2, 8, 6), 3)
+    for t in (1.5, torch.tensor([1, 2.5, 2.0])):
+        with pytest.raises(ValueError, match="t: expected an integer, as a chain of operators has no states between"):
+            p.diffuse(x0, t)
+    with pytest.raises(ValueError, match="s: expected an integer"):
+        p.posterior(x0, x0, 3, 1.5)
+    assert torch.equal(
+        p.diffuse(x0, torch.tensor([1.0, 2.0, 2.0]), noise=x0), p.diffuse(x0, torch.tensor([1, 2, 2]), x0)
+    )
 
 
 def test_times_of_different_shapes():
     p = FAMILIES["scale space"]
-    with pytest.raises(ValueError, match=r"t: expected times of one shape, got .*\(2, 2, 2\), \(2, 8, 6\)"):
-        p.diffuse(draw(p.shape(0), 2), torch.tensor([1, STEPS]))
-
-
-@pytest.mark.parametrize("shape", [(8,), (2, 7), (3, 6, 4), (1, 4, 3, 5)])
-def test_blurring_a_batch_of_times_equals_blurring_each(shape):
-    process = ld.BlurringDiffusion(shape, num_steps=50, blur_sigma_max=4.0)
-    x0 = draw(shape, 4)
-    times = [1, 50, 17, 30]
-    rows = torch.stack([process.chain.cumulative(t)(row) for t, row in zip(times, x0, strict=True)])
-    torch.testing.assert_close(process.chain.apply_cumulative(times, x0), rows, rtol=1e-12, atol=1e-12)
-
-
-def test_a_fraction_of_shape_changes_and_its_weights():
-    """How often each time comes, and that weighted losses keep their expectation: both within five standard errors."""
-    process = ld.ScaleSpaceDiffusion((1, 8), 3, num_steps=20)
-    changes, fraction, generator = process.shape_changes(), 0.3, torch.Generator().manual_seed(0)
-    draws = [process.sample_timesteps(4, generator, fraction) for _ in range(4000)]
-    share = sum(int(t[0]) in changes for t in draws) / len(draws)
-    assert abs(share - fraction) < 5 * (fraction * (1 - fraction) / len(draws)) ** 0.5
-    for t in draws[:200]:
-        assert len({(process.shape(int(u)), process.shape(int(u) - 1)) for u in t}) == 1
-    loss = torch.linspace(1, 3, 21, dtype=torch.float64).square()  # any function of t
-    weighted = torch.stack([(process.timestep_weights(t, fraction) * loss[t]).mean() for t in draws])
-    assert abs(weighted.mean() - loss[1:].mean()) < 5 * weighted.std() / len(draws) ** 0.5
-    every = torch.arange(1, 21)
-    probability = 1 / (20 * process.timestep_weights(every, fraction))
-    assert float(probability.sum()) == pytest.approx(1)
-    assert float(probability[[t - 1 for t in changes]].sum()) == pytest.approx(fraction)
-
-
-@pytest.mark.parametrize(("levels", "groups"), [(3, 5), (3, 6), (4, 12), (1, 4)])
-def test_times_in_groups_are_uniform_and_spread_evenly(levels, groups):
-    """How often each time comes, within five standard errors, and that a batch has of each resolution its share."""
-    process, generator = ld.ScaleSpaceDiffusion((1, 8), levels, num_steps=20), torch.Generator().manual_seed(0)
-    batches, size = 4000, 2 * groups
-    shapes = [(process.shape(t), process.shape(t - 1)) for t in range(1, 21)]
-    counts = torch.zeros(21)
-    for _ in range(batches):
-        t = process.sample_timesteps(size, generator, groups=groups)
-        counts += torch.bincount(t, minlength=21)
-        assert all(len({shapes[u - 1] for u in t[k::groups].tolist()}) == 1 for k in range(groups))
-        for pair in set(shapes):
-            share, found = shapes.count(pair) / 20, sum(shapes[u - 1] == pair for u in t[:groups].tolist()) / groups
-            assert abs(found - share) < 2 / groups  # evenly spaced times in an interval, or in two: the circle's seam
-    frequencies = counts[1:] / (batches * size)
-    assert bool(((frequencies - 1 / 20).abs() <= 5 * math.sqrt(1 / 20 / batches)).all())
-
-
-@pytest.mark.parametrize("groups", [1, 3, 6])
-def test_times_with_probabilities_of_their_own(groups):
-    """How often each time comes, within five standard errors of batches whose groups are alike at worst."""
-    process, generator = ld.ScaleSpaceDiffusion((1, 8), 3, num_steps=20), torch.Generator().manual_seed(0)
-    probabilities = torch.rand(20, generator=torch.Generator().manual_seed(1)).square()
-    probabilities[[4, 19]] = 0
-    batches = 4000
-    draws = [process.sample_timesteps(6, generator, groups=groups, probabilities=probabilities) for _ in range(batches)]
-    for t in draws[:200]:
-        for k in range(groups):
-            assert len({(process.shape(u), process.shape(u - 1)) for u in t[k::groups].tolist()}) == 1
-    frequencies = torch.bincount(torch.cat(draws), minlength=21)[1:] / (6 * batches)
-    expected = probabilities / probabilities.sum()
-    assert bool(((frequencies - expected).abs() <= 5 * (expected / batches).sqrt()).all())
-    assert frequencies[4] == frequencies[19] == 0
-
-
-def test_parts_of_a_batch_with_one_shape():
-    process = ld.ScaleSpaceDiffusion((1, 8), 3, num_steps=20)
-    t = process.sample_timesteps(24, torch.Generator().manual_seed(0), groups=12)
-    parts = process.group_by_shape(t)
-    assert torch.equal(torch.cat(parts).sort().values, torch.arange(24))
-    shapes = [{(process.shape(u), process.shape(u - 1)) for u in t[part].tolist()} for part in parts]
-    assert all(len(pairs) == 1 for pairs in shapes)
-    assert len(set.union(*shapes)) == len(parts)
-    for part in parts:
-        assert process.diffuse(draw((1, 8), len(part)), t[part]).shape[1:] == process.shape(int(t[part][0]))
-    with pytest.raises(ValueError, match=r"t: expected 1 ≤ t ≤ 20, got 0"):
-        process.group_by_shape(torch.tensor([3, 0]))
-
-
-def test_bad_groups():
-    process = ld.ScaleSpaceDiffusion((1, 8), 3, num_steps=20)
-    with pytest.raises(ValueError, match=r"groups: expected a divisor of batch_size = 8, got 3"):
-        process.sample_timesteps(8, groups=3)
-    with pytest.raises(ValueError, match=r"groups: expected 1 with a shape_change_fraction, got 4"):
-        process.sample_timesteps(8, shape_change_fraction=0.1, groups=4)
-    with pytest.raises(ValueError, match=r"groups: expected"):
-        process.sample_timesteps(8, groups=16)
-    for probabilities, message in (
-        (torch.ones(19), r"probabilities: expected shape \(20,\), got \(19,\)"),
-        (torch.zeros(20), "probabilities: expected finite numbers ≥ 0, not all of them 0"),
-        (-torch.ones(20), "probabilities: expected finite numbers ≥ 0"),
-    ):
+    message = r"t: expected times of one shape, got .*\(2, 2, 2\), \(2, 8, 6\).*ByShape.*group_by_shape"
+    for call in (p.diffuse, p.clean):
         with pytest.raises(ValueError, match=message):
-            process.sample_timesteps(8, probabilities=probabilities)
-    with pytest.raises(ValueError, match="probabilities: expected none with a shape_change_fraction"):
-        process.sample_timesteps(8, shape_change_fraction=0.1, probabilities=torch.ones(20))
+            call(draw(p.shape(0), 2), torch.tensor([1, STEPS]))
 
 
-@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5])
-def test_bad_fractions_of_shape_changes(fraction):
-    process = ld.ScaleSpaceDiffusion((1, 8), 3, num_steps=20)
-    with pytest.raises(ValueError, match=r"shape_change_fraction: expected a number in \(0, 1\)"):
-        process.sample_timesteps(4, shape_change_fraction=fraction)
-    with pytest.raises(ValueError, match="expected a process some of whose steps change the shape"):
-        ld.DDPM((1, 8)).timestep_weights(torch.tensor([1]), 0.2)
+def test_bad_input(process):
+    x0, t = draw(process.shape(0), 2), process.end / 4
+    t = int(t) if process.num_steps else t
+    x_t = draw(process.shape(t), 2)
+    with pytest.raises(ValueError, match="x0: expected shape"):
+        process.diffuse(x0[..., 1:], t)
+    with pytest.raises(ValueError, match=r"x0: expected shape \(2, 2, 8, 6\) for as many times, got \(2, 8, 6\)"):
+        process.diffuse(x0[0], torch.tensor([t, t]))
+    for bad in (math.nan, math.inf):
+        with pytest.raises(ValueError, match=r"x0: expected finite values, got 1 NaN or infinite"):
+            process.diffuse(x0.clone().index_put_((torch.tensor(0),) * x0.ndim, torch.tensor(bad).double()), t)
+    with pytest.raises(ValueError, match="noise: expected shape"):
+        process.diffuse(x0, t, noise=x0[:1])
+    for s in (t, 2 * t):
+        with pytest.raises(ValueError, match=rf"s: expected s < t = {t}"):
+            process.posterior(x_t, x_t, t, s)
+        with pytest.raises(ValueError, match=rf"s: expected s < t = {t}"):
+            process.transition(t, s)
+    with pytest.raises(ValueError, match=rf"s: expected 0 ≤ s ≤ {process.end}, got -1"):
+        process.posterior(x_t, x_t, t, -1)
+    with pytest.raises(ValueError, match=rf"t: expected 0 < t ≤ {process.end}, got 0"):
+        process.posterior(x_t, x_t, 0)
+    with pytest.raises(ValueError, match=rf"s: expected s ≤ t = {t}, got {2 * t}"):
+        process.degradation(2 * t, t)
+    if not process.num_steps:
+        with pytest.raises(ValueError, match="s: expected a time, as this process has no steps"):
+            process.transition(t)
+    for eta, error in (
+        (-0.1, ValueError),
+        (1.1, ValueError),
+        (math.nan, ValueError),
+        ("0", TypeError),
+        ([0], TypeError),
+    ):
+        with pytest.raises(error, match="eta: expected a number"):
+            process.kernel(x_t, x_t, t, 0, eta)
+    with pytest.raises(ValueError, match="x_t: expected shape"):
+        process.posterior(x_t[..., 1:], x_t, t, 0)
+    with pytest.raises(ValueError, match="mean_s: expected shape"):
+        process.posterior(x_t, x_t[..., 1:], t, t / 3 if not process.path.integral else 3)
+    with pytest.raises(ValueError, match="batch_size: expected"):
+        process.sample_timesteps(0)
+    for n, error in ((-1, ValueError), (2.5, TypeError)):
+        with pytest.raises(error, match="n: expected"):
+            process.prior(n)

@@ -5,9 +5,11 @@ The solvers of other libraries are in test_solvers, orders in test_orders.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import math
+import pickle
 from functools import partial
 
 import pytest
@@ -17,9 +19,19 @@ from torch.utils._pytree import tree_leaves
 
 import lineardiffusion as ld
 from test_operators import draw
-from test_processes import STEPS, families
 
-FAMILIES = families()
+STEPS, SHAPE = 60, (2, 8, 6)
+SCHEDULE = ld.schedules.linear(STEPS, 1e-3, 0.3)
+FAMILIES = {
+    "DDPM": ld.DDPM(SHAPE, STEPS, SCHEDULE),
+    "blurring": ld.BlurringDiffusion(SHAPE, STEPS, blur_sigma_max=3.0),
+    "scale space": ld.ScaleSpaceDiffusion(SHAPE, 3, STEPS, SCHEDULE, resolution_schedule=ld.equal_levels()),
+    "chain": ld.LinearDiffusion(
+        [SCHEDULE.signal(t) / SCHEDULE.signal(t - 1) * ld.Identity(SHAPE) for t in range(1, STEPS + 1)],
+        [SCHEDULE.sigma(t) for t in range(STEPS + 1)],
+        [SCHEDULE.signal(t) for t in range(STEPS + 1)],
+    ),
+}
 SPECIAL_CASES = {
     "DDPM": ld.DDPM((3, 8, 8)),
     "scale space with one level": ld.ScaleSpaceDiffusion((3, 8, 8), levels=1),
@@ -265,6 +277,26 @@ def test_shared_noise_needs_no_transition():
     torch.testing.assert_close(own, expected, rtol=1e-12, atol=1e-12)
     with pytest.raises(ValueError, match="σ_t² ≥ σ_s²"):
         ld.DDIMSampler(sampler.denoiser).step(x_t, 4, 2)
+    # Without any noise: algorithm 2 of Cold Diffusion.
+    cold = ld.LinearDiffusion(path, ld.schedules.table([1.0] * 6, [0.0] * 6), coupling="shared")
+    own = ld.SharedNoiseSampler(ld.Denoiser(sampler.denoiser.network, cold, "data"), order=2).step(x_t, 4, 2)
+    torch.testing.assert_close(own, x_t - cold.clean(x0, 4) + cold.clean(x0, 2), rtol=1e-12, atol=1e-12)
+
+
+def test_directions_without_signal_keep_their_noise(make):
+    """One that no state shows, and all of them where a flow starts: x_s has the noise of x_t, unless that is drawn."""
+    basis = ld.bases.Cosine((1, 4))
+    path = ld.paths.spectral(basis, lambda t: torch.tensor([1.0, math.exp(-t), math.exp(-t), float(t == 0)]))
+    p = ld.LinearDiffusion(path, ld.schedules.flow())
+    sampler = make(ld.Denoiser(lambda x, t: 0.5 * x, p, "data"), [1.0, 0.8, 0.6, 0.4, 0.2])
+    states = list(sampler.trajectory(2, seeds=[0, 1], progress=False))
+    for (t, x_t, clean), (s, x_s, _) in itertools.pairwise(states):
+        assert x_s.isfinite().all()
+        if getattr(sampler, "eta", 0.0) == 0 and s > 0:
+            kept = basis.analyse(x_t)[..., 3:], t / s * basis.analyse(x_s)[..., 3:]
+            if t == 1 and make is not ld.HeunSampler:  # whose x* is another
+                kept = x_t, t / s * (x_s - p.signal_scale(s) * clean)
+            torch.testing.assert_close(*kept, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))
@@ -334,6 +366,16 @@ def test_one_call_of_the_network_is_one_step(make):
     if make is ld.HeunSampler:
         expected = [t for pair in itertools.pairwise(sampler.times) for t in pair if t]
     assert calls == expected
+
+
+def test_times_between_steps_and_integers_in_every_guise():
+    p, told = FAMILIES["DDPM"], []
+    sampler = ld.DDIMSampler(ld.Denoiser(lambda x, t_index: told.append(t_index[0]) or 0.5 * x, p), 4)
+    x = torch.zeros(1, *p.shape(0))
+    for t, s in ((5, 3), (5.0, 3.0), (torch.tensor(5), 3), (5.5, 3)):
+        sampler.step(x, t, s)
+    assert [t.item() for t in told] == [4, 4, 4, 4.5]
+    assert [t.dtype for t in told] == [torch.long] * 3 + [torch.float32]
 
 
 def test_the_last_step_returns_the_estimate_itself(make):
@@ -461,6 +503,7 @@ def test_configurations(make):
     sampler = make(ld.Denoiser(network, ld.DDPM((1, 4))), ld.grids.trailing(5), clip=(-1, 1))
     again = ld.from_config(json.loads(json.dumps(sampler.to_config())), network=network)
     assert again == sampler
+    assert pickle.loads(pickle.dumps(sampler)) == copy.deepcopy(sampler) == sampler
     assert again.times == sampler.times
     assert again != make(sampler.denoiser, 5)
     assert repr(sampler).startswith(f"{type(sampler).__name__}(")
@@ -500,21 +543,22 @@ def test_steps_stay_on_the_device_and_wait_for_nothing(name, make):
 
 
 @pytest.mark.parametrize("name", ["blurring", "scale space"])
-def test_steps_that_were_taken_once_compile(name):
+def test_a_step_that_was_taken_once_compiles(name):
+    """Of second order, and over a change of shape where there is one."""
     p = FAMILIES[name]
-    sampler = ld.DDIMSampler(shrinking(p), 7, eta=0.5, order=2, corrector=True)
-    first = sampler.times.index(p.shape_changes()[-1]) if p.shape_changes() else 2
-    t, s, u = sampler.times[first : first + 3]
-    noise = draw(p.shape(s), 2).float()
-
-    def steps(x):
-        history = sampler.history()
-        return sampler.step(sampler.step(x, t, s, noise=noise, history=history), s, u, noise=noise, history=history)
-
+    sampler = ld.DDIMSampler(shrinking(p), 7, eta=0.5, order=2)
+    second = sampler.times.index(p.shape_changes()[-1]) if p.shape_changes() else 2
+    t, s, u = sampler.times[second - 1 : second + 2]
+    x, noise, history = draw(p.shape(t), 2).float(), draw(p.shape(u), 2, seed=1).float(), sampler.history()
     with torch.no_grad():
-        x = draw(p.shape(t), 2, seed=1).float()
-        expected = steps(x)
-        torch.testing.assert_close(torch.compile(steps, fullgraph=True, backend="eager")(x), expected)
+        x = sampler.step(x, t, s, history=history)
+        estimates = history.estimates
+
+        def step(x):
+            return sampler.step(x, s, u, noise=noise, history=ld.samplers.History(list(estimates), s))
+
+        expected = step(x)
+        torch.testing.assert_close(torch.compile(step, fullgraph=True, backend="eager")(x), expected)
 
 
 def test_class_conditional_sampling_on_another_dtype():

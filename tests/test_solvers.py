@@ -208,15 +208,18 @@ def process_of(case):
     """A process that has the states of a case, and their times."""
     if case.on_flow:
         return ld.FlowMatching(SHAPE), case.sigma.tolist()
-    # Levels as a table of integer times: clean data first and, where the states end in noise, one level more, so that
-    # the last of them is not taken for the end of a trajectory.
-    signal, sigma = case.signal.flip(0).tolist(), case.sigma.flip(0).tolist()
+    process = process_of_levels(tuple(case.states.shape[2:]), tuple(case.signal.tolist()), tuple(case.sigma.tolist()))
+    return process, list(range(process.end, process.end - len(case.states), -1))
+
+
+@cache
+def process_of_levels(shape, signal, sigma):
+    """Levels as a table of integer times: clean data first and, where the states end in noise, one level more, so that
+    the last of them is not taken for the end of a trajectory."""
+    signal, sigma = signal[::-1], sigma[::-1]
     if sigma[0] > 0:
-        signal, sigma = [1.0, 1.0, *signal], [0.0, sigma[0] / 10, *sigma]
-    shape = tuple(case.states.shape[2:])
-    process = ld.LinearDiffusion(ld.paths.identity(shape), ld.schedules.table(signal, sigma))
-    last = len(sigma) - 1
-    return process, list(range(last, last - len(case.states), -1))
+        signal, sigma = (1.0, 1.0, *signal), (0.0, sigma[0] / 10, *sigma)
+    return ld.LinearDiffusion(ld.paths.identity(shape), ld.schedules.table(signal, sigma))
 
 
 def follow(case, network, dtype=torch.float64):

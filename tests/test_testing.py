@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lineardiffusion as ld
-from lineardiffusion.paths import HeatPath, Path
+from lineardiffusion.paths import Path, heat
 from lineardiffusion.testing import strategies
 
 
@@ -235,7 +235,7 @@ class WrongShare(ld.FlowMatching):
         return type(q)(q.mean + gamma / 2 * (x_t - mean_t), q.covariance)
 
 
-class Rounding(HeatPath):
+class Rounding(heat):
     """Whole steps alone: the part of a step that lies between s and t counts as all of it."""
 
     def between(self, s, t):
@@ -247,7 +247,7 @@ class Rounding(HeatPath):
     apply_each = Path.apply_each
 
 
-class OneForAll(HeatPath):
+class OneForAll(heat):
     """A batch of times blurred by the first of them."""
 
     def apply_each(self, times, x):

@@ -62,7 +62,7 @@ def calibrate(
     Raises:
         ValueError: images of a wrong shape, no step to measure, an empty clip range, or a negative rank.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> p = ld.ScaleSpaceDiffusion((1, 8, 8), levels=2, num_steps=100)
         >>> d = ld.Denoiser(lambda x, t_index, size: x.new_zeros(len(x), 1, *size), p)

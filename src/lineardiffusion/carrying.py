@@ -22,7 +22,7 @@ from lineardiffusion._checks import full_precision
 from lineardiffusion.caches import BoundedCache
 from lineardiffusion.operators.base import LinearOperator, count_numbers
 from lineardiffusion.operators.scalar import Identity
-from lineardiffusion.paths import IdentityPath
+from lineardiffusion.paths import identity
 from lineardiffusion.processes.base import LinearDiffusion
 
 Lift = Literal["pseudoinverse"]
@@ -64,7 +64,7 @@ class Carrier:
 
     def rows(self, clean: Tensor, r: Tensor, s: Tensor) -> Tensor:
         """`__call__` for times of their own for each row, which share their shapes: one map for each distinct pair."""
-        if isinstance(self.process.path, IdentityPath):  # no need to know the times, which may have to be waited for
+        if isinstance(self.process.path, identity):  # no need to know the times, which may have to be waited for
             return clean
         pairs: dict[tuple[float, float], list[int]] = {}
         for row, pair in enumerate(zip(r.tolist(), s.tolist(), strict=True)):

@@ -1,6 +1,6 @@
 r"""Objects that are what they were made with: equal, printed, written to JSON and made again by their arguments.
 
-Example:
+Examples:
     >>> from lineardiffusion.config import Configured, configured, from_config
     >>> @configured("Blur")
     ... class Blur(Configured):
@@ -115,7 +115,7 @@ def from_config(config: Mapping[str, Any], **extras: object) -> Any:
         TypeError: not a mapping.
         ValueError: a type or an argument that is unknown, or one that is missing; extras that nothing takes.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> from lineardiffusion.config import from_config
         >>> from_config({"type": "schedules.flow", "shift": 3.0})

@@ -37,7 +37,7 @@ class Covariance(LinearOperator):
 
     A subclass gives `apply`, `sqrt` and `solve`. The square root may be any L with LLᵀ = Σ, symmetric or not.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> class Exchangeable(ld.Covariance):  # I + 11ᵀ, on events of n numbers
         ...     def apply(self, x):
@@ -141,7 +141,7 @@ class GramCovariance(Covariance):
         variance: f, from a float64 tensor of eigenvalues λ ≥ 0 to variances, element by element; by default λ itself,
             Σ = MᵀM.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> covariance = GramCovariance(ld.Diagonal(torch.tensor([1.0, 2.0])), lambda values: 5.0 - values)
         >>> covariance.sqrt(torch.ones(2))

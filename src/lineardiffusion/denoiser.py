@@ -53,8 +53,8 @@ class Denoiser(nn.Module, Configured):
     The last four tell nothing of the detail that a change of shape adds, and need a `lift` in processes that have one;
     the last three need isotropic noise.
 
-    Two denoisers are equal if everything but their networks is. A state dict says which denoiser it is of, and no other loads
-    it; of processes made of operators of one's own it knows the shapes and levels alone.
+    Two denoisers are equal if everything but their networks is. A state dict says which denoiser it is of, and no other
+    loads it; of processes made of operators of one's own it knows the shapes and levels alone.
 
     Arguments:
         network: called as network(x, time, **conditioning), x of shape (B, *shape(t)) in the dtype of its (first
@@ -79,7 +79,7 @@ class Denoiser(nn.Module, Configured):
         TypeError: an argument of a wrong kind, or a network that cannot be told the size it is to return.
         ValueError: an unknown prediction, time input or lift, or a prediction that the process does not define.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> p = ld.ScaleSpaceDiffusion((1, 8, 8), levels=2, num_steps=10)
         >>> d = ld.Denoiser(lambda x, index, size: x.new_zeros(len(x), 1, *size), p)

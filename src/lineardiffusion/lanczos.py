@@ -86,7 +86,7 @@ def lanczos_function(
         ValueError: `event_ndim`, `tol` or `max_iterations` out of range, v is empty or not finite, `matvec` changes the
             shape or is not finite, or f is not finite at an eigenvalue (the inverse of a singular matrix).
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> weights = torch.tensor([1.0, 4.0, 9.0])
         >>> ld.lanczos_function(lambda x: weights * x, torch.ones(3), torch.sqrt, event_ndim=1)
@@ -142,7 +142,7 @@ def lanczos_sqrt(
     Raises:
         ValueError: A has a negative eigenvalue, or an argument is out of range.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> covariance = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
         >>> half = ld.lanczos_sqrt(lambda x: x @ covariance, torch.eye(2), event_ndim=1)

@@ -169,7 +169,7 @@ class EDMPrediction(_Mixture):
     Raises:
         ValueError: σ_d is not positive.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> prediction = ld.EDMPrediction(sigma_data=0.5)
         >>> prediction.estimate(1.0, 0.5)  # c_skip and c_out

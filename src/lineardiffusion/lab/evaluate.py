@@ -81,7 +81,7 @@ def evaluate(
         ValueError: noise that is not isotropic, a covariance that does not fit or is not positive semi-definite, an
             unknown option, or one that the sampler has not.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> data = ld.lab.power_law((1, 16))
         >>> report = ld.lab.evaluate(ld.DDPM((1, 16)), data, steps=50)

@@ -26,7 +26,7 @@ def power_law(shape: Sequence[int], exponent: float = 2.0, variance: float = 0.2
         exponent: of the decay.
         variance: mean of the spectrum, hence tr C / n.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> ld.lab.power_law((1, 8)).gain.mean().item()
         0.25
@@ -66,7 +66,7 @@ class OptimalDenoiser(Denoiser):
     Arguments:
         process, covariance, mean: as `ld.lab.evaluate`.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> p = ld.ScaleSpaceDiffusion((1, 16), levels=2, num_steps=100)
         >>> d = ld.lab.OptimalDenoiser(p, ld.lab.power_law((1, 16)))

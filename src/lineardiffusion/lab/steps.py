@@ -19,11 +19,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lineardiffusion.kernels import isotropic_kernel
 from lineardiffusion.lab.frames import in_frames, matrix_of
 from lineardiffusion.lab.joint import Joint, Name, Terms
 from lineardiffusion.lab.marginals import Marginals
 from lineardiffusion.lab.matrices import plus, times
-from lineardiffusion.posterior import isotropic_kernel
 from lineardiffusion.samplers import Estimate, HeunSampler, Sampler, SharedNoiseSampler
 from lineardiffusion.samplers.extrapolation import Extrapolation
 from lineardiffusion.samplers.heun import heun_weight
@@ -63,9 +63,8 @@ class Recursion:
         self.order, self.corrects = getattr(sampler, "order", 1), getattr(sampler, "corrector", False)
         decay = shared_noise_decay if self.shares else markov_decay
         rule: Rule = getattr(sampler, "rule", "moment")
-        self._extrapolation = Extrapolation(
-            sampler.denoiser, partial(decay, eta=self.eta), rule, across=partial(markov_decay, eta=self.eta)
-        )
+        decay, across = (partial(function, eta=self.eta) for function in (decay, markov_decay))
+        self._extrapolation = Extrapolation(sampler.denoiser, decay, rule, across=across, limited=sampler.on_grid)
         self._times: list[float] = []  # of the states that estimates are made of, the newest first
         self._taken: tuple[Tensor, Terms] | None = None  # T and W_j G_j of a step to be corrected
 

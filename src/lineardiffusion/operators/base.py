@@ -46,7 +46,7 @@ class LinearOperator(ABC):
         in_shape: event shape of the input, e.g. (3, 64, 64).
         out_shape: event shape of the output.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> class Vignette(ld.LinearOperator):
         ...     def __init__(self, mask):
@@ -231,7 +231,7 @@ class LinearOperator(ABC):
             A function of x (*batch, *in_shape), y (*batch, *out_shape) and noise, shaped like x or None without a
             deviation; its result has the shape and dtype of x.
 
-        Example:
+        Examples:
             >>> import torch, lineardiffusion as ld
             >>> step = ld.Diagonal(torch.tensor([1.0, 0.5])).step_map(0.5, lambda values: (1 - values / 2).sqrt())
             >>> step(torch.zeros(2), torch.ones(2), torch.zeros(2))
@@ -371,7 +371,7 @@ class LinearOperator(ABC):
             ValueError: the structure is unknown and the operator too large to be written as a dense matrix, or it has
                 blocks whose coordinates have different shapes.
 
-        Example:
+        Examples:
             >>> import torch, lineardiffusion as ld
             >>> u, s, vt = ld.Resize((3, 8, 6), (4, 3)).svd()
             >>> s.shape, vt.out_shape, u.in_shape

@@ -26,7 +26,7 @@ class BlockDiagonal(LinearOperator):
     Raises:
         ValueError: no block, or blocks of different shapes.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> blocks = ld.BlockDiagonal([ld.Identity((2,)), 0.5 * ld.Identity((2,))])
         >>> blocks(torch.ones(2, 2))
@@ -119,7 +119,7 @@ class ChannelMix(LinearOperator):
     Raises:
         ValueError: a weight that is not a finite, real, constant matrix.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> grey = ld.ChannelMix(torch.full((1, 3), 1 / 3), ld.Identity((2, 2)))
         >>> grey(torch.ones(3, 2, 2)).shape, round(grey.norm(), 4)

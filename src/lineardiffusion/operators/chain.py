@@ -71,7 +71,7 @@ class OperatorChain:
     Raises:
         ValueError: no step, or shapes that do not chain.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> chain = ld.OperatorChain([0.5 * ld.Identity((1, 8)), ld.Resize((1, 8), 4), 0.5 * ld.Identity((1, 4))])
         >>> len(chain), chain.shape(1), chain.shape(3), chain.cumulative(3).scale

@@ -38,7 +38,7 @@ class Convolution(LinearOperator):
         ValueError: an unknown padding, or a kernel that is even-sized, too large for the shape, not finite, complex or
             being learned.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> blur = ld.Convolution(torch.tensor([0.25, 0.5, 0.25]), (1, 4))
         >>> blur(torch.tensor([[4.0, 0.0, 0.0, 0.0]]))

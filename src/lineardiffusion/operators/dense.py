@@ -27,7 +27,7 @@ class Matrix(FactoredOperator):
     Raises:
         ValueError: a weight whose shape does not fit the event shapes, or that is not finite, complex or being learned.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> difference = ld.Matrix(torch.tensor([[1.0, -1.0]]), in_shape=(2,), out_shape=(1,))
         >>> difference(torch.tensor([5.0, 3.0])), round(difference.norm(), 4)

@@ -23,7 +23,7 @@ class Diagonal(FactoredOperator):
     Raises:
         ValueError: weights that are NaN, infinite, complex or being learned, or a scalar.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> mask = ld.Diagonal(torch.tensor([1.0, 0.0]))
         >>> mask(torch.tensor([3.0, 4.0]))

@@ -30,7 +30,7 @@ class OrthogonalRows(LinearOperator):
     Raises:
         ValueError: c is not positive.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> class EvenPixels(ld.OrthogonalRows):
         ...     def apply(self, x):
@@ -118,7 +118,7 @@ class AveragePool(OrthogonalRows):
     Raises:
         ValueError: factors that do not divide the sizes.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> ld.AveragePool((1, 4), 2)(torch.tensor([[1.0, 3.0, 5.0, 7.0]]))
         tensor([[2., 6.]])
@@ -164,7 +164,7 @@ class Truncation(OrthogonalRows):
     Raises:
         ValueError: a basis that has no such smaller one, or a shape that does not fit it.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> halve = ld.Truncation(ld.bases.Cosine((1, 4)), (1, 2))
         >>> halve(torch.ones(1, 4)).round(decimals=4)

@@ -20,7 +20,7 @@ _ONE = torch.ones((), dtype=torch.float64)
 class Identity(FactoredOperator):
     """M = I on events of the given shape.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> (0.5 * ld.Identity((2,)))(torch.tensor([2.0, 4.0]))
         tensor([1., 2.])

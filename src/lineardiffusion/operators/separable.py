@@ -36,7 +36,7 @@ class Separable(FactoredOperator):
     Raises:
         ValueError: factors that do not fit `in_shape`, or that are not finite, complex or being learned.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> total = ld.Separable([torch.ones(1, 2), torch.eye(3)], in_shape=(2, 3))
         >>> total(torch.arange(6.0).reshape(2, 3))
@@ -186,7 +186,7 @@ class Resize(Separable):
     Raises:
         ValueError: an unknown mode, or sizes that do not fit `in_shape`.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> halve = ld.Resize((1, 4), 2, mode="area")
         >>> halve(torch.tensor([[1.0, 3.0, 5.0, 7.0]]))

@@ -42,7 +42,7 @@ class SpectralFilter(FactoredOperator):
         ValueError: a basis of other events; a gain that does not fit, is not finite or is being learned, or whose
             filter would turn real signals into complex ones.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> mean = ld.SpectralFilter((1, 4), torch.tensor([1.0, 0.0, 0.0, 0.0]))
         >>> mean(torch.tensor([[1.0, 2.0, 3.0, 6.0]]))

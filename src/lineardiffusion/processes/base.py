@@ -7,7 +7,6 @@ Diffusion.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Literal, TypeGuard, get_args, overload
 
@@ -31,31 +30,26 @@ from lineardiffusion.caches import BoundedCache
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.covariance import Covariance, NoiseLevel, as_covariance, as_noise_level
 from lineardiffusion.gaussian import Gaussian, GaussianMarginal
+from lineardiffusion.kernels import MarkovKernel, as_eta, check_feasible
 from lineardiffusion.operators.base import LinearOperator, apply_each, count_numbers
 from lineardiffusion.operators.chain import OperatorChain
-from lineardiffusion.paths import ChainPath, Path
-from lineardiffusion.posterior import MarkovKernel, SharedNoiseKernel, as_eta, check_feasible, transition
+from lineardiffusion.paths import Path, chain
+from lineardiffusion.posterior import transition
+from lineardiffusion.processes.doubts import Doubts
+from lineardiffusion.processes.feasibility import check_every_step
 from lineardiffusion.schedules import CovarianceTable, Schedule, table
+from lineardiffusion.shared_noise import SharedNoiseKernel
 from lineardiffusion.times import ByShape, group_by_shape
 
 Time = float | Tensor
 Coupling = Literal["markov", "shared"]
 
-# Most of the signal, ‖Σ_T^{-1/2} M_{1:T}‖², that x_T may hold and still be taken for noise. What is in use as such has
-# less: 4e-5 (β from 1e-4 to 0.02 in 1000 steps, a log-SNR of −10), 2e-4 (EDM's σ = 80), 1e-3 (β_T = 0.999). Stable
-# Diffusion's schedule has 5e-3, and for this reason its images are known to be of medium brightness
-# (https://arxiv.org/abs/2305.08891).
-_TERMINAL_SNR = 2e-3
-# Standardised values and latents are of either sign, and images in [0, 1] stay below this.
-_PIXELS = 10.0
 # Operators and kernels that are kept: a sampler visits the same pairs of times again and again.
 _OPERATOR_BYTES = 2**28
 _KERNEL_BYTES = 2**29
-# In the place of a_t/a_s where a_t = 0: it makes M zero to all digits and leaves it the polar factor of R, which is what
-# kernels tend to where the signal fades.
+# In the place of a_t/a_s where a_t = 0: it makes M zero to all digits and leaves it the polar factor of R, which is
+# what kernels tend to where the signal fades.
 _VANISHING = 1e-18
-# Pairs of neighbouring times at which a continuous process is looked at for feasibility.
-_LOOKED_AT = 200
 
 
 @configured("LinearDiffusion")
@@ -79,7 +73,7 @@ class LinearDiffusion(Configured):
         ValueError: lengths that do not fit, or noise that a "markov" coupling does not allow. The error names the time
             and the smallest feasible σ_t; `ld.feasible_sigmas` raises all of them as far as necessary.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> p = ld.LinearDiffusion(ld.paths.heat((1, 8), blur_sigma=2.0), ld.schedules.cosine(100))
         >>> p.diffuse(torch.zeros(4, 1, 8), t=2.5, generator=torch.Generator().manual_seed(0)).shape
@@ -111,21 +105,20 @@ class LinearDiffusion(Configured):
         if not isinstance(path, Path):
             if isinstance(path, LinearOperator):
                 raise TypeError(f"path: expected a path or a sequence of operators, got one operator: [{path}]")
-            path = ChainPath(path, [schedule.signal(t) for t in range((schedule.num_steps or 0) + 1)])
+            path = chain(path, [schedule.signal(t) for t in range((schedule.num_steps or 0) + 1)])
         self.path, self.schedule, self.coupling = path.on(schedule), schedule, coupling
         self._operators: BoundedCache[LinearOperator] = BoundedCache(_OPERATOR_BYTES, _operator_bytes)
         self._kernels: BoundedCache[MarkovKernel] = BoundedCache(_KERNEL_BYTES, _kernel_bytes)
         self._shared_kernels: BoundedCache[SharedNoiseKernel] = BoundedCache(_KERNEL_BYTES, _kernel_bytes)
         self._signal: tuple[float, LinearOperator] | None = None  # at a time, of white noise
-        self._warned: set[str] = set()  # of what there was a warning
-        self._looked = False  # at data on an accelerator
+        self._doubts = Doubts()
         self._levels: dict[float, NoiseLevel] = {}
         self._scales: dict[float, tuple[float, float]] = {}
         self.is_isotropic = schedule.is_isotropic  # Σ_t = σ_t² I for all t
         for time in range((self.num_steps or -1) + 1):
-            self._noise(time)
+            self.noise_level(time)
         if coupling == "markov":
-            self._check_feasible()
+            check_every_step(self)
 
     def arguments(self) -> dict[str, object]:
         return {"path": self.path, "schedule": self.schedule, "coupling": self.coupling}
@@ -209,7 +202,7 @@ class LinearDiffusion(Configured):
         if len(shapes) > 1:
             raise ValueError(
                 f"t: expected times of one shape, got times of the shapes {sorted(shapes)}: draw them with "
-                f"process.sample_timesteps (ld.times.ByShape), or take the parts of process.group_by_shape(t) one by one"
+                f"process.sample_timesteps (ld.times.ByShape), or take the parts of process.group_by_shape(t) in turn"
             )
         return shapes.pop()
 
@@ -255,7 +248,7 @@ class LinearDiffusion(Configured):
     def noise_covariance(self, t: float) -> Covariance:
         """Σ_t, the covariance of x_t given x_0."""
         t = self.time(t)
-        return as_covariance(self._noise(t), self.path.shape(t))
+        return as_covariance(self.noise_level(t), self.path.shape(t))
 
     def add_noise(self, mean: Tensor, t: Time, noise: Tensor) -> Tensor:
         """mean + Σ_t^{1/2} noise, for white noise of the shape of the mean; t as in `diffuse`."""
@@ -266,11 +259,11 @@ class LinearDiffusion(Configured):
 
     def _add_noise(self, mean: Tensor, t: Time, noise: Tensor) -> Tensor:
         if not isinstance(t, Tensor):
-            level = self._noise(t)
+            level = self.noise_level(t)
             return level.sample(mean, noise) if isinstance(level, Covariance) else torch.add(mean, noise, alpha=level)
         if not self.is_isotropic:
             shape = self.common_shape(t)
-            return mean + apply_each([as_covariance(self._noise(u), shape).root() for u in t.tolist()], noise)
+            return mean + apply_each([as_covariance(self.noise_level(u), shape).root() for u in t.tolist()], noise)
         work = mean.to(compute_dtype(mean.dtype))
         sigmas = column(self.schedule.sigma(t.to(mean.device)), work)
         return torch.addcmul(work, sigmas, noise.to(work.dtype)).to(mean.dtype)
@@ -289,10 +282,10 @@ class LinearDiffusion(Configured):
             ValueError: a_s = 0 and a_t > 0: there is no such operator.
         """
         t, s = self._pair(t, s, equal=True)
-        return self._operators.get(("M", s, t), lambda: self.path.scaled(s, t, self._scale(s, t)))
+        return self._operators.get(("M", s, t), lambda: self.path.scaled(s, t, self.signal_ratio(s, t)))
 
-    def _scale(self, s: float, t: float) -> float:
-        """a_t/a_s"""
+    def signal_ratio(self, s: float, t: float) -> float:
+        """a_t/a_s, 0 where both are."""
         before, after = self.signal_scale(s), self.signal_scale(t)
         if before == 0 and after > 0:
             raise ValueError(
@@ -302,7 +295,7 @@ class LinearDiffusion(Configured):
 
     def marginal(self, t: float) -> GaussianMarginal:
         """q(x_t | x_0) = N(M_{1:t} x_0, σ_t² I), Eq. 3."""
-        return GaussianMarginal(self.operator(0, t), self._noise(self.time(t)))
+        return GaussianMarginal(self.operator(0, t), self.noise_level(self.time(t)))
 
     def transition(self, t: float, s: float | None = None) -> Covariance:
         """Covariance of q(x_t | x_s), Eq. 4, for any s < t, by default t − 1 where there are steps; its mean is
@@ -312,7 +305,7 @@ class LinearDiffusion(Configured):
             ValueError: no such Gaussian exists.
         """
         t, s = self._pair(t, s)
-        return transition(self.operator(s, t), self._noise(s), self._noise(t))
+        return transition(self.operator(s, t), self.noise_level(s), self.noise_level(t))
 
     def posterior(self, x_t: Tensor, mean_s: Tensor, t: float, s: float | None = None) -> Gaussian:
         """q(x_s | x_t, x_0), Eq. 6, for any s < t, by default t − 1 where there are steps.
@@ -327,8 +320,8 @@ class LinearDiffusion(Configured):
     def kernel(self, x_t: Tensor, mean_s: Tensor, t: float, s: float | None, eta: float) -> Gaussian:
         """The Markov kernel from x_t to x_s (see `ld.ddim_kernel`), at η = 1 the posterior; other arguments as there.
 
-        Where the shape stays, noise of directions whose gain is zero is carried on: at a_t = 0, where a flow begins, the
-        kernel is the limit of those at small a_t.
+        Where the shape stays, noise of directions whose gain is zero is carried on: at a_t = 0, where a flow begins,
+        the kernel is the limit of those at small a_t.
         """
         t, s = self._pair(t, s)
         return self.step_kernel(t, s, eta).gaussian(x_t, mean_s)
@@ -350,7 +343,7 @@ class LinearDiffusion(Configured):
         return kernel
 
     def _make_kernel(self, t: float, s: float, eta: float, of: str) -> MarkovKernel:
-        operator, sigma_s, sigma_t = self.operator(s, t), self._noise(s), self._noise(t)
+        operator, sigma_s, sigma_t = self.operator(s, t), self.noise_level(s), self.noise_level(t)
         if self.coupling == "shared" or not self.path.integral:  # products of feasible steps are feasible
             check_feasible(operator, sigma_s, sigma_t, at=f" from t = {t} to s = {s}")
         if self.signal_scale(t) == 0:
@@ -384,7 +377,8 @@ class LinearDiffusion(Configured):
             )
         gamma = as_number(gamma, "gamma")
         return self._shared_kernels.get(
-            (t, s, gamma), lambda: SharedNoiseKernel(self._noise(s), self._noise(t), gamma, self.path.shape(t))
+            (t, s, gamma),
+            lambda: SharedNoiseKernel(self.noise_level(s), self.noise_level(t), gamma, self.path.shape(t)),
         )
 
     def prior(
@@ -415,7 +409,7 @@ class LinearDiffusion(Configured):
         r"""‖Σ_t^{−1/2} M_{1:t}‖², by default for t = T: the largest signal-to-noise ratio that is left in x_T, of a
         direction in which the data have variance 1. For DDPM and Blurring Diffusion a_T²/σ_T²."""
         t = self.time(self.end if t is None else t)
-        level, scale = self._noise(t), self.signal_scale(t)
+        level, scale = self.noise_level(t), self.signal_scale(t)
         if not isinstance(level, Covariance):
             if scale == 0:
                 return 0.0
@@ -427,21 +421,7 @@ class LinearDiffusion(Configured):
     def check_prior(self, t: float | None = None) -> None:
         """Warn, once for each process, where `terminal_snr` is above 0.002: x_t, by default x_T, is then not the noise
         that samplers start from, and their samples are drawn towards a mean of zero."""
-        if "prior" in self._warned or self.terminal_snr(t) <= _TERMINAL_SNR:
-            return
-        at_end = t is None or t == self.end
-        state, remedy = (
-            ("x_T", "schedule that ends in noise, more of its steps")
-            if at_end
-            else (f"x_t at t = {t}", "grid that starts later")
-        )
-        self._warn(
-            "prior",
-            f"{state} is not noise: a signal-to-noise ratio of ‖M_(1:t)‖²/σ_t² = {self.terminal_snr(t):.3g} is left in "
-            f"it, expected at most {_TERMINAL_SNR}. Samples that start from N(0, σ_t² I) are drawn towards zero. Use a "
-            f"{remedy}, or give the sampler prior=images, which start from "
-            f"process.diffuse(images, {self.end if t is None else t}).",
-        )
+        self._doubts.prior(self, self.time(self.end if t is None else t))
 
     # ------------------------------------------------------------------ training pairs
 
@@ -465,7 +445,7 @@ class LinearDiffusion(Configured):
         check_event(x0, self.path.shape(0), "x0")
         if x0.device.type == "cpu":  # elsewhere the answer would have to be waited for
             check_finite(x0, "x0")
-        self._check_range(x0)
+        self._doubts.pixels(x0)
         time = self._time_of(x0, t)
         with full_precision(x0):
             if isinstance(time, Tensor):
@@ -506,8 +486,8 @@ class LinearDiffusion(Configured):
             self._scales[t] = float(signal * self.path.gain(t)), sigma
         return self._scales[t]
 
-    def _noise(self, t: float) -> NoiseLevel:
-        """σ_t or Σ_t."""
+    def noise_level(self, t: float) -> NoiseLevel:
+        """σ_t, or Σ_t where the noise is not isotropic."""
         if t not in self._levels:
             if len(self._levels) > 4096:  # of times between steps
                 self._levels.clear()
@@ -526,51 +506,6 @@ class LinearDiffusion(Configured):
             raise ValueError(f"s: expected s {'≤' if equal else '<'} t = {t}, got {s}")
         return t, s
 
-    def _check_feasible(self) -> None:
-        """Raise unless there is a Gaussian transition between neighbouring times."""
-        steps, changes = self.num_steps, self.path.changes()
-        if steps:
-            times: list[float] = list(range(steps + 1))
-        else:
-            times = [self.end * k / _LOOKED_AT for k in range(_LOOKED_AT + 1)]
-            times = sorted({*times, *changes, *(math.nextafter(t, 0) for t in changes)})
-        for s, t in zip(times, times[1:], strict=False):
-            sigma_s, sigma_t, at = self._noise(s), self._noise(t), f" at t = {t}"
-            if isinstance(sigma_s, Covariance) or isinstance(sigma_t, Covariance) or sigma_t == 0:
-                check_feasible(self.operator(s, t), sigma_s, sigma_t, at=at)
-                continue
-            before, after = self.signal_scale(s), self.signal_scale(t)
-            if after == 0:
-                continue
-            self._scale(s, t)
-            if sigma_s == 0:
-                continue
-            # ‖R‖ may at most be
-            bound = sigma_t / sigma_s * before / after
-            if not self.path.norm_at_most(s, t, bound):
-                check_feasible(self.operator(s, t), sigma_s, sigma_t, at=at)
-
-    def _check_range(self, x0: Tensor) -> None:
-        """Warn of images of 0…255. On an accelerator the answer has to be waited for: there it is asked for once."""
-        if "pixels" in self._warned or not x0.numel() or x0.is_meta or torch.compiler.is_compiling():
-            return
-        if x0.device.type != "cpu":
-            if self._looked:
-                return
-            self._looked = True
-        low, high = x0.detach().aminmax()
-        if bool((low >= 0) & (high > _PIXELS)):
-            self._warn(
-                "pixels",
-                f"x0: expected values of about ±1, got {float(low):.4g}…{float(high):.4g}, as of images in 0…255: "
-                f"scale those by x / 127.5 - 1",
-            )
-
-    def _warn(self, of: str, message: str) -> None:
-        """Warn of what is legal but probably wrong, once."""
-        self._warned.add(of)
-        warnings.warn(message, stacklevel=4)
-
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, LinearDiffusion):
             return NotImplemented
@@ -581,35 +516,6 @@ class LinearDiffusion(Configured):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}: {self.path!r} × {self.schedule!r}"
-
-
-def feasible_sigmas(chain: OperatorChain | Sequence[LinearOperator], targets: Sequence[float] | Tensor) -> list[float]:
-    r"""Noise levels σ_0, …, σ_T that a chain allows: σ_t = max(target_t, σ_{t−1} ‖M_t‖).
-
-    Arguments:
-        chain: M_1, …, M_T.
-        targets: the levels that are wanted, for t = 0, …, T; the first is 0.
-
-    Returns:
-        The targets, raised just enough for every step to have a Gaussian transition.
-
-    Raises:
-        ValueError: targets that do not fit.
-
-    Example:
-        >>> import lineardiffusion as ld
-        >>> ld.feasible_sigmas([2.0 * ld.Identity((4,))] * 3, [0.0, 0.5, 0.6, 3.0])
-        [0.0, 0.5, 1.0, 3.0]
-    """
-    chain = chain if isinstance(chain, OperatorChain) else OperatorChain(chain)
-    levels = [as_noise_level(level, (1,), "targets", at=f" at t = {t}") for t, level in enumerate(targets)]
-    if len(levels) != len(chain) + 1 or levels[0] != 0 or any(isinstance(level, Covariance) for level in levels):
-        raise ValueError(f"targets: expected {len(chain) + 1} numbers, the first of them 0, got {len(levels)}")
-    sigmas = [0.0]
-    for t in range(1, len(chain) + 1):
-        least = sigmas[-1] * chain.step(t).norm() if sigmas[-1] else 0.0
-        sigmas.append(max(float(levels[t]), least))  # type: ignore[arg-type]
-    return sigmas
 
 
 def _as_table(sigmas: Sequence[NoiseLevel] | Tensor, signal_scales: Sequence[float] | Tensor | None) -> Schedule:

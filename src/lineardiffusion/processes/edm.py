@@ -11,8 +11,8 @@ from lineardiffusion.processes.base import LinearDiffusion
 class EDM(LinearDiffusion):
     r"""x_t = x_0 + σ_t ε for t in [0, 1], σ_t = 80 t⁷: equal times are nearly the noise levels of the paper.
 
-    Networks that are trained for it are preconditioned: `Denoiser(…, prediction=ld.EDMPrediction(0.5))`, with times drawn
-    by `ld.times.LogNormalSigma()`.
+    Networks that are trained for it are preconditioned, `Denoiser(…, prediction=ld.EDMPrediction(0.5))`, with times
+    drawn by `ld.times.LogNormalSigma()`.
 
     References:
         | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022),
@@ -21,7 +21,7 @@ class EDM(LinearDiffusion):
     Arguments:
         shape: event shape.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> p = ld.EDM((3, 64, 64))
         >>> p.sigma(1.0), p.signal_scale(0.5)

@@ -8,8 +8,7 @@ from typing import Any, Literal
 from lineardiffusion import paths
 from lineardiffusion.operators.separable import Mode
 from lineardiffusion.processes.base import LinearDiffusion
-from lineardiffusion.schedules import NoiseSchedule, as_schedule
-from lineardiffusion.schedules import ResolutionSchedule
+from lineardiffusion.schedules import NoiseSchedule, ResolutionSchedule, as_schedule
 
 
 class ScaleSpaceDiffusion(LinearDiffusion):
@@ -36,7 +35,7 @@ class ScaleSpaceDiffusion(LinearDiffusion):
         ValueError: levels beyond what the shape holds, odd sizes for "haar", or a resolution schedule that is not
             monotone.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> p = ld.ScaleSpaceDiffusion((3, 48, 64), levels=2)
         >>> p.shape(0), p.shape(1000), p.shape_changes()

@@ -5,9 +5,9 @@ third order), `SharedNoiseSampler`, `HeunSampler`.
 """
 
 from lineardiffusion.samplers.ancestral import AncestralSampler as AncestralSampler
-from lineardiffusion.samplers.base import Draws as Draws
 from lineardiffusion.samplers.base import Sampler as Sampler
 from lineardiffusion.samplers.ddim import DDIMSampler as DDIMSampler
+from lineardiffusion.samplers.draws import Draws as Draws
 from lineardiffusion.samplers.heun import HeunSampler as HeunSampler
 from lineardiffusion.samplers.history import Estimate as Estimate
 from lineardiffusion.samplers.history import History as History

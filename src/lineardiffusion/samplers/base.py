@@ -13,7 +13,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -21,26 +21,13 @@ from torch import Tensor
 from lineardiffusion._checks import as_index, as_range, check_event, compute_dtype, draw_noise, in_dtype
 from lineardiffusion.config import Configured
 from lineardiffusion.denoiser import Denoiser, first_weight
-from lineardiffusion.residual import Noise
+from lineardiffusion.samplers.draws import Draws, Source, noise_source
 from lineardiffusion.samplers.history import History
 from lineardiffusion.samplers.inversion import invert
-from lineardiffusion.schedules.grids import Steps, as_times
+from lineardiffusion.schedules.grids import Grid, Steps, as_times
 
-
-# Steps that are known to be allowed.
+# Pairs of times that are known to be steps.
 _KEPT_PAIRS = 4096
-
-
-class Draws(NamedTuple):
-    """Where the noise of a step comes from: each makes standard normal noise like a tensor.
-
-    Attributes:
-        kernel: the noise of x_s.
-        other: what else is drawn.
-    """
-
-    kernel: Noise
-    other: Noise
 
 
 class Sampler(Configured, ABC):
@@ -50,7 +37,9 @@ class Sampler(Configured, ABC):
         denoiser: estimates c_s from x_t.
         steps: how many steps to take on a uniform grid, a grid (`ld.grids`), or the times themselves, descending; None
             for all integer times T, …, 1. Each is a call of the network, and the last leads to 0. Where the shape
-            changes a time must be.
+            changes a time must be. On grids, a step more than twice as long in log-SNR as the one before, such as the
+            last to t = 1 of a uniform grid, is extrapolated by as much as that one alone; times of your own are taken
+            at their word.
         clip: range to which the estimates ĉ_s are clamped, such as (−1, 1) for images; None leaves them alone, as data
             without bounds (latents, standardised values) need it.
 
@@ -65,9 +54,12 @@ class Sampler(Configured, ABC):
                 f"denoiser: expected an ld.Denoiser, got {type(denoiser).__name__}: make one of a network by "
                 f"ld.Denoiser(network, process, prediction)"
             )
-        self.denoiser, self.steps, self.clip = denoiser, steps, as_range(clip)
+        self.denoiser, self.clip = denoiser, as_range(clip)
+        self.steps: Steps = list(steps) if isinstance(steps, range) else steps
         self.times = as_times(denoiser.process, steps)
-        self._allowed: set[tuple[float, float]] = set()  # steps that were checked
+        # All times of a process are its own, whoever names their number.
+        self.on_grid = isinstance(steps, (Grid, SupportsIndex)) and len(self.times) - 1 != denoiser.process.num_steps
+        self._pairs: dict[tuple[float, float], tuple[float, float]] = {}  # those that were checked
         self._steps_left = {s: left for left, s in enumerate(reversed(self.times[1:]), start=1)}
 
     @abstractmethod
@@ -99,7 +91,8 @@ class Sampler(Configured, ABC):
         history: History | None = None,
         **conditioning: Any,
     ) -> Tensor:
-        """One step from x_t to x_s, s < t; differentiable.
+        """One step from x_t to x_s, s < t; differentiable. Once it has been taken, for these times, it compiles
+        (`torch.compile`) without a break.
 
         Arguments:
             x_t: states, with shape (B, *shape(t)).
@@ -115,11 +108,7 @@ class Sampler(Configured, ABC):
         Raises:
             ValueError: times that do not fit, or a history that does not lead to t.
         """
-        if (t, s) not in self._allowed:
-            t, s = self._checked(t, s)
-            if len(self._allowed) > _KEPT_PAIRS:
-                self._allowed.clear()
-            self._allowed.add((t, s))
+        t, s = self._checked(t, s)
         history = self.history() if history is None else history
         if history.time not in (None, t):
             raise ValueError(f"history: expected one of steps that lead to t = {t}, got one to {history.time}")
@@ -129,7 +118,9 @@ class Sampler(Configured, ABC):
         return x_s
 
     def _checked(self, t: float, s: float) -> tuple[float, float]:
-        """Two times between which there may be a step."""
+        """Two times between which there may be a step, integers where they are."""
+        if (t, s) in self._pairs:
+            return self._pairs[t, s]
         process = self.denoiser.process
         t, s = process.time(t), process.time(s, "s")
         if s >= t:
@@ -139,6 +130,9 @@ class Sampler(Configured, ABC):
                 f"s: expected a time of shape {process.shape(process.before(t))}, that of just below t, got s = {s} of "
                 f"shape {process.shape(s)}; steps over a change of shape must start at one of {process.shape_changes()}"
             )
+        if len(self._pairs) >= _KEPT_PAIRS:
+            self._pairs.clear()
+        self._pairs[t, s] = t, s
         return t, s
 
     def __call__(
@@ -191,7 +185,7 @@ class Sampler(Configured, ABC):
             (t, x_t, ĉ): for each time, from the first one down, the state and the clean image estimated from it, which
             has the shape of the next state; and at the end (0, x_0, x_0).
         """
-        source = _source(as_index(n, 1, 2**31, "n"), seeds, generator)
+        source = noise_source(as_index(n, 1, 2**31, "n"), seeds, generator)
         if start is not None and prior is not None:
             raise ValueError("start, prior: expected at most one of them, got both")
         times, x = self.times, None
@@ -244,7 +238,7 @@ class Sampler(Configured, ABC):
         times: list[float],
         x: Tensor | None,
         prior: Tensor | None,
-        source: _Source,
+        source: Source,
         progress: bool,
         conditioning: dict[str, Any],
     ) -> Iterator[tuple[float, Tensor, Tensor]]:
@@ -258,7 +252,7 @@ class Sampler(Configured, ABC):
             x = x_s
         yield 0, x, x
 
-    def _first_state(self, n: int, prior: Tensor | None, source: _Source) -> Tensor:
+    def _first_state(self, n: int, prior: Tensor | None, source: Source) -> Tensor:
         process, t = self.denoiser.process, self.times[0]
         weight = first_weight(self.denoiser)
         weight = torch.empty(0) if weight is None else weight
@@ -268,60 +262,6 @@ class Sampler(Configured, ABC):
         if len(prior) != n:
             prior = prior[source.choose(len(prior)).to(prior.device)]
         return process.diffuse(prior.to(like), t, noise=source(like))
-
-
-class _Source(Protocol):
-    """Noise, and choices, for all samples."""
-
-    def __call__(self, like: Tensor, /) -> Tensor: ...
-
-    def choose(self, count: int) -> Tensor:
-        """One of 0, …, count − 1 for each sample."""
-        ...
-
-
-class _Seeded:
-    """A generator for each sample, on the CPU whatever the device, so that a seed means the same sample everywhere."""
-
-    def __init__(self, seeds: Sequence[int]) -> None:
-        self.generators = [
-            torch.Generator().manual_seed(as_index(seed, -(2**63), 2**64 - 1, "seeds")) for seed in seeds
-        ]
-
-    def __call__(self, like: Tensor) -> Tensor:
-        rows = [torch.randn(like.shape[1:], generator=g, dtype=torch.float32) for g in self.generators]
-        return torch.stack(rows).to(like)
-
-    def choose(self, count: int) -> Tensor:
-        return torch.cat([torch.randint(count, (1,), generator=g) for g in self.generators])
-
-
-class _Generated:
-    """One generator for all samples."""
-
-    def __init__(self, n: int, generator: torch.Generator | None) -> None:
-        self.n, self.generator = n, generator
-
-    def __call__(self, like: Tensor) -> Tensor:
-        return draw_noise(like, None, self.generator)
-
-    def choose(self, count: int) -> Tensor:
-        device = None if self.generator is None else self.generator.device
-        return torch.randint(count, (self.n,), generator=self.generator, device=device)
-
-
-def _source(n: int, seeds: Sequence[int] | None, generator: torch.Generator | None) -> _Source:
-    if seeds is None:
-        return _Generated(n, generator)
-    if generator is not None:
-        raise ValueError("seeds, generator: expected at most one of them, got both")
-    try:
-        count = len(seeds)
-    except TypeError:
-        raise TypeError(f"seeds: expected a sequence, one for each sample, such as range({n}), got {seeds!r}") from None
-    if count != n:
-        raise ValueError(f"seeds: expected one for each of {n} samples, got {count}")
-    return _Seeded(seeds)
 
 
 def _bar(pairs: Sequence[tuple[float, float]], progress: bool) -> Iterable[tuple[float, float]]:

@@ -11,13 +11,16 @@ from lineardiffusion._checks import full_precision
 from lineardiffusion.caches import BoundedCache
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.operators.base import LinearOperator, count_numbers
 from lineardiffusion.processes.base import LinearDiffusion
-from lineardiffusion.samplers.base import Draws, Sampler
+from lineardiffusion.samplers.base import Sampler
+from lineardiffusion.samplers.draws import Draws
 from lineardiffusion.samplers.extrapolation import log_ratio
 from lineardiffusion.samplers.history import History
 from lineardiffusion.schedules import flow
 from lineardiffusion.schedules.grids import Steps
+
+_CACHE_BYTES = 2**28
 
 
 @configured("HeunSampler")
@@ -43,7 +46,7 @@ class HeunSampler(Sampler):
     Raises:
         TypeError, ValueError: as `Sampler`.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> d = ld.Denoiser(lambda x, c_noise: torch.zeros_like(x), ld.EDM((1, 8, 8)), ld.EDMPrediction())
         >>> ld.HeunSampler(d, ld.grids.karras(18))(2, seeds=[0, 1], progress=False).shape
@@ -52,7 +55,7 @@ class HeunSampler(Sampler):
 
     def __init__(self, denoiser: Denoiser, steps: Steps = None, clip: tuple[float, float] | None = None) -> None:
         super().__init__(denoiser, steps, clip)
-        self._weights: BoundedCache[float | LinearOperator] = BoundedCache(2**28, lambda weight: 1)
+        self._weights: BoundedCache[float | LinearOperator] = BoundedCache(_CACHE_BYTES, _bytes)
 
     def advance(
         self, x_t: Tensor, t: float, s: float, draws: Draws, history: History, conditioning: dict[str, Any]
@@ -85,3 +88,7 @@ def heun_weight(process: LinearDiffusion, t: float, s: float) -> float | LinearO
     ratio = (log_ratio(process, s) - log_ratio(process, t)).exp()
     weight = 0.5 * torch.where(ratio.isfinite(), ratio, 0.0)
     return float(weight) if weight.ndim == 0 else process.path.filter(s, weight)
+
+
+def _bytes(weight: float | LinearOperator) -> int:
+    return 1024 + (64 * count_numbers(weight) if isinstance(weight, LinearOperator) else 0)

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from lineardiffusion._checks import as_index, full_precision
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.posterior import as_eta
+from lineardiffusion.kernels import as_eta
 from lineardiffusion.residual import Residual
-from lineardiffusion.samplers.base import Draws, Sampler
+from lineardiffusion.samplers.base import Sampler
+from lineardiffusion.samplers.draws import Draws
 from lineardiffusion.samplers.extrapolation import Extrapolation
 from lineardiffusion.samplers.history import Estimate, History, Taken
 from lineardiffusion.samplers.multistep import Rule, markov_decay
@@ -69,7 +70,8 @@ class MarkovSampler(Sampler):
         others = self._spread.spectra.keys() - set(itertools.pairwise(self.times))
         if others:
             raise ValueError(f"residual: expected spectra of steps of this sampler, got some of {sorted(others)[:3]}")
-        self._extrapolation = Extrapolation(denoiser, partial(markov_decay, eta=self.eta), rule, self.clip)
+        decay = partial(markov_decay, eta=self.eta)
+        self._extrapolation = Extrapolation(denoiser, decay, rule, self.clip, limited=self.on_grid)
 
     def advance(
         self, x_t: Tensor, t: float, s: float, draws: Draws, history: History, conditioning: dict[str, Any]

@@ -31,7 +31,8 @@ Rule = Literal["moment", "midpoint"]
 
 # Below |H| = 1 the recursion would lose k! H^{−k} roundings; the series has converged after eighteen terms there.
 _SERIES_BELOW = 1.0
-_TERMS = 18
+_POWERS = torch.arange(18, dtype=torch.float64)
+_FACTORS = torch.exp(-torch.lgamma(_POWERS + 1)) / (torch.arange(1, 5)[:, None] + _POWERS)
 
 
 def markov_decay(h: Tensor, eta: float) -> Tensor:
@@ -59,15 +60,12 @@ def moments(decay: Tensor, count: int) -> list[Tensor]:
 
     Arguments:
         decay: H.
-        count: how many.
+        count: how many, at most four.
     """
     near = decay.abs() < _SERIES_BELOW
     small, large = torch.where(near, decay, 0.0), torch.where(near, 1.0, decay)
     # ∫ u^k e^{Hu} du = Σ_j H^j / (j! (k + 1 + j))
-    j = torch.arange(_TERMS, dtype=torch.float64)
-    powers = small ** j.reshape(-1, *[1] * small.ndim)
-    factors = 1 / (torch.arange(1, count + 1)[:, None] + j) * torch.exp(-torch.lgamma(j + 1))
-    integrals = torch.tensordot(factors, powers, 1)
+    integrals = torch.tensordot(_FACTORS[:count], small ** _POWERS.reshape(-1, *[1] * small.ndim), 1)
     at_end = -1 / torch.expm1(-large)  # 1/(1 − e^{−H})
     recursion = [torch.ones_like(large)]
     for k in range(1, count):

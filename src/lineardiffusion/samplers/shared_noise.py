@@ -11,8 +11,9 @@ from torch import Tensor
 from lineardiffusion._checks import as_index, full_precision
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.posterior import as_eta
-from lineardiffusion.samplers.base import Draws, Sampler
+from lineardiffusion.kernels import as_eta
+from lineardiffusion.samplers.base import Sampler
+from lineardiffusion.samplers.draws import Draws
 from lineardiffusion.samplers.extrapolation import Extrapolation
 from lineardiffusion.samplers.history import Estimate, History
 from lineardiffusion.samplers.multistep import markov_decay, shared_noise_decay
@@ -42,7 +43,7 @@ class SharedNoiseSampler(Sampler):
     Raises:
         TypeError, ValueError: as `Sampler`, or an argument out of range.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> schedule = ld.schedules.table([1.0] * 11, [0.0] + [0.01] * 10)
         >>> p = ld.LinearDiffusion(ld.paths.heat((1, 8, 8), blur_sigma=4.0), schedule, coupling="shared")
@@ -62,7 +63,7 @@ class SharedNoiseSampler(Sampler):
         super().__init__(denoiser, steps, clip)
         self.eta, self.order = as_eta(eta), as_index(order, 1, 3, "order")
         decay, across = (partial(function, eta=self.eta) for function in (shared_noise_decay, markov_decay))
-        self._extrapolation = Extrapolation(denoiser, decay, clip=self.clip, across=across)
+        self._extrapolation = Extrapolation(denoiser, decay, clip=self.clip, across=across, limited=self.on_grid)
 
     def advance(
         self, x_t: Tensor, t: float, s: float, draws: Draws, history: History, conditioning: dict[str, Any]

@@ -142,7 +142,7 @@ class table(Tabulated):
     Raises:
         ValueError: levels that are not so; from `time`, where a²/σ² does not fall strictly.
 
-    Example:
+    Examples:
         >>> from lineardiffusion import schedules
         >>> t = schedules.table(signal=[1.0, 1.0, 1.0], sigma=[0.0, 0.1, 0.4])
         >>> t.sigma(2), round(t.sigma(0.5), 4)
@@ -170,7 +170,7 @@ class CovarianceTable(Tabulated):
         TypeError: a level that is neither.
         ValueError: as `table`; from `noise`, a time that is no integer.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> from lineardiffusion import schedules
         >>> blue = ld.GramCovariance(ld.Diagonal(torch.tensor([1.0, 7.0])))
@@ -219,7 +219,7 @@ class from_alpha_bar(VariancePreserving):
     Raises:
         ValueError: values that are not so.
 
-    Example:
+    Examples:
         >>> from lineardiffusion import schedules
         >>> schedules.from_alpha_bar([1.0, 0.64, 0.25]).signal(1)
         0.8
@@ -251,7 +251,7 @@ class zero_terminal_snr(VariancePreserving):
         TypeError: not a schedule.
         ValueError: another schedule.
 
-    Example:
+    Examples:
         >>> from lineardiffusion import schedules
         >>> schedule = schedules.zero_terminal_snr(schedules.linear(1000))
         >>> schedule.signal(1000), schedule.sigma(1000), round(schedule.signal(1), 5)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lineardiffusion._checks import as_index
 from lineardiffusion.gaussian import Gaussian
-from lineardiffusion.posterior import check_feasible
+from lineardiffusion.kernels import check_feasible
 from lineardiffusion.processes.base import LinearDiffusion
 from lineardiffusion.testing.operators import TOLERANCE, relative_difference
 
@@ -45,7 +45,7 @@ def check_process(process: LinearDiffusion, samples: int = 1000, seed: int = 0, 
     Raises:
         ValueError: with the property that fails, the times, and by how much.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> ld.testing.check_process(ld.ScaleSpaceDiffusion((1, 8, 8), levels=2, num_steps=50))
         >>> ld.testing.check_process(ld.LinearDiffusion(ld.paths.identity((3, 4)), ld.schedules.flow()))

@@ -1,6 +1,6 @@
 """Hypothesis strategies for what the library is made of: shapes, noise schedules, operators and processes.
 
-Example:
+Examples:
     >>> from hypothesis import given
     >>> import lineardiffusion as ld
     >>> from lineardiffusion.testing import strategies
