@@ -15,14 +15,14 @@ class Operations(TorchDispatchMode):
         names: of the operations, views left out.
         elsewhere: name and shape of each tensor that is made on the CPU, or moved from there to the meta device. A
             tensor of no dimension is a number, which needs no move.
-        doubles: names of the operations that make a tensor of double precision on the meta device.
+        doubles: name and shape of each tensor of double precision that is made on the meta device.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.names: list[str] = []
         self.elsewhere: list[tuple[str, tuple[int, ...]]] = []
-        self.doubles: list[str] = []
+        self.doubles: list[tuple[str, tuple[int, ...]]] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
@@ -34,6 +34,6 @@ class Operations(TorchDispatchMode):
             moved = taken if all(part.is_meta for part in made) else []
             self.elsewhere += [(name, tuple(part.shape)) for part in made if not part.is_meta]
             self.elsewhere += [(name, tuple(part.shape)) for part in moved if not part.is_meta and part.ndim]
-            wide = any(part.is_meta and part.dtype in (torch.float64, torch.complex128) for part in made)
-            self.doubles += [name] * wide
+            wide = [part for part in made if part.is_meta and part.dtype in (torch.float64, torch.complex128)]
+            self.doubles += [(name, tuple(part.shape)) for part in wide]
         return result

@@ -160,7 +160,7 @@ def test_a_process_with_coloured_noise():
     x0, noise = draw((1, 8, 8), 3), draw((1, 8, 8), 3, seed=1)
     cov = p.noise_covariance(2).to_dense()
     assert p.sigma(2) == pytest.approx(math.sqrt(float(cov.diagonal().mean())), rel=0.05)
-    expected = p.chain.cumulative(2)(x0) + p.noise_covariance(2).sqrt(noise)
+    expected = p.operator(0, 2)(x0) + p.noise_covariance(2).sqrt(noise)
     torch.testing.assert_close(p.diffuse(x0, 2, noise=noise), expected)
     torch.testing.assert_close(p.marginal(2).sample(x0, noise=noise), expected)
     times = torch.tensor([1, 3, 2])
@@ -192,11 +192,11 @@ def test_sampling_coloured_noise_with_the_truth_known_keeps_every_marginal(eta):
     denoiser = ld.Denoiser(lambda x, i, size: p.clean(x0, int(i[0])).expand(len(x), -1, -1, -1), p)
     n = 5000
     sampler = ld.DDIMSampler(denoiser, eta=eta, clip=None)
-    mean_T = p.chain.cumulative(6)(x0)
+    mean_T = p.operator(0, 6)(x0)
     x = p.add_noise(mean_T.expand(n, -1, -1, -1), 6, draw(p.shape(6), n, seed=3))
     for t in range(6, 1, -1):
         x = sampler.step(x, t, t - 1, generator=torch.Generator().manual_seed(t))
-        centred = (x - p.chain.cumulative(t - 1)(x0)).flatten(1)
+        centred = (x - p.operator(0, t - 1)(x0)).flatten(1)
         cov = p.noise_covariance(t - 1).to_dense()
         bound = 5.5 * float(cov.max()) * math.sqrt(2 / n)
         assert (centred.T @ centred / n - cov).abs().max() <= bound
@@ -208,7 +208,7 @@ def test_sampling_coloured_noise_with_the_truth_known_keeps_every_marginal(eta):
         (lambda s, op: ld.transition(op, covariance("diagonal", (2, 3, 4)), s), r"sigma_s: expected a covariance"),
         (lambda s, op: ld.transition(op, s, "one"), "sigma_t: expected a number or a Covariance"),
         (lambda s, op: ld.transition(3.0 * op, s, s), "λmax.* the smallest feasible multiple"),
-        (lambda s, op: ld.LinearDiffusion([op, op], [0.0, s, 2.0, 3.0]), "sigmas: expected 3 values"),
+        (lambda s, op: ld.LinearDiffusion([op, op], [0.0, s, 2.0, 3.0]), "schedule: expected one of 2 steps"),
         (lambda s, op: ld.LinearDiffusion([op, 2.0 * op], [0.0, s, s]), "at t = 2, got λmax"),
     ],
 )

@@ -131,7 +131,10 @@ def check_pair(p, s, t, framed=None):
         torch.testing.assert_close(dense(kernel.covariance), covariance, rtol=1e-9, atol=1e-9 * sigma_s**2)
         total = sigma_t**2 * gain @ gain.T + covariance  # of the expected ones, hence of those found
         torch.testing.assert_close(total, sigma_s**2 * torch.eye(len(total)).double(), rtol=1e-9, atol=1e-9)
-        torch.testing.assert_close(p.step_kernel(t, s, eta).sample(x_t, mean_s, noise_s), kernel.sample(noise_s))
+        drawn = kernel.sample(noise_s)
+        torch.testing.assert_close(p.step_kernel(t, s, eta).sample(x_t, mean_s, noise_s), drawn)
+        of_clean = p.step_kernel(t, s, eta, of="clean").sample(x_t, p.clean(x0, s), noise_s)
+        torch.testing.assert_close(of_clean, drawn, **bound)
     if p.shape(s) == p.shape(t):
         for gamma in (0.0, 0.5 * sigma_s / sigma_t, sigma_s / sigma_t):
             shared = p.shared_noise_kernel(x_t, mean_t, mean_s, t, s, gamma)

@@ -408,8 +408,9 @@ def test_bad_input(process):
     for bad in (math.nan, math.inf):
         with pytest.raises(ValueError, match=r"x0: expected finite values, got 1 NaN or infinite"):
             process.diffuse(x0.clone().index_put_((torch.tensor(0),) * x0.ndim, torch.tensor(bad).double()), t)
-    with pytest.raises(ValueError, match="noise: expected shape"):
-        process.diffuse(x0, t, noise=x0[:1])
+    for call in (lambda noise: process.diffuse(x0, t, noise=noise), lambda noise: process.add_noise(x_t, t, noise)):
+        with pytest.raises(ValueError, match="noise: expected shape"):
+            call(x0[:1])
     for s in (t, 2 * t):
         with pytest.raises(ValueError, match=rf"s: expected s < t = {t}"):
             process.posterior(x_t, x_t, t, s)
@@ -429,10 +430,11 @@ def test_bad_input(process):
         (1.1, ValueError),
         (math.nan, ValueError),
         ("0", TypeError),
-        ([0], TypeError),
     ):
         with pytest.raises(error, match="eta: expected a number"):
             process.kernel(x_t, x_t, t, 0, eta)
+    with pytest.raises(ValueError, match="of: expected 'mean' or 'clean', got 'x'"):
+        process.step_kernel(t, 0, 0.5, of="x")
     with pytest.raises(ValueError, match="x_t: expected shape"):
         process.posterior(x_t[..., 1:], x_t, t, 0)
     with pytest.raises(ValueError, match="mean_s: expected shape"):

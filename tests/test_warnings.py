@@ -31,9 +31,9 @@ NOISE_AT_THE_END = {
     "nothing is left": lambda: chain_of(ld.Diagonal(torch.zeros(4)), 1.0),
 }
 SIGNAL_AT_THE_END = {  # and how much of it
-    "β for 1000 steps": (lambda: ld.DDPM((3, 4, 4), 100, ld.linear_schedule(100, 1e-4, 0.02)), 0.571),
-    "levels": (lambda: ld.ScaleSpaceDiffusion((1, 16), 3, 100, ld.linear_schedule(100, 1e-4, 0.02)), 0.1445),
-    "blurring": (lambda: ld.BlurringDiffusion((1, 8), 100, schedule=ld.linear_schedule(100, 1e-4, 0.02)), 0.571),
+    "β for 1000 steps": (lambda: ld.DDPM((3, 4, 4), 100, ld.schedules.linear(100, 1e-4, 0.02)), 0.571),
+    "levels": (lambda: ld.ScaleSpaceDiffusion((1, 16), 3, 100, ld.schedules.linear(100, 1e-4, 0.02)), 0.1445),
+    "blurring": (lambda: ld.BlurringDiffusion((1, 8), 100, schedule=ld.schedules.linear(100, 1e-4, 0.02)), 0.571),
     "Stable Diffusion": (
         lambda: ld.DDPM(
             (1,),
@@ -78,7 +78,7 @@ def test_a_start_that_is_not_noise_warns_with_the_figure(make, snr):
 
 
 def test_a_start_that_is_not_noise_warns_once():
-    p = ld.DDPM((1, 4, 4), 100, ld.linear_schedule(100, 1e-4, 0.02))  # ᾱ_T = 0.36
+    p = ld.DDPM((1, 4, 4), 100, ld.schedules.linear(100, 1e-4, 0.02))  # ᾱ_T = 0.36
     sampler = ld.DDIMSampler(shrinking(p), steps=3)
     with pytest.warns(UserWarning, match=r"x_T is not noise: a signal-to-noise ratio of .* = 0.571 .*process.diffuse"):
         sampler(1, seeds=[0], progress=False)
@@ -90,7 +90,7 @@ def test_a_start_that_is_not_noise_warns_once():
 
 
 def test_steps_from_data_in_the_place_of_noise_do_not_warn():
-    p = ld.DDPM((1, 4, 4), 10, ld.linear_schedule(10, 1e-4, 0.02))
+    p = ld.DDPM((1, 4, 4), 10, ld.schedules.linear(10, 1e-4, 0.02))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         x_T = p.diffuse(draw(p.shape(0), 2), 10)

@@ -6,6 +6,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
 
+import torch
+
 Value = TypeVar("Value")
 
 # Of every value, beside what its size says: the objects that it is made of, about.
@@ -40,7 +42,8 @@ class BoundedCache(Generic[Value]):
         known = self.find(key)
         if known is not None:
             return known
-        value = make()
+        with torch.inference_mode(False):  # what is kept may be needed for gradients later
+            value = make()
         size = _OBJECTS + self._size(value)
         self._values[key] = value, size
         self._bytes += size

@@ -131,7 +131,8 @@ class MarkovKernel:
         if not self._white.has_exact_functions:
             return self._prepare(compute_dtype(x_t.dtype))
         if self._prepared is None:
-            self._prepared = self._prepare(torch.float64)
+            with torch.inference_mode(False):  # what is kept may be needed for gradients later
+                self._prepared = self._prepare(torch.float64)
         return self._prepared
 
     def _prepare(self, dtype: torch.dtype) -> _Prepared:

@@ -108,12 +108,18 @@ class OperatorChain:
             return self.step(t)
         product = self._products.get(s, t)
         if product is None:
-            start = self._products.nearest(s, t)
-            product = self._products.get(s, start) or self.step(start)
-            for u in range(start + 1, t + 1):
-                product = self.step(u) @ product
-                if u == t or (s == 0 and u % self._stride == 0):
-                    self._products.put(s, u, product)
+            with torch.inference_mode(False):  # what is kept may be needed for gradients later
+                product = self._make_product(s, t)
+        return product
+
+    def _make_product(self, s: int, t: int) -> LinearOperator:
+        """And keep it, with some on the way."""
+        start = self._products.nearest(s, t)
+        product = self._products.get(s, start) or self.step(start)
+        for u in range(start + 1, t + 1):
+            product = self.step(u) @ product
+            if u == t or (s == 0 and u % self._stride == 0):
+                self._products.put(s, u, product)
         return product
 
     def cumulative(self, t: SupportsIndex) -> LinearOperator:

@@ -92,7 +92,8 @@ class pyramid(Path):
     def between(self, s: float, t: float) -> LinearOperator:
         pair = self.level(s), self.level(t)
         if pair not in self._between:
-            self._between[pair] = self._product(*pair)
+            with torch.inference_mode(False):  # what is kept may be needed for gradients later
+                self._between[pair] = self._product(*pair)
         return self._between[pair]
 
     def _product(self, fine: int, coarse: int) -> LinearOperator:

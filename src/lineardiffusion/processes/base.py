@@ -253,9 +253,9 @@ class LinearDiffusion(Configured):
     def add_noise(self, mean: Tensor, t: Time, noise: Tensor) -> Tensor:
         """mean + Σ_t^{1/2} noise, for white noise of the shape of the mean; t as in `diffuse`."""
         check_real(mean, "mean")
-        check_real(noise, "noise")
         with full_precision(mean):
-            return self._add_noise(mean, self.times(t, len(mean)) if _is_batch(t) else self.time(t), noise)
+            time = self.times(t, len(mean)) if _is_batch(t) else self.time(t)
+            return self._add_noise(mean, time, draw_noise(mean, noise, None))
 
     def _add_noise(self, mean: Tensor, t: Time, noise: Tensor) -> Tensor:
         if not isinstance(t, Tensor):
@@ -343,6 +343,8 @@ class LinearDiffusion(Configured):
         return kernel
 
     def _make_kernel(self, t: float, s: float, eta: float, of: str) -> MarkovKernel:
+        if of not in ("mean", "clean"):
+            raise ValueError(f"of: expected 'mean' or 'clean', got {of!r}")
         operator, sigma_s, sigma_t = self.operator(s, t), self.noise_level(s), self.noise_level(t)
         if self.coupling == "shared" or not self.path.integral:  # products of feasible steps are feasible
             check_feasible(operator, sigma_s, sigma_t, at=f" from t = {t} to s = {s}")
