@@ -35,7 +35,7 @@ from torch import Tensor
 
 from lineardiffusion.convergence import for_noise
 from lineardiffusion.lanczos import adjoint_lanczos, gram_lanczos
-from lineardiffusion.posterior import isotropic_kernel
+from lineardiffusion.kernels import isotropic_kernel
 from runs import write_table
 from timing import environment
 
