@@ -2,7 +2,7 @@
 
     python examples/sample.py --model runs/train --count 64
     python examples/sample.py --model runs/train --count 50000 --steps 50 --sampler ancestral --output npz
-    python examples/sample.py --model runs/train --steps 10 --order 2
+    python examples/sample.py --model runs/train --steps 25 --order 2 --grid log_snr
     accelerate launch --num_processes 8 examples/sample.py --model runs/train --count 50000
 
 Image i depends on the model, the settings and i alone: it is the same file however many images are drawn, in whatever
@@ -51,7 +51,7 @@ class SampleConfig:
         output: "png" for a file each, "npz" for one array images (N, H, W, C).
         sampler: ancestral; DDIM or shared noise, with `eta`; or Heun's method.
         eta: η of DDIM and shared noise, from 0 (no noise but what new detail needs; the default) to 1 (ancestral).
-        order: 1, 2 or 3: of how many estimates a step is made. Few steps are better with 2.
+        order: 1, 2 or 3: of how many estimates a step is made.
         steps: sampling steps, each a call of the network, or two with Heun's method; all T by default.
         grid: where the steps are, in t or in the noise level; "trailing" and "leading" are spacings of diffusers.
         seed: of the images.

@@ -210,6 +210,7 @@ def test_what_inference_mode_computed_serves_gradients_later():
             covariance.sqrt(draw(op.in_shape).float())
         covariance.sqrt(draw(op.in_shape).float().requires_grad_()).sum().backward()
 
+
 @pytest.mark.parametrize("first", ["one by one", "a batch"])
 @pytest.mark.parametrize("name", ["blurring", "change of shape", "change of shape, area", "masks", "gains"])
 def test_what_processes_keep_in_inference_mode_serves_gradients_later(name, first):

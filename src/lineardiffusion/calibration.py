@@ -84,7 +84,8 @@ def calibrate(
         if s > 0 and not (shape_changes_only and process.shape(t) == process.shape(s))
     ]
     if not pairs:
-        raise ValueError("steps: expected at least one step to measure; the process changes no shape")
+        which = ", one that changes the shape," if shape_changes_only else ""
+        raise ValueError(f"steps: expected at least one step to measure{which} before the last, to 0; got none")
     spectra: dict[Pair, Tensor] = {}
     components: dict[Pair, Tensor] = {}
 
