@@ -184,6 +184,18 @@ def test_noise_prediction_with_coloured_noise_is_the_whitened_residual():
         ld.Denoiser(lambda x, t_index: noise, p, "velocity")
 
 
+@pytest.mark.parametrize("make", [coloured_process, None], ids=["chain", "path"])
+def test_covariances_are_known_at_whole_times(make):
+    levels = [0.0, covariance("diagonal", (1, 8)), covariance("spectral", (1, 8), 1)]
+    path = ld.paths.heat((1, 8), 1.0)
+    p = make() if make else ld.LinearDiffusion(path, ld.schedules.CovarianceTable(levels), coupling="shared")
+    x0 = draw(p.shape(0), 2)
+    for call in (lambda: p.diffuse(x0, 1.5), lambda: p.diffuse(x0, torch.tensor([1.0, 1.5])), lambda: p.posterior(
+        x0, x0, 2, 1.5)):  # fmt: skip
+        with pytest.raises(ValueError, match=r"[ts]: expected an integer, (since covariances are known|as a chain)"):
+            call()
+
+
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_sampling_coloured_noise_with_the_truth_known_keeps_every_marginal(eta):
     """With c_s known exactly, x_s ~ N(μ_s, Σ_s) at every step: here over 5000 samples of one image."""

@@ -153,10 +153,13 @@ class spectral(Path):
 
     Arguments:
         basis: V.
-        gains: t ↦ r_t, a tensor that broadcasts to the coordinates of the basis; 1 at t = 0. Gains may be 0.
+        gains: t ↦ r_t for a number t, a tensor that broadcasts to the coordinates of the basis; 1 at t = 0. Gains may
+            be 0 from some time on.
 
     Raises:
-        ValueError: gains that are not finite, or not 1 at t = 0.
+        TypeError: no basis, or gains that are no function.
+        ValueError: gains that are not finite, not 1 at t = 0 or of a shape that does not fit; from `between`, also such
+            as are 0 at s and not at t.
 
     Examples:
         >>> import torch, lineardiffusion as ld
