@@ -190,8 +190,8 @@ def test_covariances_are_known_at_whole_times(make):
     path = ld.paths.heat((1, 8), 1.0)
     p = make() if make else ld.LinearDiffusion(path, ld.schedules.CovarianceTable(levels), coupling="shared")
     x0 = draw(p.shape(0), 2)
-    for call in (lambda: p.diffuse(x0, 1.5), lambda: p.diffuse(x0, torch.tensor([1.0, 1.5])), lambda: p.posterior(
-        x0, x0, 2, 1.5)):  # fmt: skip
+    batch = torch.tensor([1.0, 1.5])
+    for call in (lambda: p.diffuse(x0, 1.5), lambda: p.diffuse(x0, batch), lambda: p.posterior(x0, x0, 2, 1.5)):
         with pytest.raises(ValueError, match=r"[ts]: expected an integer, (since covariances are known|as a chain)"):
             call()
 
