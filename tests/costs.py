@@ -15,6 +15,7 @@ class Operations(TorchDispatchMode):
         names: of the operations, views left out.
         elsewhere: name and shape of each tensor that is made on the CPU, or moved from there to the meta device. A
             tensor of no dimension is a number, which needs no move.
+        waits: those of them that are moved at once, for which a device has to be done with all else (`non_blocking`).
         doubles: name and shape of each tensor of double precision that is made on the meta device.
     """
 
@@ -22,6 +23,7 @@ class Operations(TorchDispatchMode):
         super().__init__()
         self.names: list[str] = []
         self.elsewhere: list[tuple[str, tuple[int, ...]]] = []
+        self.waits: list[tuple[str, tuple[int, ...]]] = []
         self.doubles: list[tuple[str, tuple[int, ...]]] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -31,9 +33,10 @@ class Operations(TorchDispatchMode):
         if made and not func.is_view:
             self.names.append(name)
             taken = [part for part in tree_leaves((args, kwargs)) if isinstance(part, torch.Tensor)]
-            moved = taken if all(part.is_meta for part in made) else []
-            self.elsewhere += [(name, tuple(part.shape)) for part in made if not part.is_meta]
-            self.elsewhere += [(name, tuple(part.shape)) for part in moved if not part.is_meta and part.ndim]
+            arrived = taken if all(part.is_meta for part in made) else []
+            moved = [(name, tuple(part.shape)) for part in arrived if not part.is_meta and part.ndim]
+            self.elsewhere += [(name, tuple(part.shape)) for part in made if not part.is_meta] + moved
+            self.waits += [] if (kwargs or {}).get("non_blocking") else moved
             wide = [part for part in made if part.is_meta and part.dtype in (torch.float64, torch.complex128)]
             self.doubles += [(name, tuple(part.shape)) for part in wide]
         return result

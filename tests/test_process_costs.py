@@ -81,6 +81,7 @@ def test_nothing_is_made_on_the_cpu_nor_waited_for_after_the_first_visit(name):
     assert operations.names
     few = ((), (3,), (2, 3)) if name in BY_VALUE else ()  # shapes of what is made of three times on the CPU
     assert [made for made in operations.elsewhere if made[1] not in few] == []
+    assert operations.waits == []
 
 
 def test_a_kernel_of_ddpm_is_three_operations():

@@ -11,6 +11,7 @@ from typing import SupportsIndex, overload
 
 import torch
 from torch import Tensor
+from typing_extensions import TypeIs
 
 Shape = tuple[int, ...]
 
@@ -154,6 +155,16 @@ def draw_noise(like: Tensor, noise: Tensor | None, generator: torch.Generator | 
     return drawn if drawn.dtype == like.dtype and drawn.device == like.device else drawn.to(like)
 
 
+def is_batch(t: float | Tensor) -> TypeIs[Tensor]:
+    """Whether times are one for each sample, and not one for all."""
+    return type(t) is not float and type(t) is not int and isinstance(t, Tensor) and t.ndim > 0
+
+
+def to_device(t: Tensor, device: torch.device) -> Tensor:
+    """Times on a device, in float32 where it has no more; it is not waited for."""
+    return (t.float() if device.type == "mps" and t.is_floating_point() else t).to(device, non_blocking=True)
+
+
 @overload
 def column(level: Tensor, like: Tensor) -> Tensor: ...
 @overload
@@ -162,4 +173,4 @@ def column(level: float | Tensor, like: Tensor) -> float | Tensor:
     """A number for each sample, shaped to multiply a batch of events; one number for all stays as it is."""
     if not isinstance(level, Tensor):
         return level
-    return level.to(like.dtype).to(like.device).reshape(-1, *[1] * (like.ndim - 1))
+    return level.to(like.dtype).to(like.device, non_blocking=True).reshape(-1, *[1] * (like.ndim - 1))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from lineardiffusion._checks import Shape, check_event, compute_dtype, in_dtype
+from lineardiffusion._checks import Shape, check_event, compute_dtype, in_dtype, is_batch
 from lineardiffusion.carrying import Carrier, Lift
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.descriptions import description, differences
@@ -24,7 +24,6 @@ from lineardiffusion.predictions import (
     Prediction,
     as_prediction,
     combine,
-    is_batch,
     just_below,
     levels,
     name_of,

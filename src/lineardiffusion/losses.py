@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import check_event, compute_dtype, draw_noise
+from lineardiffusion._checks import check_event, compute_dtype, draw_noise, is_batch
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.predictions import combine, is_batch, levels
+from lineardiffusion.predictions import combine, levels
 
 Weighting = Callable[[Tensor], Tensor]
 

@@ -32,9 +32,8 @@ from typing import Any, ClassVar, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor
-from typing_extensions import TypeIs
 
-from lineardiffusion._checks import column
+from lineardiffusion._checks import column, is_batch, to_device
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.processes.base import LinearDiffusion
 
@@ -246,11 +245,6 @@ def name_of(prediction: Prediction) -> str | Prediction:
 # ------------------------------------------------------------------------------------------------ levels, and their use
 
 
-def is_batch(t: float | Tensor) -> TypeIs[Tensor]:
-    """Whether times are one for each sample, and not one for all."""
-    return type(t) is not float and type(t) is not int and isinstance(t, Tensor) and t.ndim > 0
-
-
 def just_below(process: LinearDiffusion, t: Time) -> Time:
     """`process.before` of a number, or of each of a tensor of times."""
     if not is_batch(t):
@@ -270,11 +264,6 @@ def levels(process: LinearDiffusion, t: float | Tensor, device: torch.device) ->
     t = to_device(t, device)
     signal, sigma = process.schedule(t)
     return signal * process.path.gain(t), sigma
-
-
-def to_device(t: Tensor, device: torch.device) -> Tensor:
-    """Times on a device, in float32 where it has no more."""
-    return (t.float() if device.type == "mps" and t.is_floating_point() else t).to(device)
 
 
 def combine(p: float | Tensor, x: Tensor, q: float | Tensor, y: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from lineardiffusion.predictions import levels, to_device
+from lineardiffusion._checks import to_device
+from lineardiffusion.predictions import levels
 from lineardiffusion.processes.base import LinearDiffusion
 
 Name = Literal["index", "time", "log_snr", "edm"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, column
+from lineardiffusion._checks import Shape, column, to_device
 from lineardiffusion.config import configured
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.chain import OperatorChain
@@ -66,7 +66,7 @@ class chain(Path):
         degraded = self.operators.apply_cumulative(rows, x)
         if self.signal_scales is None:
             return degraded
-        return degraded / column(self._scales.on(x.device)[times.to(x.device).long()], degraded)
+        return degraded / column(self._scales.on(x.device)[to_device(times.long(), x.device)], degraded)
 
     def on(self, schedule: Schedule) -> Path:
         if schedule.num_steps != len(self.operators):

@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_number, compute_dtype
+from lineardiffusion._checks import Shape, as_number, compute_dtype, to_device
 from lineardiffusion.caches import BoundedCache
 from lineardiffusion.config import configured
 from lineardiffusion.operators.base import LinearOperator, apply_each, count_numbers
@@ -127,7 +127,7 @@ class heat(Path):
         # which are half as many products as a transform forth and back.
         work = x.to(compute_dtype(x.dtype))
         wide = torch.float32 if x.device.type == "mps" else torch.float64
-        tau = cast(self._blur_sigma(times.to(x.device).to(wide)).square() / 2, work)
+        tau = cast(self._blur_sigma(to_device(times, x.device).to(wide)).square() / 2, work)
         blurs: dict[int, Tensor] = {}
         for axis in self._frequencies:
             if len(axis) not in blurs:

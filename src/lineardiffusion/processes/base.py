@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, TypeGuard, get_args, overload
+from typing import Literal, get_args, overload
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ from lineardiffusion._checks import (
     compute_dtype,
     draw_noise,
     full_precision,
+    is_batch,
+    to_device,
 )
 from lineardiffusion.caches import BoundedCache
 from lineardiffusion.config import Configured, configured
@@ -222,7 +224,7 @@ class LinearDiffusion(Configured):
     def signal_scale(self, t: Tensor) -> Tensor: ...
     def signal_scale(self, t: Time) -> Time:
         """Signal scale a_t: a float for a number t, float64 for a tensor, on its device."""
-        if _is_batch(t):
+        if is_batch(t):
             return self.schedule.signal(t) * self.path.gain(t)
         return self._scales_at(self.time(t))[0]
 
@@ -232,7 +234,7 @@ class LinearDiffusion(Configured):
     def sigma(self, t: Tensor) -> Tensor: ...
     def sigma(self, t: Time) -> Time:
         """Noise level σ_t (root mean square over an event); as `signal_scale`."""
-        return self.schedule.sigma(t) if _is_batch(t) else self._scales_at(self.time(t))[1]
+        return self.schedule.sigma(t) if is_batch(t) else self._scales_at(self.time(t))[1]
 
     @overload
     def snr(self, t: float) -> float: ...
@@ -254,7 +256,7 @@ class LinearDiffusion(Configured):
         """mean + Σ_t^{1/2} noise, for white noise of the shape of the mean; t as in `diffuse`."""
         check_real(mean, "mean")
         with full_precision(mean):
-            time = self.times(t, len(mean)) if _is_batch(t) else self.time(t)
+            time = self.times(t, len(mean)) if is_batch(t) else self.time(t)
             return self._add_noise(mean, time, draw_noise(mean, noise, None))
 
     def _add_noise(self, mean: Tensor, t: Time, noise: Tensor) -> Tensor:
@@ -265,7 +267,7 @@ class LinearDiffusion(Configured):
             shape = self.common_shape(t)
             return mean + apply_each([as_covariance(self.noise_level(u), shape).root() for u in t.tolist()], noise)
         work = mean.to(compute_dtype(mean.dtype))
-        sigmas = column(self.schedule.sigma(t.to(mean.device)), work)
+        sigmas = column(self.schedule.sigma(to_device(t, mean.device)), work)
         return torch.addcmul(work, sigmas, noise.to(work.dtype)).to(mean.dtype)
 
     # ------------------------------------------------------------------ operators and distributions
@@ -452,7 +454,7 @@ class LinearDiffusion(Configured):
         with full_precision(x0):
             if isinstance(time, Tensor):
                 clean = self.path.apply_each(time, x0)
-                mean = column(self.signal_scale(time.to(x0.device)), clean) * clean
+                mean = column(self.signal_scale(to_device(time, x0.device)), clean) * clean
             else:
                 mean = self.operator(0, time)(x0)
             return self._add_noise(mean, time, draw_noise(mean, noise, generator))
@@ -470,7 +472,7 @@ class LinearDiffusion(Configured):
 
     def _time_of(self, x0: Tensor, t: Time) -> Time:
         """One time, or one for each row of x0 where x0 is, checked."""
-        if not _is_batch(t):
+        if not is_batch(t):
             return self.time(t)
         count = x0.shape[0] if x0.ndim == len(self.path.shape(0)) + 1 else None
         if count is None:
@@ -529,10 +531,6 @@ def _as_table(sigmas: Sequence[NoiseLevel] | Tensor, signal_scales: Sequence[flo
     numbers = [as_noise_level(level, (), "sigmas", at=f" at t = {t}") for t, level in enumerate(levels)]
     scales = [1.0] * len(numbers) if signal_scales is None else signal_scales
     return table(scales, numbers)  # type: ignore[arg-type]
-
-
-def _is_batch(t: Time) -> TypeGuard[Tensor]:
-    return isinstance(t, Tensor) and t.ndim > 0
 
 
 def _operator_bytes(operator: LinearOperator) -> int:
