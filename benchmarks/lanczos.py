@@ -34,8 +34,8 @@ import torch
 from torch import Tensor
 
 from lineardiffusion.convergence import for_noise
-from lineardiffusion.lanczos import adjoint_lanczos, gram_lanczos
 from lineardiffusion.kernels import isotropic_kernel
+from lineardiffusion.lanczos import adjoint_lanczos, gram_lanczos
 from runs import write_table
 from timing import environment
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
-from torch import Tensor, nn
+from torch import Tensor
 
 import lineardiffusion as ld
 from lineardiffusion.testing import Opaque
@@ -20,15 +20,10 @@ MakeRow = Callable[..., Row]
 CELLS = [(1, 3, 64, 64), (64, 3, 64, 64)]
 
 
-class Trivial(nn.Module):
+def trivial(*answers: Tensor) -> Callable[..., Tensor]:
     """A network that costs nothing: its answer is there before the question, one for each shape."""
-
-    def __init__(self, *answers: Tensor) -> None:
-        super().__init__()
-        self.answers = {tuple(answer.shape[2:]): answer for answer in answers}
-
-    def forward(self, x: Tensor, t_index: Tensor, size: tuple[int, ...] | None = None) -> Tensor:
-        return self.answers[tuple(x.shape[2:]) if size is None else tuple(size)]
+    by_shape = {tuple(answer.shape[2:]): answer for answer in answers}
+    return lambda x, t_index, size=None: by_shape[tuple(x.shape[2:]) if size is None else tuple(size)]
 
 
 def images(*shape: int) -> Tensor:
@@ -39,7 +34,7 @@ def bare_steps(row: MakeRow, threads: str) -> Iterator[Row]:
     """A sampler's step / the arithmetic it cannot do without, on the same tensors."""
     for shape, bound in zip(CELLS, (1.6, 1.15), strict=True):
         x, clean = images(*shape), images(*shape)
-        sampler = ld.AncestralSampler(ld.Denoiser(Trivial(clean), ld.DDPM(shape[1:])))
+        sampler = ld.AncestralSampler(ld.Denoiser(trivial(clean), ld.DDPM(shape[1:])))
 
         def bare(x: Tensor = x, clean: Tensor = clean) -> Tensor:
             return torch.add(torch.add(0.3 * clean, x, alpha=0.6), torch.randn_like(x), alpha=0.1)
@@ -50,7 +45,7 @@ def bare_steps(row: MakeRow, threads: str) -> Iterator[Row]:
         yield row("DDPM step / two multiply-adds and the draw", case, bound, figures["ratio"], **figures)
     for shape in (*CELLS, (1, 3, 256, 256)):
         x, clean = images(*shape), images(*shape)
-        sampler = ld.AncestralSampler(ld.Denoiser(Trivial(clean), ld.BlurringDiffusion(shape[1:]), "data"))
+        sampler = ld.AncestralSampler(ld.Denoiser(trivial(clean), ld.BlurringDiffusion(shape[1:]), "data"))
         basis = ld.bases.Cosine(shape[1:])
 
         def transforms(x: Tensor = x, basis: Any = basis) -> Tensor:
@@ -60,7 +55,7 @@ def bare_steps(row: MakeRow, threads: str) -> Iterator[Row]:
             figures = ratio(lambda p=sampler, x=x: p.step(x, 201, 200), transforms, rounds=21)
             name = "Blurring step (predicting data) / its two transforms and the draw"
             yield row(name, f"{shape}, {threads}", None, figures["ratio"], **figures)
-        sampler = ld.AncestralSampler(ld.Denoiser(Trivial(clean), ld.BlurringDiffusion(shape[1:])))
+        sampler = ld.AncestralSampler(ld.Denoiser(trivial(clean), ld.BlurringDiffusion(shape[1:])))
         with torch.no_grad():
             figures = ratio(lambda p=sampler, x=x: p.step(x, 201, 200), transforms, rounds=21)
         case = f"{shape}, {threads}"
@@ -75,7 +70,7 @@ def peers_steps(row: MakeRow, threads: str) -> Iterator[Row]:
             scheduler = kind(num_train_timesteps=1000, prediction_type="sample", beta_start=1e-4, beta_end=0.02)
             scheduler.set_timesteps(1000)
             for process in (ld.DDPM(shape[1:]), ld.ScaleSpaceDiffusion(shape[1:], levels=4)):
-                sampler = ld.DDIMSampler(ld.Denoiser(Trivial(x), process), eta=eta, clip=(-1, 1))
+                sampler = ld.DDIMSampler(ld.Denoiser(trivial(x), process), eta=eta, clip=(-1, 1))
                 with torch.no_grad():
                     figures = ratio(
                         lambda s=sampler, x=x: s.step(x, 201, 200),
@@ -92,7 +87,7 @@ def training_steps(row: MakeRow, threads: str) -> Iterator[Row]:
     x0 = images(*shape)
     for process in (ld.DDPM(shape[1:]), ld.BlurringDiffusion(shape[1:])):
         t = process.sample_timesteps(shape[0], torch.Generator().manual_seed(0))
-        losses = {name: ld.Denoiser(Trivial(x0), process, name) for name in ("clean", "noise", "velocity", "flow")}
+        losses = {name: ld.Denoiser(trivial(x0), process, name) for name in ("clean", "noise", "velocity", "flow")}
         for name in ("noise", "velocity", "flow"):
             figures = ratio(
                 lambda d=losses[name], t=t: ld.denoising_loss(d, x0, t),
@@ -134,7 +129,7 @@ def opaque_chains(row: MakeRow, threads: str) -> Iterator[Row]:
         process.posterior(x_t, x0, 400, 399).sample()
         products = Counted.applications
         for eta in (1.0, 0.0):
-            sampler = ld.DDIMSampler(ld.Denoiser(Trivial(x0), process, "data"), 25, eta=eta)
+            sampler = ld.DDIMSampler(ld.Denoiser(trivial(x0), process, "data"), 25, eta=eta)
             Counted.applications = 0
             sampler(8, seeds=range(8), progress=False)
             yield row(

@@ -115,6 +115,7 @@ class Denoiser(nn.Module, Configured):
             )
         self.network, self.process, self.lift = network, process, lift
         self._carrier = Carrier(process, lift)
+        self._is_image = isinstance(self.prediction, (Clean, Data))
         # Whether ε is that of noise which is not.
         self._is_white = isinstance(self.prediction, Noise) and not process.is_isotropic
         self._known: dict[float, _At] = {}
@@ -162,15 +163,19 @@ class Denoiser(nn.Module, Configured):
             ĉ_r, in float32 or better, and r, the time whose degradation it has: just below t for "clean", 0 for "data",
             else t.
         """
-        process, at = self.process, None if is_batch(t) else self._at(t)
-        output = self.output(x_t, t, **conditioning)
-        if at is None:
-            (p, q), r = self.prediction.estimate(*levels(process, t, output.device)), self.prediction.time(process, t)
+        if is_batch(t):
+            output = self.output(x_t, t, **conditioning)
+            p, q = self.prediction.estimate(*levels(self.process, t, output.device))
+            r = self.prediction.time(self.process, t)
         else:
+            at = self._at(t)
+            output = self._called(x_t, at.t, at.shape, at.expected, conditioning)
             (p, q), r = at.estimate, at.r
+        if self._is_image:  # p = 0 and q = 1
+            return output, r
         x = in_dtype(x_t, output.dtype)
         if self._is_white:
-            x, q = process.add_noise(x, t, -output), 0.0
+            x, q = self.process.add_noise(x, t, -output), 0.0
         return combine(p, x, q, output), r
 
     def carry(self, clean: Tensor, r: float, s: float) -> Tensor:
@@ -187,6 +192,12 @@ class Denoiser(nn.Module, Configured):
             t, shape, expected = self._shapes(x_t, t)
         else:
             t, shape, expected, *_ = self._at(t)
+        return self._called(x_t, t, shape, expected, conditioning)
+
+    def _called(
+        self, x_t: Tensor, t: float | Tensor, shape: Shape, expected: Shape, conditioning: dict[str, Any]
+    ) -> Tensor:
+        """`output` at checked times, with the shapes of x_t and of what the network is to return."""
         check_event(x_t, shape, "x_t")
         dtype = compute_dtype(x_t.dtype)
         work = in_dtype(x_t, dtype)

@@ -84,6 +84,7 @@ class MarkovKernel:
         self._white = operator if self._levels is None else whitened(operator, *self._levels)
         self._complete = carried and self._white.has_frame
         self._prepared: _Prepared | None = None
+        self._rows, self._columns = len(operator.out_shape), len(operator.in_shape)
 
     @property
     def is_deterministic(self) -> bool:
@@ -112,8 +113,14 @@ class MarkovKernel:
         return Gaussian(mean, covariance if self._levels is None else Sandwich(self._levels[0], covariance))
 
     def _draw(self, x_t: Tensor, mean_s: Tensor, noise: Tensor | None) -> Tensor:
-        check_event(x_t, self.operator.out_shape, "x_t")
-        check_event(mean_s, self.operator.in_shape, "mean_s")
+        if (
+            type(x_t) is not Tensor
+            or type(mean_s) is not Tensor
+            or x_t.shape[-self._rows :] != self.operator.out_shape
+            or mean_s.shape[-self._columns :] != self.operator.in_shape
+        ):
+            check_event(x_t, self.operator.out_shape, "x_t")
+            check_event(mean_s, self.operator.in_shape, "mean_s")
         if self.sigma_s == 0:
             return mean_s if self.scale == 1 else self.scale * mean_s
         prepared = self._for(x_t)

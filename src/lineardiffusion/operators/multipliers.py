@@ -56,6 +56,16 @@ class Multiplier:
             return z if self.number == 1 else self.number * z
         return self._casts(z) * z
 
+    def into(self, z: Tensor) -> Tensor:
+        """w ∘ z, in the place of z."""
+        return z.mul_(self._casts(z) if self.number is None else self.number)
+
+    def onto_(self, total: Tensor, z: Tensor) -> Tensor:
+        """total + w ∘ z, in the place of total."""
+        if self.number is not None:
+            return total.add_(z, alpha=self.number)
+        return total.addcmul_(self._casts(z), z)
+
     def onto(self, total: Tensor, z: Tensor) -> Tensor:
         """total + w ∘ z, in one pass."""
         if self.number is not None:
@@ -77,12 +87,17 @@ def combination(terms: Sequence[Term], synthesise: Change) -> Callable[[Sequence
 
     def function(vectors: Sequence[Tensor], onto: Tensor | None = None) -> Tensor:
         total, coordinates = onto, None
+        in_place = not torch.is_grad_enabled()  # where memory is new, and no graph needs what was there
         for (beside, inside, analyse), x in zip(terms, vectors, strict=True):
             if beside is not None:
                 total = beside(x) if total is None else beside.onto(total, x)
             if inside is not None:
                 z = analyse(x)
-                coordinates = inside(z) if coordinates is None else inside.onto(coordinates, z)
+                if coordinates is None:
+                    coordinates = inside.into(z) if in_place and z is not x else inside(z)
+                    in_place = in_place and coordinates is not x
+                else:
+                    coordinates = inside.onto_(coordinates, z) if in_place else inside.onto(coordinates, z)
         if coordinates is None:
             return torch.zeros_like(vectors[0]) if total is None else total
         result = synthesise(coordinates)
