@@ -163,13 +163,12 @@ class Denoiser(nn.Module, Configured):
             ĉ_r, in float32 or better, and r, the time whose degradation it has: just below t for "clean", 0 for "data",
             else t.
         """
+        output = self.output(x_t, t, **conditioning)
         if is_batch(t):
-            output = self.output(x_t, t, **conditioning)
             p, q = self.prediction.estimate(*levels(self.process, t, output.device))
             r = self.prediction.time(self.process, t)
         else:
             at = self._at(t)
-            output = self._called(x_t, at.t, at.shape, at.expected, conditioning)
             (p, q), r = at.estimate, at.r
         if self._is_image:  # p = 0 and q = 1
             return output, r
