@@ -15,7 +15,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import lineardiffusion as ld
 from conftest import ZOO
-from lineardiffusion.testing import Opaque
 
 STEPS = 60
 KEEPING, FINE = (1, 8), (2, 8, 6)
@@ -69,7 +68,9 @@ class Oracle(torch.nn.Module):
             return self.x0
         c = dense(p, self.x0, t)
         if isinstance(self.prediction, str):
-            return {"noise": self.noise, "velocity": a * self.noise - sigma * c, "flow": self.noise - c}[self.prediction]
+            return {"noise": self.noise, "velocity": a * self.noise - sigma * c, "flow": self.noise - c}[
+                self.prediction
+            ]
         data = self.prediction.sigma_data
         v = math.sqrt(sigma**2 + a**2 * data**2)
         torch.testing.assert_close(x, (a * c + sigma * self.noise) / v, rtol=1e-12, atol=1e-12)
@@ -88,7 +89,7 @@ def undone(matrix, c):
 def test_every_prediction_yields_the_clean_image_at_s(name, prediction):
     p = PROCESSES[name]
     if prediction == "noise" and p.signal_scale(p.end) == 0:
-        with pytest.raises(ValueError, match="expected 'velocity', 'flow', 'data' or 'clean' .*ends without signal"):
+        with pytest.raises(ValueError, match=r"expected 'velocity', 'flow', 'data' or 'clean' .*ends without signal"):
             ld.Denoiser(lambda x, time: x, p, prediction)
         return
     x0, noise = draw(KEEPING), draw(KEEPING, seed=1)
@@ -149,7 +150,7 @@ def test_predictions_across_a_change_of_shape(p, change, prediction):
 
 @pytest.mark.parametrize("prediction", ["noise", "velocity", "flow", ld.EDMPrediction()], ids=str)
 def test_without_a_lift_a_change_of_shape_leaves_them_undefined(prediction):
-    with pytest.raises(ValueError, match="expected 'clean' or 'data' for a process that changes shape.*lift="):
+    with pytest.raises(ValueError, match=r"expected 'clean' or 'data' for a process that changes shape.*lift="):
         ld.Denoiser(lambda x, time: x, PYRAMID, prediction)
 
 
@@ -211,7 +212,9 @@ def test_the_time_that_a_network_is_told():
         torch.testing.assert_close(own, torch.tensor([[flow.sigma(0.25), 0.5]] * 2))
     assert given(edm, 0.25, ld.EDMPrediction(), time_input="time").tolist() == [0.25, 0.25]
     assert given(flow, torch.tensor([1, 1])).dtype == torch.float32
-    with pytest.raises(ValueError, match=r"time_input: expected one of \('index', 'time', 'log_snr', 'edm'\), or a fun"):
+    with pytest.raises(
+        ValueError, match=r"time_input: expected one of \('index', 'time', 'log_snr', 'edm'\), or a fun"
+    ):
         ld.Denoiser(lambda x, time: x, flow, time_input="sigma")
     with pytest.raises(ValueError, match=r"time_input: expected a function that returns a tensor \(2, …\), got 3"):
         given(flow, 0.25, time_input=lambda process, t: 3)
@@ -247,10 +250,14 @@ def test_outputs_as_others_return_them():
         lambda x, time: SimpleNamespace(sample=torch.cat([0.3 * x, torch.ones_like(x)], 1)),
     ):
         assert torch.equal(ld.Denoiser(network, p, "noise")(x, 30), expected)
-    for output, got in ((x[:, :, :7], r"\(3, 1, 7\)"), (torch.cat([x] * 3, 1), r"\(3, 3, 8\)"), (x[:2], r"\(2, 1, 8\)")):
+    for output, got in (
+        (x[:, :, :7], r"\(3, 1, 7\)"),
+        (torch.cat([x] * 3, 1), r"\(3, 3, 8\)"),
+        (x[:2], r"\(2, 1, 8\)"),
+    ):
         with pytest.raises(ValueError, match=rf"network: expected an output of shape \(3, 1, 8\), got {got}"):
             ld.Denoiser(lambda x, time, output=output: output, p)(x, 30)
-    with pytest.raises(ValueError, match="network: expected a tensor, or an object with one as .sample, got tuple"):
+    with pytest.raises(ValueError, match=r"network: expected a tensor, or an object with one as \.sample, got tuple"):
         ld.Denoiser(lambda x, time: (x,), p)(x, 30)
 
 
@@ -323,7 +330,7 @@ def test_bad_calls():
         d(draw(PYRAMID.shape(40), 2), torch.tensor([40, 41]))
     with pytest.raises(ValueError, match=r"network: expected an output of shape \(2, 2, 8, 6\), got \(2, 2, 4, 3\)"):
         d(draw(PYRAMID.shape(change), 2), change)
-    with pytest.raises(ValueError, match="s: expected a time of the shape of the estimate.*lift='pseudoinverse'"):
+    with pytest.raises(ValueError, match=r"s: expected a time of the shape of the estimate.*lift='pseudoinverse'"):
         d.carry(draw(PYRAMID.shape(45), 2), 45, 3)
 
 
@@ -391,7 +398,7 @@ def test_weights_of_another_denoiser_are_refused():
     # Of a chain of operators the levels are known.
     denoiser(chain).load_state_dict(denoiser(PROCESSES["chain"]).state_dict())
     louder = ld.LinearDiffusion(chain.path.operators, [0, 0.3, 0.5, 0.7, 0.8, 0.9, 1.1])
-    with pytest.raises(ValueError, match="process: expected .*levels"):
+    with pytest.raises(ValueError, match=r"process: expected .*levels"):
         denoiser(louder).load_state_dict(denoiser(chain).state_dict())
 
 
@@ -462,3 +469,12 @@ def test_training_costs_no_more_operations_for_more_samples(name, prediction):
                 d(draw(KEEPING, batch), times_of(p, batch))
         counts.append(len(watch.operations))
     assert counts[1] == counts[2]
+
+
+def test_an_estimate_compiles_into_one_graph():
+    p, x = PROCESSES["heat"], draw(KEEPING)
+    d = ld.Denoiser(Recorded(torch.nn.Identity()), p, ld.EDMPrediction())
+    expected = d(x, 39, 20)  # maps between times are made, and kept, here
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: d(x, 39, 20), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), expected)

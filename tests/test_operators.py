@@ -159,6 +159,33 @@ def test_norm_and_singular_values(op):
     torch.testing.assert_close(op.singular_values().sort(descending=True).values, expected, rtol=1e-10, atol=1e-7)
 
 
+def test_singular_value_decompositions(op):
+    """M = U diag(s) Vᵀ with isometries U and V; functions of M are those of s."""
+    u, s, vt = op.svd()
+    assert (u.out_shape, vt.in_shape) == (op.out_shape, op.in_shape)
+    assert u.in_shape == vt.out_shape == tuple(s.shape)
+    assert s.dtype == torch.float64
+    assert bool((s >= 0).all())
+    left, right, dense = u.to_dense(), vt.to_dense(), op.to_dense()
+    one = torch.eye(s.numel(), dtype=torch.float64)
+    torch.testing.assert_close(left.T @ left, one, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(right @ right.T, one, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(left @ torch.diag(s.flatten()) @ right, dense, rtol=1e-10, atol=1e-10)
+    # Both ways, for every batch and in half precision.
+    y, z = draw(op.out_shape, 2), draw(u.in_shape, 2)
+    torch.testing.assert_close(u.transpose(y).flatten(1), y.flatten(1) @ left, **EXACT)
+    torch.testing.assert_close(vt.transpose(z).flatten(1), z.flatten(1) @ right, **EXACT)
+    assert u(z.bfloat16()).dtype == vt.transpose(z.bfloat16()).dtype == torch.bfloat16
+
+
+def test_decompositions_that_are_not_to_be_had():
+    with pytest.raises(ValueError, match=r"svd: expected at most .* one of the operators of the library"):
+        Opaque(ld.Identity((3, 64, 64))).svd()
+    mixed = ld.BlockDiagonal([ld.Resize((4, 4), 2), ld.Matrix(draw((8, 16)), (4, 4), (4, 2))])
+    with pytest.raises(ValueError, match=r"svd: expected blocks whose coordinates have one shape"):
+        mixed.svd()
+
+
 def test_any_batch_shape(op):
     x = draw(op.in_shape, 2, 3)
     for batched in (x, x[0], x[0, 0]):

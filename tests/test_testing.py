@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lineardiffusion as ld
+from lineardiffusion.paths import HeatPath, Path
 from lineardiffusion.testing import strategies
 
 
@@ -158,25 +161,38 @@ def test_what_is_wrong_is_named(operator, message):
 # ---------------------------------------------------------------------------------------------- processes
 
 
+def pyramidal_flow() -> ld.LinearDiffusion:
+    return ld.LinearDiffusion(ld.paths.pyramid((1, 8), 2, ld.changes_at([0.45]), "area"), ld.schedules.flow())
+
+
 @pytest.mark.parametrize(
     "process",
     [
         ld.DDPM((3, 8, 8)),
         ld.BlurringDiffusion((2, 8, 6)),
         ld.ScaleSpaceDiffusion((1, 16, 12), levels=3),
-        ld.ScaleSpaceDiffusion((1, 16, 16), levels=3, mode="nearest", num_steps=40),
+        ld.ScaleSpaceDiffusion((1, 8, 8), levels=3, mode="haar", num_steps=40),
         ld.LinearDiffusion(
             [ld.Convolution(torch.tensor([0.25, 0.5, 0.25]), (1, 8), "zeros")] * 3, [0.0, 0.3, 0.4, 0.6]
         ),
+        ld.EDM((1, 4)),
+        pyramidal_flow(),
+        ld.LinearDiffusion(ld.paths.identity((1, 4)), ld.schedules.zero_terminal_snr(ld.schedules.cosine(20))),
+        ld.LinearDiffusion(ld.paths.heat((1, 8), 4.0), [0.0] + [0.1] * 10, coupling="shared"),
+        ld.LinearDiffusion(
+            [ld.Diagonal(torch.tensor([0.5, 0.9]))] * 3,
+            [0.0, ld.GramCovariance(ld.Diagonal(torch.tensor([1.0, 0.7]))), 1.1, 1.3],
+        ),
     ],
-    ids=["ddpm", "blurring", "scale space", "nearest", "convolutions"],
+    ids=repr,
 )
+@pytest.mark.filterwarnings("ignore:x_T is not noise")
 def test_the_processes_of_the_library_pass(process):
-    ld.testing.check_process(process)
+    ld.testing.check_process(process, samples=300)
 
 
 @pytest.mark.filterwarnings("ignore:x_T is not noise")
-@settings(max_examples=15)
+@settings(max_examples=25)
 @given(strategies.processes(max_steps=4), st.integers(0, 2**16))
 def test_random_processes_pass(process, seed):
     ld.testing.check_process(process, samples=200, seed=seed, false_alarm_rate=1e-9)
@@ -187,8 +203,7 @@ class WrongPosterior(ld.DDPM):
 
     def kernel(self, x_t, mean_s, t, s, eta):
         q = super().kernel(x_t, mean_s, t, s, eta)
-        s = t - 1 if s is None else s
-        return type(q)(q.mean, ld.transition(self.chain.between(s, t), self.sigma(s), self.sigma(t)))
+        return type(q)(q.mean, self.transition(t, s))
 
 
 class WrongMean(ld.ScaleSpaceDiffusion):
@@ -198,7 +213,7 @@ class WrongMean(ld.ScaleSpaceDiffusion):
         q = super().kernel(x_t, mean_s, t, s, eta)
         if x_t.shape == mean_s.shape:
             return q
-        residual = x_t - self.chain.between(t - 1 if s is None else s, t)(mean_s)
+        residual = x_t - self.operator(s, t)(mean_s)
         up = torch.nn.functional.interpolate(residual, mean_s.shape[-2:], mode="bilinear")
         return type(q)(mean_s + (self.sigma(s) / self.sigma(t)) ** 2 * up, q.covariance)
 
@@ -212,6 +227,33 @@ class WrongNoise(ld.ScaleSpaceDiffusion):
         return type(q)(q.mean, ld.GramCovariance(variance**0.5 * ld.Identity(q.covariance.in_shape)))
 
 
+class WrongShare(ld.FlowMatching):
+    """All of the noise of x_t, and half of it again."""
+
+    def shared_noise_kernel(self, x_t, mean_t, mean_s, t, s, gamma):
+        q = super().shared_noise_kernel(x_t, mean_t, mean_s, t, s, gamma)
+        return type(q)(q.mean + gamma / 2 * (x_t - mean_t), q.covariance)
+
+
+class Jumping(HeatPath):
+    """Blurs that know whole steps alone: R_{s→t} is that of ⌊t − s⌋ steps."""
+
+    def between(self, s, t):
+        return super().between(0, math.floor(t - s))
+
+    def scaled(self, s, t, scale):
+        return scale * self.between(s, t)
+
+    apply_each = Path.apply_each
+
+
+class OneForAll(HeatPath):
+    """A batch of times blurred by the first of them."""
+
+    def apply_each(self, times, x):
+        return self.between(0, times.tolist()[0])(x)
+
+
 class WrongTransition(ld.DDPM):
     def transition(self, t, s=None):
         return ld.GramCovariance(self.sigma(t) * ld.Identity(self.shape(t)))
@@ -220,15 +262,18 @@ class WrongTransition(ld.DDPM):
 @pytest.mark.parametrize(
     ("process", "message"),
     [
-        (WrongPosterior((1, 6, 6), num_steps=10), r"the posterior from t = 2 to s = 1 does not keep the marginal"),
-        (
-            WrongMean((1, 8, 8), levels=2, num_steps=20),
-            r"the posterior from t = 20 to s = 6 does not keep",
-        ),
+        (WrongPosterior((1, 6, 6), num_steps=10), r"the posterior from t = \S+ to s = \S+ does not keep the marginal"),
+        (WrongMean((1, 8, 8), levels=2, num_steps=20), r"the posterior from t = 20 to s = 6 does not keep"),
         (WrongNoise((1, 8, 8), levels=2, num_steps=20), r"the DDIM kernel .* in a direction is"),
+        (WrongShare((1, 6)), r"the kernel of shared noise \(γ = \S+\) from t = \S+ to s = \S+ does not keep the marginal"),
+        (WrongTransition((1, 6, 6), num_steps=10), r"M Σ_s Mᵀ \+ Cov.* differs from Σ_t at s = 0\.25, t = 0\.75 by"),
         (
-            WrongTransition((1, 6, 6), num_steps=10),
-            r"M Σ_s Mᵀ \+ Cov.* differs from Σ_t at s = 1, t = 2 by",
+            ld.LinearDiffusion(Jumping((1, 6), 2.0), ld.schedules.cosine(10)),
+            r"M_\(s→t\) M_\(1:s\) x differs from M_\(1:t\) x at s = 3\.\d+, t = 5\.2 by",
+        ),
+        (
+            ld.LinearDiffusion(OneForAll((1, 6), 2.0), ld.schedules.vp()),
+            r"x_s and x_t of one batch of times differ from those of one time at s = 0.001, t = 0.125 by",
         ),
     ],
 )

@@ -19,7 +19,7 @@ def rehearse(config: Config, shape: Shape) -> None:
     """
     try:
         process = build_process(config.process, shape)
-        ld.Denoiser(torch.nn.Identity(), process, config.process.prediction)  # whether the process defines it
+        ld.Denoiser(lambda x, time, size=None: x, process, config.process.prediction)  # whether the process defines it
     except ValueError as error:
         raise ValueError(f"process.{error}") from error
     if config.optimization.shares is not None:

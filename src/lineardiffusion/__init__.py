@@ -51,6 +51,8 @@ from lineardiffusion.operators import Scaled as Scaled
 from lineardiffusion.operators import Separable as Separable
 from lineardiffusion.operators import SpectralFilter as SpectralFilter
 from lineardiffusion.operators import Sum as Sum
+from lineardiffusion.operators import Truncation as Truncation
+from lineardiffusion.operators import bases as bases
 from lineardiffusion.posterior import ddim_kernel as ddim_kernel
 from lineardiffusion.posterior import posterior as posterior
 from lineardiffusion.posterior import transition as transition

@@ -18,7 +18,7 @@ held-out images.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -27,15 +27,15 @@ from torch import Tensor
 from lineardiffusion._checks import as_index, as_range, check_event, compute_dtype
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.operators.spectral import cosine_coefficients
-from lineardiffusion.residual import Residual
-from lineardiffusion.sampling import kept_times
+from lineardiffusion.residual import Pair, Residual
+from lineardiffusion.schedules.grids import Steps, as_times
 
 
 @torch.no_grad()
 def calibrate(
     denoiser: Denoiser,
     images: Tensor,
-    steps: int | Sequence[int] | None = None,
+    steps: Steps = None,
     *,
     shape_changes_only: bool = True,
     rank: int = 0,
@@ -49,8 +49,8 @@ def calibrate(
     Arguments:
         denoiser: trained on other images.
         images: with shape (N, *shape(0)); a variance is known to a relative error of √(2/N).
-        steps: of the sampler that is to be corrected.
-        shape_changes_only: measure the steps that change the shape, whatever the number of steps; or all kept ones.
+        steps: as the sampler has them that is to be corrected: only its steps t → s are measured.
+        shape_changes_only: of these, only those that change the shape.
         rank: number of principal components (all of them where an event has fewer numbers), beside which the spectrum
             is that of the rest; at the cost of a singular value decomposition of all residuals for each step, which
             are kept until then.
@@ -80,14 +80,15 @@ def calibrate(
     clip, rank = as_range(clip), as_index(rank, 0, 2**31, "rank")
     pairs = [
         (t, s)
-        for t, s in itertools.pairwise(kept_times(process, steps))
+        for t, s in itertools.pairwise(as_times(process, steps))
         if s > 0 and not (shape_changes_only and process.shape(t) == process.shape(s))
     ]
     if not pairs:
         raise ValueError("steps: expected at least one step to measure; the process changes no shape")
-    spectra, components = {}, {}
+    spectra: dict[Pair, Tensor] = {}
+    components: dict[Pair, Tensor] = {}
 
-    def residuals(t: int, s: int) -> Iterator[Tensor]:
+    def residuals(t: float, s: float) -> Iterator[Tensor]:
         for start in range(0, len(images), batch_size):
             part = slice(start, start + batch_size)
             x0 = images[part].to(compute_dtype(images.dtype))

@@ -74,7 +74,7 @@ class Carrier:
         if len(pairs) == 1:
             return self(clean, *next(iter(pairs)))
         order = torch.tensor([row for rows in pairs.values() for row in rows])
-        parts = clean[order.to(clean.device)].split([len(rows) for rows in pairs.values()])
+        parts = torch.split(clean[order.to(clean.device)], [len(rows) for rows in pairs.values()])
         carried = torch.cat([self(part, *pair) for part, pair in zip(parts, pairs, strict=True)])
         return carried[order.argsort().to(clean.device)]
 

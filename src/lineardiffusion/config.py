@@ -224,5 +224,5 @@ def _show(value: object) -> str:
     if isinstance(value, torch.nn.Module) and not isinstance(value, Configured):
         return type(value).__name__
     if inspect.isroutine(value):
-        return value.__qualname__
+        return value.__name__
     return repr(value)

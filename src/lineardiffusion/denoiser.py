@@ -6,11 +6,9 @@ Where the resolution grows from t to s, c_s is larger than x_t.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
-import torch
 from torch import Tensor, nn
 
 from lineardiffusion._checks import Shape, check_event, compute_dtype
@@ -20,6 +18,7 @@ from lineardiffusion.descriptions import description, differences
 from lineardiffusion.networks import accepts_size, as_tensor, of_shape
 from lineardiffusion.predictions import (
     Clean,
+    Data,
     Noise,
     Prediction,
     as_prediction,
@@ -28,12 +27,9 @@ from lineardiffusion.predictions import (
     just_below,
     levels,
     name_of,
-    to_device,
 )
 from lineardiffusion.processes.base import LinearDiffusion
-
-TimeName = Literal["index", "time", "log_snr", "edm"]
-TimeInput: TypeAlias = "TimeName | Callable[[LinearDiffusion, Tensor], Tensor]"
+from lineardiffusion.time_inputs import TimeInput, as_time_input, time_given
 
 
 @configured("Denoiser", without=["network"])
@@ -42,7 +38,7 @@ class Denoiser(nn.Module, Configured):
 
     The network's answer becomes a clean image ĉ_r by the rule of its prediction (`lineardiffusion.predictions`), and
     that is carried to s: by the degradation R_{r→s} where r < s, by its damped inverse where s < r
-    (`lineardiffusion.carrying`). It returns
+    (`lineardiffusion.carrying`). What the network returns is, for
 
         "clean"      c just below t (c_{t−1}, with steps), at the shape it has there;
         "data"       x_0: then ĉ_s = R_s x̂_0 for every s, and nothing has to be undone;
@@ -54,7 +50,7 @@ class Denoiser(nn.Module, Configured):
     The last four tell nothing of the detail that a change of shape adds, and need a `lift` in processes that have one;
     the last three need isotropic noise.
 
-    Two denoisers are equal if all but their networks is. A state dict says which denoiser it is of, and no other loads
+    Two denoisers are equal if everything but their networks is. A state dict says which denoiser it is of, and no other loads
     it; of processes made of operators of one's own it knows the shapes and levels alone.
 
     Arguments:
@@ -99,7 +95,7 @@ class Denoiser(nn.Module, Configured):
         super().__init__()
         _check_kinds(network, process)
         self.prediction = as_prediction(prediction)
-        self.time_input = _as_time_input(self.prediction.time_input if time_input is None else time_input)
+        self.time_input = as_time_input(self.prediction.time_input if time_input is None else time_input)
         if lift is not None and lift not in get_args(Lift):
             raise ValueError(f"lift: expected None or 'pseudoinverse', got {lift!r}")
         self.prediction.check(process)
@@ -182,11 +178,14 @@ class Denoiser(nn.Module, Configured):
         t, shape, expected = self._shapes(x_t, t)
         check_event(x_t, shape, "x_t")
         work = x_t.to(compute_dtype(x_t.dtype))
-        scale = self.prediction.input_scale(*levels(process, t, work.device))
         weight = first_weight(self)
-        given = combine(scale, work, 0.0, work).to(work.dtype if weight is None else weight.dtype)
+        dtype = work.dtype if weight is None else weight.dtype
+        given = work
+        if self.prediction.scales_input:
+            given = combine(self.prediction.input_scale(*levels(process, t, work.device)), work, 0.0, work)
+        time = time_given(self.time_input, process, t, work, compute_dtype(dtype))
         size = {"size": expected[1:]} if self.takes_size else {}
-        output = as_tensor(self.network(given, self._time_given(t, given), **size, **conditioning))
+        output = as_tensor(self.network(given.to(dtype), time, **size, **conditioning))
         return of_shape(output, (x_t.shape[0], *expected)).to(work.dtype)
 
     # ------------------------------------------------------------------ times
@@ -199,7 +198,7 @@ class Denoiser(nn.Module, Configured):
         s = process.time(s, "s")
         if s >= t:
             raise ValueError(f"s: expected s < t = {t}, got {s}")
-        if self.prediction.time(process, t) != 0 and process.shape(s) != process.shape(below):
+        if not isinstance(self.prediction, Data) and process.shape(s) != process.shape(below):
             raise ValueError(
                 f"s: expected the shape just below t, {process.shape(below)}, got s = {s} of shape {process.shape(s)}; "
                 f"steps over a change of shape must start at one of {process.shape_changes()}"
@@ -218,30 +217,10 @@ class Denoiser(nn.Module, Configured):
         pairs = {(process.shape(u), process.shape(time(process, u))) for u in set(t.tolist())}
         if len(pairs) > 1:
             raise ValueError(
-                f"t: expected times that share shape(t) and the shape just below t, got {sorted(pairs)}; draw them with "
-                f"process.sample_timesteps (ld.times.ByShape), or take the parts of process.group_by_shape(t)"
+                f"t: expected times that share shape(t) and the shape just below t, got {sorted(pairs)}; draw them "
+                f"with process.sample_timesteps (ld.times.ByShape), or take the parts of process.group_by_shape(t)"
             )
         return t, *pairs.pop()
-
-    def _time_given(self, t: float | Tensor, x: Tensor) -> Tensor:
-        """What the network is told of the time, for each row of x."""
-        process, kind, dtype = self.process, self.time_input, compute_dtype(x.dtype)
-        if callable(kind):
-            times = t if isinstance(t, Tensor) else torch.full((x.shape[0],), t, dtype=torch.float64)
-            value: float | Tensor = kind(process, to_device(times, x.device))
-            if not isinstance(value, Tensor) or value.shape[:1] != x.shape[:1]:
-                got = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
-                raise ValueError(f"time_input: expected a function that returns a tensor ({x.shape[0]}, …), got {got}")
-        elif kind in ("log_snr", "edm"):
-            a, sigma = levels(process, t, x.device)
-            value = 2 * (_log(a) - _log(sigma)) if kind == "log_snr" else (_log(sigma) - _log(a)) / 4
-        else:
-            value = to_device(t, x.device) if isinstance(t, Tensor) else t
-            value = value - 1 if kind == "index" and process.num_steps else value
-        if isinstance(value, Tensor):
-            return value.to(dtype) if value.is_floating_point() or not process.num_steps else value.long()
-        integer = isinstance(value, int) and process.num_steps
-        return torch.full((x.shape[0],), value, dtype=torch.long if integer else dtype, device=x.device)
 
     # ------------------------------------------------------------------ configuration
 
@@ -253,7 +232,8 @@ class Denoiser(nn.Module, Configured):
             "lift": self.lift,
         }
 
-    __hash__ = nn.Module.__hash__  # modules are told apart by it
+    def __hash__(self) -> int:
+        return id(self)  # modules are told apart by it
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.arguments().items())
@@ -283,17 +263,3 @@ def _check_kinds(network: object, process: object) -> None:
         raise TypeError(f"network: expected a module or another function of (x, time), got {network!r}")
     if not isinstance(process, LinearDiffusion):
         raise TypeError(f"process: expected a LinearDiffusion, such as ld.DDPM(shape), got {process!r}")
-
-
-def _as_time_input(time_input: Any) -> TimeInput:
-    if not callable(time_input) and time_input not in get_args(TimeName):
-        raise ValueError(
-            f"time_input: expected one of {get_args(TimeName)}, or a function of the process and t, got {time_input!r}"
-        )
-    return time_input  # type: ignore[no-any-return]
-
-
-def _log(level: float | Tensor) -> float | Tensor:
-    if isinstance(level, Tensor):
-        return level.log()
-    return math.log(level) if level else -math.inf

@@ -33,9 +33,10 @@ class GuidedDenoiser(Denoiser):
         network = _Guided(denoiser, float(scale), null)
         super().__init__(network, denoiser.process, denoiser.prediction, denoiser.time_input, denoiser.lift)
         self.takes_size = denoiser.takes_size
+        self._arguments = {"denoiser": denoiser, "scale": float(scale), "null": dict(null)}
 
     def arguments(self) -> dict[str, object]:
-        return {"denoiser": self.network.denoiser, "scale": self.network.scale, "null": self.network.null}
+        return self._arguments
 
 
 class _Guided(nn.Module):

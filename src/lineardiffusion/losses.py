@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lineardiffusion._checks import check_event, compute_dtype, draw_noise
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.predictions import combine, is_batch, levels, to_device
+from lineardiffusion.predictions import combine, is_batch, levels
 
 Weighting = Callable[[Tensor], Tensor]
 
@@ -174,16 +174,22 @@ def denoising_loss(
     weighting = MinSNR() if weighting is None else _as_weighting(weighting)
     check_event(x0, process.shape(0), "x0")
     x0 = x0.to(compute_dtype(x0.dtype))
-    shape = process.common_shape(t) if is_batch(t) else process.shape(t)
+    if is_batch(t):
+        t = t.cpu() if process.shape_changes() else t  # where its values are needed they are waited for once
+        shape = process.common_shape(t)
+    else:
+        shape = process.shape(t)
     noise = draw_noise(x0.new_empty(x0.shape[0], *shape), noise, generator)
     x_t = process.diffuse(x0, t, noise)
-    (alpha, beta), (_, q) = (rule(*levels(process, t, x0.device)) for rule in (prediction.target, prediction.estimate))
-    # The clean image costs a degradation, and plays no part in the noise.
+    a, sigma = levels(process, t, x0.device)
+    alpha, beta = prediction.target(a, sigma)
+    # A clean image costs a degradation, and plays no part in the noise.
     clean = process.clean(x0, prediction.time(process, t)) if isinstance(alpha, Tensor) or alpha else x0
-    target = combine(alpha, clean, beta, noise)
-    error = (denoiser.output(x_t, t, **conditioning) - target).square().flatten(1).mean(1)
-    snr = process.snr(to_device(t, x0.device)) if is_batch(t) else error.new_full((1,), process.snr(t))
-    return (weighting(snr) * q**2).to(error) * error
+    error = denoiser.output(x_t, t, **conditioning) - combine(alpha, clean, beta, noise)
+    error = error.square().flatten(1).mean(1)
+    ratio = a / sigma if isinstance(a, Tensor) else error.new_full((1,), math.sqrt(process.snr(t)))
+    _, q = prediction.estimate(a, sigma)
+    return (weighting(ratio**2) * q**2).to(error) * error
 
 
 def _as_weighting(weighting: Any) -> Weighting:

@@ -26,13 +26,13 @@ from torch import Tensor
 from lineardiffusion._checks import Shape, as_index, as_shape, column, compute_dtype
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.operators.base import LinearOperator, apply_each
-from lineardiffusion.operators.bases import Basis
+from lineardiffusion.operators.bases import Basis, dct_matrix
 from lineardiffusion.operators.chain import OperatorChain
 from lineardiffusion.operators.multipliers import cast
 from lineardiffusion.operators.orthogonal import AveragePool
 from lineardiffusion.operators.scalar import Identity
 from lineardiffusion.operators.separable import Mode, Resize, along_axes_each, outer, spatial_axes
-from lineardiffusion.operators.spectral import SpectralFilter, dct_frequencies, dct_matrix
+from lineardiffusion.operators.spectral import SpectralFilter, dct_frequencies
 from lineardiffusion.schedules import Schedule
 from lineardiffusion.schedules import ResolutionSchedule, as_changes, convex_decay
 

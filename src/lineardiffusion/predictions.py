@@ -28,7 +28,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -39,6 +39,7 @@ from lineardiffusion.config import Configured, configured
 from lineardiffusion.processes.base import LinearDiffusion
 
 Level = TypeVar("Level", float, Tensor)
+Time = TypeVar("Time", bound="float | Tensor")
 Coefficients: TypeAlias = "tuple[float | Tensor, float | Tensor]"
 
 
@@ -47,9 +48,10 @@ class Prediction(Configured, ABC):
 
     time_input: ClassVar[str] = "index"  # what the network is told of the time, where a user does not say
     keeps_shape: ClassVar[bool] = True  # whether F has the shape of x_t, wherever a step leads
+    scales_input: ClassVar[bool] = False  # whether `input_scale` is any but 1
 
     @abstractmethod
-    def time(self, process: LinearDiffusion, t: float | Tensor) -> float | Tensor:
+    def time(self, process: LinearDiffusion, t: Time) -> Time | float:
         """r, the time whose degradation the estimated clean image has."""
 
     @abstractmethod
@@ -84,14 +86,14 @@ class _Image(Prediction):
 class Clean(_Image):
     """The clean image just below t, c_{t−1} in a process with steps: what a step needs where the shape changes too."""
 
-    def time(self, process: LinearDiffusion, t: float | Tensor) -> float | Tensor:
+    def time(self, process: LinearDiffusion, t: Time) -> Time:
         return just_below(process, t)
 
 
 class Data(_Image):
     """The data x_0 itself: c_s = R_s x̂_0 is then exact for every s, and nothing has to be inverted."""
 
-    def time(self, process: LinearDiffusion, t: float | Tensor) -> float | Tensor:
+    def time(self, process: LinearDiffusion, t: Time) -> float:
         return 0
 
 
@@ -101,7 +103,7 @@ class Data(_Image):
 class Noise(Prediction):
     """ε, of white noise also where Σ_t is not isotropic: x_t = a_t c_t + Σ_t^{1/2} ε."""
 
-    def time(self, process: LinearDiffusion, t: float | Tensor) -> float | Tensor:
+    def time(self, process: LinearDiffusion, t: Time) -> Time:
         return t
 
     def estimate(self, a: Level, sigma: Level) -> Coefficients:
@@ -121,7 +123,7 @@ class Noise(Prediction):
 class _Mixture(Prediction):
     """Of both the image and the noise, which has to be isotropic for that."""
 
-    def time(self, process: LinearDiffusion, t: float | Tensor) -> float | Tensor:
+    def time(self, process: LinearDiffusion, t: Time) -> Time:
         return t
 
     def check(self, process: LinearDiffusion) -> None:
@@ -176,6 +178,7 @@ class EDMPrediction(_Mixture):
 
     sigma_data: float = 0.5
     time_input: ClassVar[str] = "edm"
+    scales_input: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma_data < math.inf:
@@ -190,7 +193,8 @@ class EDMPrediction(_Mixture):
         return sigma / (self.sigma_data * root), -a * self.sigma_data / root
 
     def input_scale(self, a: Level, sigma: Level) -> float | Tensor:
-        return self._total(a, sigma) ** -0.5
+        scale: float | Tensor = self._total(a, sigma) ** -0.5
+        return scale
 
     def _total(self, a: Level, sigma: Level) -> Level:
         return sigma**2 + a**2 * self.sigma_data**2
@@ -247,20 +251,25 @@ def is_batch(t: float | Tensor) -> TypeIs[Tensor]:
     return isinstance(t, Tensor) and t.ndim > 0
 
 
-def just_below(process: LinearDiffusion, t: float | Tensor) -> float | Tensor:
+def just_below(process: LinearDiffusion, t: Time) -> Time:
     """`process.before` of a number, or of each of a tensor of times."""
     if not is_batch(t):
-        return process.before(t)
+        return cast(Time, process.before(cast(float, t)))
     if process.num_steps:
-        return (t - 1).clamp(min=0)
-    exact = t.float() if t.device.type == "mps" else t.double()
-    return torch.nextafter(exact, torch.zeros_like(exact))
+        below = (t - 1).clamp(min=0)
+    else:
+        exact = t.float() if t.device.type == "mps" else t.double()
+        below = torch.nextafter(exact, torch.zeros_like(exact))
+    return cast(Time, below)
 
 
 def levels(process: LinearDiffusion, t: float | Tensor, device: torch.device) -> tuple[Any, Any]:
     """a_t and σ_t: floats for a number, else tensors on the device."""
-    t = to_device(t, device) if is_batch(t) else t
-    return process.signal_scale(t), process.sigma(t)
+    if not is_batch(t):
+        return process.signal_scale(t), process.sigma(t)
+    t = to_device(t, device)
+    signal, sigma = process.schedule(t)
+    return signal * process.path.gain(t), sigma
 
 
 def to_device(t: Tensor, device: torch.device) -> Tensor:

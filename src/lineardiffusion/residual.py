@@ -12,8 +12,11 @@ from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.dense import Matrix
 from lineardiffusion.operators.spectral import SpectralFilter
 
-Pair = tuple[int, int]
+Pair = tuple[float, float]
 Noise = Callable[[Tensor], Tensor]  # standard normal noise of the shape, dtype and device of a tensor
+
+_TIME = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?"
+_NAME = re.compile(rf"({_TIME})-({_TIME})(-components)?")
 
 
 class Residual:
@@ -24,7 +27,7 @@ class Residual:
     a few principal components and, for the rest, a spectrum in the cosine basis V: from `ld.calibrate`.
 
     Arguments:
-        spectra: (t, s) ↦ variances d ≥ 0 in the cosine basis, with the event shape of x_s.
+        spectra: (t, s) ↦ variances d ≥ 0 in the cosine basis, with the event shape of x_s; times are integers or floats.
         components: (t, s) ↦ the w_i, with shape (k, *shape of x_s); none for a step that is not named.
 
     Raises:
@@ -55,7 +58,7 @@ class Residual:
     def __contains__(self, pair: Pair) -> bool:
         return pair in self.spectra
 
-    def sample(self, t: int, s: int, like: Tensor, draw: Noise) -> Tensor:
+    def sample(self, t: float, s: float, like: Tensor, draw: Noise) -> Tensor:
         """c_s − ĉ_s of the step t → s.
 
         Arguments:
@@ -70,7 +73,7 @@ class Residual:
             residual = residual + (weights @ rows.flatten(1)).reshape(like.shape)
         return residual
 
-    def covariance(self, t: int, s: int) -> LinearOperator:
+    def covariance(self, t: float, s: float) -> LinearOperator:
         """Σ_i w_i w_iᵀ + V diag(d) Vᵀ"""
         spectrum = self.spectra[t, s]
         event = tuple(spectrum.shape)
@@ -81,7 +84,7 @@ class Residual:
         return rest + Matrix(rows.T @ rows, event, event)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Tensors by name, to be saved with a checkpoint."""
+        """Tensors by name, such as "76-75" or "0.5-0.48", to be saved with a checkpoint."""
         tensors = {f"{t}-{s}": spectrum for (t, s), spectrum in self.spectra.items()}
         return tensors | {f"{t}-{s}-components": rows for (t, s), rows in self.components.items()}
 
@@ -95,8 +98,9 @@ class Residual:
         spectra: dict[Pair, Tensor] = {}
         components: dict[Pair, Tensor] = {}
         for name, tensor in tensors.items():
-            match = re.fullmatch(r"(\d+)-(\d+)(-components)?", name)
+            match = _NAME.fullmatch(name)
             if match is None:
-                raise ValueError(f"tensors: expected names such as '76-75' and '76-75-components', got {name!r}")
-            (components if match[3] else spectra)[int(match[1]), int(match[2])] = tensor
+                raise ValueError(f"tensors: expected names such as '76-75' and '0.5-0.48-components', got {name!r}")
+            t, s = (int(time) if time.isdigit() else float(time) for time in (match[1], match[2]))
+            (components if match[3] else spectra)[t, s] = tensor
         return cls(spectra, components)

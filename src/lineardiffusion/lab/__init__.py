@@ -5,10 +5,10 @@ the cost, `optimise_schedule` the best resolution schedule for a cost, `OptimalD
 assume, and `power_law` and `estimate` covariances of data.
 """
 
-from lineardiffusion.lab.evaluate import Report as Report
-from lineardiffusion.lab.evaluate import Step as Step
 from lineardiffusion.lab.evaluate import evaluate as evaluate
 from lineardiffusion.lab.evaluate import frontier as frontier
+from lineardiffusion.lab.report import Report as Report
+from lineardiffusion.lab.report import Step as Step
 from lineardiffusion.lab.schedule import optimise_schedule as optimise_schedule
 from lineardiffusion.lab.spectra import OptimalDenoiser as OptimalDenoiser
 from lineardiffusion.lab.spectra import estimate as estimate

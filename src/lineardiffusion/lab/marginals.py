@@ -1,94 +1,104 @@
-"""The marginals of a diffusion of Gaussian data, in frames: M_{1:t} x_0 has covariance S_t, x_t has S_t + σ_t² I."""
+r"""The marginals of a diffusion of Gaussian data, in frames.
+
+For data N(m, C) the clean image c_t = R_t x_0 has the covariance D_t = R_t C R_tᵀ, and x_t has a_t² D_t + σ_t² I. Given
+x_t, the mean of c_s, s ≤ t, is
+
+    E[c_s | x_t] = R_s m + G (x_t − a_t R_t m),     G = a_t D_s R_{s→t}ᵀ (a_t² D_t + σ_t² I)⁻¹ .
+"""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Sequence
+from bisect import bisect_right, insort
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lineardiffusion._checks import Shape
-from lineardiffusion.lab.frames import (
-    Frame,
-    eigenframe,
-    frame_of,
-    in_frames,
-    inverse,
-    plus,
-    sandwich,
-    times,
-    transposed,
-)
+from lineardiffusion.lab.frames import Frame, eigenframe, frame_of, in_frames
+from lineardiffusion.lab.matrices import inverse, plus, sandwich, times, transposed
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.processes.base import LinearDiffusion
 
 
 class Marginals:
-    """Means and covariances at some times, and the optimal denoiser between them.
+    """Means and covariances at any time, and the optimal estimates between them.
+
+    Times of one shape share a frame: that of C at first, and below a change of shape that of D where it changes.
 
     Arguments:
         process: with isotropic noise.
         covariance: C, a matrix over the flattened event or a symmetric operator.
         mean: m, broadcastable to shape(0).
-        visited: the times, descending and ending at 0.
 
     Raises:
         ValueError: noise that is not isotropic, or a covariance that does not fit or is not positive semi-definite.
     """
 
     def __init__(
-        self,
-        process: LinearDiffusion,
-        covariance: Tensor | LinearOperator,
-        mean: float | Tensor,
-        visited: Sequence[int],
+        self, process: LinearDiffusion, covariance: Tensor | LinearOperator, mean: float | Tensor = 0.0
     ) -> None:
         if not process.is_isotropic:
             raise ValueError("process: expected isotropic noise, got covariances")
         self.process = process
-        self._data_mean = torch.as_tensor(mean, dtype=torch.float64).broadcast_to(process.shape(0))
+        self.data_mean = torch.as_tensor(mean, dtype=torch.float64).broadcast_to(process.shape(0))
         frame, values = _data_frame(covariance, process.shape(0))
-        self._frames, self._signal = {process.shape(0): frame}, {0: values}
-        self._operators: dict[tuple[int, int], Tensor] = {}
-        for s, t in itertools.pairwise(reversed(visited)):
-            here, before = process.shape(t), process.shape(s)
-            if here not in self._frames:
-                outward = process.chain.between(s, t).to_dense().double() @ self._frames[before].vectors
-                self._frames[here] = eigenframe(sandwich(outward, self._signal[s]))[0]
-            signal = sandwich(self.operator(t, s), self._signal[s])
-            self._signal[t] = signal if here == before else signal.diagonal().clone()  # in the frame made for it
+        self._changes = process.shape_changes()
+        self._levels = {0: _Level(frame, [0.0], {0.0: values})}
 
-    def frame(self, t: int) -> Frame:
-        return self._frames[self.process.shape(t)]
+    def frame(self, t: float) -> Frame:
+        return self._level(t).frame
 
-    def coordinates(self, event: Tensor, t: int) -> Tensor:
-        """An event of shape(t) in its frame, with shape (n,)."""
-        return self.frame(t).vectors.T @ event.flatten()
+    def mean(self, t: float) -> Tensor:
+        """a_t R_t m, an event."""
+        return self.process.operator(0, t)(self.data_mean)
 
-    def mean(self, t: int) -> Tensor:
-        """M_{1:t} m"""
-        return self.process.chain.cumulative(t)(self._data_mean)
+    def degradation(self, s: float, t: float) -> Tensor:
+        """R_{s→t}"""
+        return in_frames(self.process.degradation(s, t), self.frame(s), self.frame(t))
 
-    def signal(self, t: int) -> Tensor:
-        """S_t"""
-        return self._signal[t]
+    def clean(self, t: float) -> Tensor:
+        """D_t"""
+        level = self._level(t)
+        if t not in level.covariances:
+            before = level.times[bisect_right(level.times, t) - 1]
+            level.covariances[t] = sandwich(self.degradation(before, t), level.covariances[before])
+            insort(level.times, t)
+        return level.covariances[t]
 
-    def covariance(self, t: int) -> Tensor:
-        """S_t + σ_t² I"""
-        signal = self._signal[t]
+    def covariance(self, t: float) -> Tensor:
+        """a_t² D_t + σ_t² I"""
+        signal = self.process.signal_scale(t) ** 2 * self.clean(t)
         return plus(signal, torch.full((len(signal),), self.process.sigma(t) ** 2, dtype=signal.dtype))
 
-    def operator(self, t: int, s: int) -> Tensor:
-        """M_{s→t}"""
-        if (t, s) not in self._operators:
-            self._operators[t, s] = in_frames(self.process.chain.between(s, t), self.frame(s), self.frame(t))
-        return self._operators[t, s]
+    def gain(self, t: float, s: float) -> Tensor:
+        """G"""
+        seen = times(self.clean(s), transposed(self.degradation(s, t)))
+        return self.process.signal_scale(t) * times(seen, inverse(self.covariance(t)))
 
-    def gain(self, t: int, s: int) -> Tensor:
-        """G, of E[u_s | x_t] = M_{1:s} m + G (x_t − M_{1:t} m)."""
-        return times(times(self._signal[s], transposed(self.operator(t, s))), inverse(self.covariance(t)))
+    def unknown(self, t: float, s: float) -> Tensor:
+        """Cov(c_s | x_t) = D_s − a_t G R_{s→t} D_s"""
+        seen = times(self.degradation(s, t), self.clean(s))
+        return plus(self.clean(s), -self.process.signal_scale(t) * times(self.gain(t, s), seen))
+
+    def _level(self, t: float) -> _Level:
+        """What is known of the times that share the shape of t."""
+        reached = bisect_right(self._changes, t)
+        if reached not in self._levels:
+            start, data = self._changes[reached - 1], self._levels[0]
+            identity = torch.eye(len(data.frame.vectors), dtype=torch.float64)
+            images = self.process.degradation(0, start)(data.frame.events(identity)).flatten(1).T
+            frame, values = eigenframe(sandwich(images, data.covariances[0]), self.process.shape(start))
+            self._levels[reached] = _Level(frame, [start], {start: values.clamp(min=0)})
+        return self._levels[reached]
+
+
+@dataclass
+class _Level:
+    frame: Frame
+    times: list[float]  # at which D is known, ascending
+    covariances: dict[float, Tensor]
 
 
 def _data_frame(covariance: Tensor | LinearOperator, shape: Shape) -> tuple[Frame, Tensor]:
@@ -99,7 +109,7 @@ def _data_frame(covariance: Tensor | LinearOperator, shape: Shape) -> tuple[Fram
         dense = covariance.detach().cpu().double()
         if not torch.allclose(dense, dense.T, rtol=1e-6, atol=1e-9 * float(dense.abs().max())):
             raise ValueError("covariance: expected a symmetric matrix")
-        frame, values = eigenframe(dense)
+        frame, values = eigenframe(dense, shape)
     else:
         if covariance.in_shape != shape or covariance.out_shape != shape:
             raise ValueError(f"covariance: expected an operator on events {shape}, got one on {covariance.in_shape}")

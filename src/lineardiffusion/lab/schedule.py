@@ -10,23 +10,24 @@ import torch
 from torch import Tensor
 
 from lineardiffusion._checks import Shape, as_index
-from lineardiffusion.lab.evaluate import Report, evaluate, sample_cost
+from lineardiffusion.lab.evaluate import evaluate, network_calls
+from lineardiffusion.lab.report import Report, sample_cost
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.processes.base import LinearDiffusion
-from lineardiffusion.sampling import kept_times
 from lineardiffusion.schedules import ResolutionSchedule, changes_at
+from lineardiffusion.schedules.grids import as_times
 
 
 def optimise_schedule(
     process_of: Callable[[ResolutionSchedule], LinearDiffusion],
     levels: int,
-    num_steps: int,
+    end: float,
     covariance: Tensor | LinearOperator,
     of_call: Callable[[Shape, Shape], float],
     budget: float,
     grid: int = 12,
     **options: Any,
-) -> tuple[list[int], Report]:
+) -> tuple[list[float], Report]:
     """The times at which to change the resolution, for the smallest W2 distance within a budget.
 
     Every choice of `levels` − 1 increasing times from a uniform grid is looked at, those within the budget are
@@ -36,9 +37,9 @@ def optimise_schedule(
         process_of: from a resolution schedule to the process, such as
             `lambda schedule: ld.ScaleSpaceDiffusion(shape, levels, resolution_schedule=schedule)`.
         levels: number of resolutions, at least 2.
-        num_steps: T.
+        end: T; an int where processes have steps, whose times of change are integers then, else a float.
         covariance: C of the data.
-        of_call: cost of a network call from x_t of a shape to the shape of x_{t−1}.
+        of_call: cost of a network call from x_t of a shape to the shape just below t.
         budget: greatest cost of a sample.
         grid: how many times to choose from.
         options: of `evaluate`: sampler, steps, correction, …
@@ -60,20 +61,24 @@ def optimise_schedule(
         True
     """
     levels = as_index(levels, 2, 64, "levels")
-    count = as_index(grid, levels - 1, num_steps - 1, "grid")
-    times = sorted({int(t) for t in torch.linspace(2, num_steps, count).round()})
-    best: tuple[float, list[int], Report] | None = None
+    if isinstance(end, int):
+        count = as_index(grid, levels - 1, end - 1, "grid")
+        times: list[float] = sorted({int(t) for t in torch.linspace(2, end, count).round()})
+    else:
+        count = as_index(grid, levels - 1, 2**31, "grid")
+        times = [end * k / count for k in range(1, count + 1)]
+    best: tuple[float, list[float], Report] | None = None
     cheapest = float("inf")
     for changes in itertools.combinations(times, levels - 1):
         process = process_of(changes_at(changes))
-        visited = kept_times(process, options.get("steps"))
-        cost = sample_cost(process, visited[:-1], of_call)
+        visited = as_times(process, options.get("steps"))
+        cost = sample_cost(process, network_calls(process, visited, options.get("sampler", "ancestral")), of_call)
         cheapest = min(cheapest, cost)
         if cost > budget:
             continue
         report = evaluate(process, covariance, **options)
         if best is None or report.w2 < best[0]:
-            best = (report.w2, list(changes), report)
+            best = report.w2, list(changes), report
     if best is None:
         raise ValueError(
             f"budget: expected at least {cheapest:.6g}, the cost of the cheapest schedule, got {budget:.6g}"

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lineardiffusion._checks import as_index, as_shape, check_event
+from lineardiffusion._checks import as_shape, check_event, compute_dtype
+from lineardiffusion.caches import BoundedCache
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.lab.marginals import Marginals
 from lineardiffusion.operators.base import LinearOperator
@@ -61,7 +62,7 @@ def estimate(images: Tensor) -> tuple[SpectralFilter, Tensor]:
 
 
 class OptimalDenoiser(Denoiser):
-    """E[c_s | x_t] for data N(m, C): the ground truth of every trained denoiser on such data.
+    """E[x_0 | x_t] for data N(m, C): the ground truth of every trained denoiser on such data. It predicts "data".
 
     Arguments:
         process, covariance, mean: as `ld.lab.evaluate`.
@@ -77,25 +78,33 @@ class OptimalDenoiser(Denoiser):
     def __init__(
         self, process: LinearDiffusion, covariance: Tensor | LinearOperator, mean: float | Tensor = 0.0
     ) -> None:
-        super().__init__(_no_network, process)
-        self._marginals = Marginals(process, covariance, mean, range(process.num_steps, -1, -1))
+        self.marginals = Marginals(process, covariance, mean)
+        super().__init__(PosteriorMean(self.marginals), process, "data")
 
-    def forward(self, x_t: Tensor, t: int | Tensor, s: int | None = None, **conditioning: Any) -> Tensor:
-        process, marginals = self.process, self._marginals
-        if isinstance(t, Tensor) and t.ndim:
-            return torch.stack([self(x[None], u)[0] for x, u in zip(x_t, process.check_times(t), strict=True)])
-        t = as_index(t, 1, process.num_steps, "t")
-        s = t - 1 if s is None else as_index(s, 0, t - 1, "s")
-        check_event(x_t, process.shape(t), "x_t")
-        deviation = (x_t.cpu().double() - marginals.mean(t)).flatten(-len(process.shape(t)))
-        coordinates = deviation @ marginals.frame(t).vectors
-        gain = marginals.gain(t, s)
-        estimated = coordinates * gain if gain.ndim == 1 else coordinates @ gain.T
-        event = (estimated @ marginals.frame(s).vectors.T).reshape(
-            *x_t.shape[: -len(process.shape(t))], *process.shape(s)
+    def output(self, x_t: Tensor, t: float | Tensor, **conditioning: Any) -> Tensor:
+        """E[x_0 | x_t], in the dtype of x_t or, where that is narrower, in float32; t in all of its digits."""
+        times = (
+            self.process.times(t, len(x_t), low="above") if isinstance(t, Tensor) and t.ndim else self.process.time(t)
         )
-        return ((event + marginals.mean(s)) / process.signal_scale(s)).to(x_t)
+        output: Tensor = self.network(x_t, times)
+        return output.to(compute_dtype(x_t.dtype))
 
 
-def _no_network(*arguments: Any, **conditioning: Any) -> Tensor:
-    raise NotImplementedError("the optimal denoiser has no network")
+class PosteriorMean(nn.Module):
+    """E[x_0 | x_t] in float64, as a network of x_t (B, *shape(t)) and of t, a number or (B,)."""
+
+    def __init__(self, marginals: Marginals) -> None:
+        super().__init__()
+        self.marginals = marginals
+        self._maps: BoundedCache[tuple[Tensor, Tensor]] = BoundedCache(2**28, lambda kept: 8 * kept[1].numel())
+
+    def forward(self, x_t: Tensor, t: float | Tensor) -> Tensor:
+        if isinstance(t, Tensor) and t.ndim:
+            times = self.marginals.process.times(t, len(x_t)).tolist()
+            return torch.cat([self(x[None], u) for x, u in zip(x_t, times, strict=True)])
+        marginals, time = self.marginals, self.marginals.process.time(t, low="above")
+        check_event(x_t, marginals.process.shape(time), "x_t")
+        mean, gain = self._maps.get(time, lambda: (marginals.mean(time), marginals.gain(time, 0)))
+        deviation = marginals.frame(time).coordinates(x_t.cpu().double() - mean)
+        estimated = deviation * gain if gain.ndim == 1 else deviation @ gain.T
+        return (marginals.frame(0).events(estimated) + marginals.data_mean).to(x_t.device)

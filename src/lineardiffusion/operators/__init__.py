@@ -1,5 +1,7 @@
 """Linear operators: the protocol, one module for each structure, and their products."""
 
+from lineardiffusion.operators import bases as bases
+from lineardiffusion.operators import svd as svd
 from lineardiffusion.operators.base import LinearOperator as LinearOperator
 from lineardiffusion.operators.blocks import BlockDiagonal as BlockDiagonal
 from lineardiffusion.operators.blocks import ChannelMix as ChannelMix
@@ -10,6 +12,7 @@ from lineardiffusion.operators.dense import Matrix as Matrix
 from lineardiffusion.operators.diagonal import Diagonal as Diagonal
 from lineardiffusion.operators.orthogonal import AveragePool as AveragePool
 from lineardiffusion.operators.orthogonal import OrthogonalRows as OrthogonalRows
+from lineardiffusion.operators.orthogonal import Truncation as Truncation
 from lineardiffusion.operators.scalar import Identity as Identity
 from lineardiffusion.operators.scalar import Scaled as Scaled
 from lineardiffusion.operators.separable import Resize as Resize

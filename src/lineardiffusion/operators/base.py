@@ -307,12 +307,7 @@ class LinearOperator(ABC):
         Raises:
             ValueError: the structure is unknown and the operator too large to be written as a dense matrix.
         """
-        entries = math.prod(self.in_shape) * math.prod(self.out_shape)
-        if entries > _MAX_DENSE_ENTRIES:
-            raise ValueError(
-                f"singular_values: expected at most {_MAX_DENSE_ENTRIES} matrix entries for an operator of unknown "
-                f"structure, got {entries} ({type(self).__name__}, {self.in_shape} → {self.out_shape})"
-            )
+        self._check_small("singular_values")
         if torch.is_grad_enabled():
             dense = self.to_dense()
             if dense.requires_grad:
@@ -320,6 +315,37 @@ class LinearOperator(ABC):
                 return followed
         values: Tensor = self._current("singular values", lambda: torch.linalg.svdvals(self.to_dense().detach()))
         return values
+
+    def svd(self) -> tuple[LinearOperator, Tensor, LinearOperator]:
+        r"""(U, s, Vᵀ) with M = U diag(s) Vᵀ, where the structure is known, or M small enough for a dense matrix.
+
+        Returns:
+            U, from coordinates to `out_shape`, with UᵀU = I; the singular values s ≥ 0, float64 and unordered, in the
+            shape of the coordinates, which depends on the structure; and Vᵀ, from `in_shape` to coordinates, with
+            VᵀV = I. There may be fewer coordinates than numbers in an event, never more.
+
+        Raises:
+            ValueError: the structure is unknown and the operator too large to be written as a dense matrix, or it has
+                blocks whose coordinates have different shapes.
+
+        Example:
+            >>> import torch, lineardiffusion as ld
+            >>> u, s, vt = ld.Resize((3, 8, 6), (4, 3)).svd()
+            >>> s.shape, vt.out_shape, u.in_shape
+            (torch.Size([3, 4, 3]), (3, 4, 3), (3, 4, 3))
+        """
+        result: tuple[LinearOperator, Tensor, LinearOperator] = dispatch("svd", self)
+        return result
+
+    def _check_small(self, name: str) -> None:
+        """Raise where a dense matrix would be too large."""
+        entries = math.prod(self.in_shape) * math.prod(self.out_shape)
+        if entries > _MAX_DENSE_ENTRIES:
+            raise ValueError(
+                f"{name}: expected at most {_MAX_DENSE_ENTRIES} matrix entries for an operator of unknown structure, "
+                f"got {entries} ({type(self).__name__}, {self.in_shape} → {self.out_shape}); give it by one of the "
+                f"operators of the library, as ld.Separable or ld.SpectralFilter, if it is one"
+            )
 
     def to_dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
         """The matrix of M, with shape (prod out, prod in)."""

@@ -53,6 +53,10 @@ class Matrix(FactoredOperator):
         work = y.to(compute_dtype(y.dtype))
         return _unflatten(_flatten(work, self.out_shape) @ self.weight.to(work), self.in_shape).to(y.dtype)
 
+    @property
+    def coordinates(self) -> Shape:
+        return (min(self.weight.shape),)
+
     @classmethod
     def _apply_each(cls, operators: Sequence[Matrix], x: Tensor) -> Tensor:
         work = x.to(compute_dtype(x.dtype))

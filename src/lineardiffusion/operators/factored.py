@@ -53,9 +53,14 @@ class FactoredOperator(LinearOperator):
         """U z"""
         return z
 
-    def _coordinates(self) -> int:
-        """How many coordinates the two bases share; the other singular values are zero."""
-        return self._rank_bound()
+    @property
+    def coordinates(self) -> Shape:
+        """Shape of the coordinates that the two bases share; what has none is made zero."""
+        return self.in_shape
+
+    def _is_basis(self, event: Shape) -> bool:
+        """Whether U, or V, is a basis of all these events, and not an isometry only."""
+        return math.prod(self.coordinates) == math.prod(event)
 
     def apply(self, x: Tensor) -> Tensor:
         check_event(x, self.in_shape, "x")
@@ -95,13 +100,13 @@ class FactoredOperator(LinearOperator):
     def _images(self, f: SpectralFunction, event: Shape, scale: float) -> tuple[Tensor | None, Tensor]:
         """f(λ) for scale · M: beside coordinates, which is f(0), and what they have beyond that; all of it in
         coordinates where these are a basis of the events."""
-        if self._coordinates() == math.prod(event):
+        if self._is_basis(event):
             return None, f(scale**2 * self._eigenvalues())
         images = f(scale**2 * self._cached("zero and eigenvalues", self._zero_and_eigenvalues))
         return images[0], (images[1:] - images[0]).reshape(self.spectrum().shape)
 
     def _term(self, beside: Tensor | None, inside: Tensor, event: Shape, analyse: Change) -> Term:
-        if self.has_frame and inside.ndim == 0 and self._coordinates() == math.prod(event):
+        if self.has_frame and inside.ndim == 0 and self._is_basis(event):
             return Term(unless_zero(inside), None, analyse)  # one number for all coordinates: V cancels
         return Term(None if beside is None else unless_zero(beside), unless_zero(inside), analyse)
 
@@ -112,7 +117,7 @@ class FactoredOperator(LinearOperator):
         self, gain: float | SpectralFunction, deviation: SpectralFunction | None, scale: float, complete: bool
     ) -> StepMap:
         # In coordinates, with s = scale · S and u = s/|s|:  x + ū k (y − s x) = (1 − |s| k) x + ū k y.
-        event, whole = self.in_shape, self._coordinates() == math.prod(self.in_shape)
+        event, whole = self.in_shape, self._is_basis(self.in_shape)
         spectrum, values = scale * self.spectrum(), scale**2 * self._eigenvalues()
         beside = None
         if not callable(gain):
@@ -123,7 +128,7 @@ class FactoredOperator(LinearOperator):
             if not (complete and self.has_frame):
                 told = spectrum.sgn().conj() * k
             else:
-                told = _direction(self.spectrum()).conj() * k * math.copysign(1, scale)
+                told = direction(self.spectrum()).conj() * k * math.copysign(1, scale)
                 beside = None if whole else gain(_ZERO)
         terms = [
             self._term(None if whole else _ONE, 1 - seen if whole else -seen, event, self._to_right),
@@ -146,14 +151,11 @@ class FactoredOperator(LinearOperator):
         return self._cached("norm", lambda: float(self.spectrum().abs().max()))
 
     def singular_values(self) -> Tensor:
-        spectrum = self.spectrum().abs().flatten()
-        values = spectrum.repeat(self._coordinates() // spectrum.numel())
-        return torch.cat([values, values.new_zeros(self._rank_bound() - values.numel())])
-
-    def _rank_bound(self) -> int:
-        return min(math.prod(self.in_shape), math.prod(self.out_shape))
+        values = self.spectrum().abs().broadcast_to(self.coordinates).flatten()
+        missing = min(math.prod(self.in_shape), math.prod(self.out_shape)) - values.numel()
+        return torch.cat([values, values.new_zeros(missing)])
 
 
-def _direction(spectrum: Tensor) -> Tensor:
+def direction(spectrum: Tensor) -> Tensor:
     """s/|s|, and 1 where s = 0."""
     return torch.where(spectrum == 0, 1, spectrum.sgn())

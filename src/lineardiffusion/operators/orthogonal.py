@@ -1,4 +1,4 @@
-"""Operators with orthogonal rows, MMᵀ = c I: pooling, selections of pixels, wavelet low-passes. None is factorised."""
+"""Operators with orthogonal rows, MMᵀ = c I: pooling, selections of pixels, truncated bases. None is factorised."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lineardiffusion._checks import as_shape, check_event, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap
+from lineardiffusion.operators.bases import Basis, first
 from lineardiffusion.operators.multipliers import Multiplier
+from lineardiffusion.operators.rules import rule
 from lineardiffusion.operators.separable import for_each_axis
 
 
@@ -140,3 +143,45 @@ class AveragePool(OrthogonalRows):
         batch, coarse = y.shape[: y.ndim - d], y.shape[y.ndim - d :]
         blocks = (y / math.prod(self.factors)).reshape(*batch, *(size for n in coarse for size in (n, 1)))
         return blocks.expand(*batch, *self._blocks).reshape(*batch, *self.in_shape[len(self.in_shape) - d :])
+
+
+class Truncation(OrthogonalRows):
+    r"""The smaller image that the first coordinates of an image belong to: M = V_small P Vᵀ, where P keeps along each
+    axis the coordinates that smaller events have, in the basis of the same kind. MMᵀ = I: white noise stays white, and
+    an image of constant colour becomes √(pixels / pixels of the small one) times as bright.
+
+    With `Cosine` these are the low frequencies; with `BlockCosine` those of each block; with `Haar` the sums.
+
+    Arguments:
+        basis: V, one of `ld.bases`.
+        shape: event shape of the smaller image.
+
+    Raises:
+        ValueError: a basis that has no such smaller one, or a shape that does not fit it.
+
+    Example:
+        >>> import torch, lineardiffusion as ld
+        >>> halve = ld.Truncation(ld.bases.Cosine((1, 4)), (1, 2))
+        >>> halve(torch.ones(1, 4)).round(decimals=4)
+        tensor([[1.4142, 1.4142]])
+    """
+
+    def __init__(self, basis: Basis, shape: Sequence[int]) -> None:
+        self.basis, self.small = basis, basis.smaller(shape)
+        super().__init__(basis.shape, self.small.shape, squared_norm=1.0)
+        # As F.pad has it, the last axis first.
+        missing = [n - m for n, m in zip(basis.coordinates, self.small.coordinates, strict=True)]
+        self._margins = [margin for n in reversed(missing) for margin in (0, n)]
+
+    def apply(self, x: Tensor) -> Tensor:
+        check_event(x, self.in_shape, "x")
+        return self.small.synthesise(first(self.basis.analyse(x), self.small.coordinates))
+
+    def transpose(self, y: Tensor) -> Tensor:
+        check_event(y, self.out_shape, "y")
+        return self.basis.synthesise(F.pad(self.small.analyse(y), self._margins))
+
+
+@rule("product", Truncation, Truncation)
+def _product(left: Truncation, right: Truncation) -> LinearOperator | None:
+    return Truncation(right.basis, left.out_shape) if left.basis == right.small else None

@@ -6,7 +6,6 @@ a function of MᵀM costs 2d small matrix products, whatever the number of chann
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import lru_cache, reduce
 from typing import Literal, get_args
@@ -145,12 +144,10 @@ class Separable(FactoredOperator):
             return None
         return outer([gram.diag() for gram in grams])
 
-    def _coordinates(self) -> int:
-        return self._cached("coordinates", self._count_coordinates)
-
-    def _count_coordinates(self) -> int:
+    @property
+    def coordinates(self) -> Shape:
         channels = self.in_shape[: len(self.in_shape) - len(self.factors)]
-        return int(self.spectrum().numel()) * math.prod(channels)
+        return channels + tuple(min(factor.shape) for factor in self.factors)
 
 
 @rule("transpose", Separable)

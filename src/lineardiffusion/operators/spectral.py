@@ -1,4 +1,4 @@
-r"""Operators that are diagonal in a cosine or Fourier basis: blurs, and whole diffusions in frequency space.
+r"""Operators that are diagonal in an orthonormal basis: blurs, and whole diffusions in frequency space.
 
 The type-II discrete cosine transform diagonalises symmetric filters with half-sample symmetric boundaries, the heat
 equation with insulated borders among them; the Fourier transform diagonalises circular convolutions.
@@ -6,6 +6,7 @@ equation with insulated borders among them; the Fourier transform diagonalises c
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -16,130 +17,139 @@ from torch import Tensor
 from lineardiffusion._checks import Shape, as_constant, as_shape, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.operators.bases import Basis, Cosine, Fourier
 from lineardiffusion.operators.factored import FactoredOperator
 from lineardiffusion.operators.multipliers import cast
 from lineardiffusion.operators.rules import rule
-from lineardiffusion.operators.separable import along_axes, spatial_axes
-
-Basis = Literal["dct", "fft"]
+from lineardiffusion.operators.separable import spatial_axes
 
 
 class SpectralFilter(FactoredOperator):
-    r"""M = V diag(gain) Vᴴ with V the orthonormal cosine or Fourier basis of the axes that the gain has.
+    r"""M = V diag(gain) Vᴴ with an orthonormal basis V of events.
 
     Arguments:
         shape: event shape, channels first.
-        gain: constant multipliers, broadcastable to `shape`; index k of an axis is the k-th frequency of the transform
-            (`torch.fft.fftfreq` order for "fft"). With as many axes as an event of three or more, the first is that of
-            the channels, which have a gain each and are not transformed. Complex gains need basis="fft".
-        basis: "dct" (type II, orthonormal) or "fft".
+        gain: constant multipliers, broadcastable to the coordinates of the basis; for "dct" and "fft" these are those
+            of the shape, and index k of an axis is the k-th frequency of the transform (`torch.fft.fftfreq` order for
+            "fft"). Complex gains need the Fourier basis.
+        basis: "dct" (type II, orthonormal) or "fft", of the axes that the gain has: with as many as an event of three
+            or more, the first is that of the channels, which have a gain each and are not transformed. Or one of
+            `ld.bases`; what its coordinates leave out is zero in results.
+
+    Attributes:
+        transform: the basis V.
 
     Raises:
-        ValueError: a gain that does not fit, is not finite or is being learned, or whose filter would turn real signals
-            into complex ones.
+        ValueError: a basis of other events; a gain that does not fit, is not finite or is being learned, or whose
+            filter would turn real signals into complex ones.
 
     Example:
         >>> import torch, lineardiffusion as ld
         >>> mean = ld.SpectralFilter((1, 4), torch.tensor([1.0, 0.0, 0.0, 0.0]))
         >>> mean(torch.tensor([[1.0, 2.0, 3.0, 6.0]]))
         tensor([[3., 3., 3., 3.]])
+        >>> coarse = ld.SpectralFilter((1, 4), torch.tensor([1.0, 1.0, 0.0, 0.0]), ld.bases.Haar((1, 4)))
+        >>> coarse(torch.tensor([[1.0, 2.0, 3.0, 6.0]])).round(decimals=4)
+        tensor([[1.5000, 1.5000, 4.5000, 4.5000]])
     """
 
     has_frame = True
 
-    def __init__(self, shape: Sequence[int], gain: Tensor, basis: Basis = "dct") -> None:
+    def __init__(self, shape: Sequence[int], gain: Tensor, basis: Literal["dct", "fft"] | Basis = "dct") -> None:
         super().__init__(in_shape=shape, out_shape=shape)
-        if basis not in ("dct", "fft"):
-            raise ValueError(f"basis: expected 'dct' or 'fft', got {basis!r}")
         self.gain = as_constant(gain, "gain", allow_complex=True)
         self.basis = basis
-        transformed = gain.ndim - 1 if gain.ndim == len(self.in_shape) >= 3 else max(1, gain.ndim)
-        self.axes = tuple(range(-transformed, 0))
+        self.transform = _as_basis(basis, self.in_shape, gain.ndim)
+        if self.transform.shape != self.in_shape:
+            raise ValueError(f"basis: expected one of events {self.in_shape}, got {self.transform}")
+        coordinates = self.transform.coordinates
         try:
-            full = self.gain.broadcast_to(self.in_shape)
+            full = self.gain.broadcast_to(coordinates)
         except RuntimeError:
             raise ValueError(
-                f"gain: expected a shape that broadcasts to {self.in_shape}, got {tuple(gain.shape)}"
+                f"gain: expected a shape that broadcasts to {coordinates}, got {tuple(gain.shape)}"
             ) from None
-        if basis == "dct" and gain.is_complex():
-            raise ValueError("gain: expected real values for basis 'dct', got complex ones")
-        if basis == "fft":
-            mirrored = full.flip(self.axes).roll([1] * len(self.axes), self.axes).conj()
+        if isinstance(self.transform, Fourier):
+            axes = tuple(range(-self.transform.axes, 0))
+            mirrored = full.flip(axes).roll([1] * len(axes), axes).conj()
             if not torch.allclose(full, mirrored, rtol=1e-9, atol=1e-9 * float(full.abs().max())):
                 raise ValueError("gain: expected gain[−k] = conj(gain[k]), so that real signals stay real")
+        elif gain.is_complex():
+            raise ValueError(f"gain: expected real values for basis {basis!r}, got complex ones")
+
+    def with_gain(self, gain: Tensor) -> SpectralFilter:
+        """A filter of the same basis with another gain, float64 or complex128 and known to be sound."""
+        result = copy.copy(self)
+        result.gain = gain
+        return result
 
     def spectrum(self) -> Tensor:
         return self.gain
 
     def _to_right(self, x: Tensor) -> Tensor:
-        if self.basis == "fft":
-            coefficients: Tensor = torch.fft.fftn(x, dim=self.axes, norm="ortho")
-            return coefficients
-        return along_axes([dct_matrix(x.shape[axis], x) for axis in self.axes], x)
+        return self.transform.analyse(x)
 
     def _from_right(self, z: Tensor) -> Tensor:
-        if self.basis == "fft":
-            signal: Tensor = torch.fft.ifftn(z, dim=self.axes, norm="ortho").real
-            return signal
-        return along_axes([dct_matrix(z.shape[axis], z).T for axis in self.axes], z)
+        return self.transform.synthesise(z)
 
     def _to_left(self, y: Tensor) -> Tensor:
-        return self._to_right(y)
+        return self.transform.analyse(y)
 
     def _from_left(self, z: Tensor) -> Tensor:
-        return self._from_right(z)
+        return self.transform.synthesise(z)
 
-    def singular_values(self) -> Tensor:
-        return self.gain.abs().broadcast_to(self.in_shape).flatten()
+    @property
+    def coordinates(self) -> Shape:
+        return self.transform.coordinates
 
     @classmethod
     def _apply_each(cls, operators: Sequence[SpectralFilter], x: Tensor) -> Tensor:
         first = operators[0]
-        if any(op.basis != first.basis or op.gain.shape != first.gain.shape for op in operators):
+        if any(op.transform != first.transform or op.gain.shape != first.gain.shape for op in operators):
             return super()._apply_each(operators, x)
+        missing = len(first.transform.coordinates) - first.gain.ndim
         stacked = torch.stack([op.gain for op in operators])
-        gains = stacked.reshape(len(operators), *[1] * (x.ndim - stacked.ndim), *first.gain.shape)
+        gains = stacked.reshape(len(operators), *[1] * missing, *first.gain.shape)
         work = x.to(compute_dtype(x.dtype))
         return first._from_right(cast(gains, work) * first._to_right(work)).to(x.dtype)
 
 
+def _as_basis(basis: str | Basis, shape: Shape, gain_ndim: int) -> Basis:
+    if isinstance(basis, Basis):
+        return basis
+    if basis not in ("dct", "fft"):
+        raise ValueError(f"basis: expected 'dct', 'fft' or one of ld.bases, got {basis!r}")
+    axes = gain_ndim - 1 if gain_ndim == len(shape) >= 3 else max(1, gain_ndim)
+    if axes > len(shape):
+        raise ValueError(f"gain: expected a shape that broadcasts to {shape}, got one of {gain_ndim} axes")
+    return Cosine(shape, axes) if basis == "dct" else Fourier(shape, axes)
+
+
 @rule("transpose", SpectralFilter)
 def _transpose(operator: SpectralFilter) -> LinearOperator:
-    return SpectralFilter(operator.in_shape, operator.gain.conj(), operator.basis)
+    return operator.with_gain(operator.gain.conj().resolve_conj()) if operator.gain.is_complex() else operator
 
 
 @rule("scale", SpectralFilter)
 def _scale(operator: SpectralFilter, scale: float) -> LinearOperator | None:
-    if scale == 0:
-        return None  # a multiple of 0 keeps its signs and phases as Scaled
-    return SpectralFilter(operator.in_shape, scale * operator.gain, operator.basis)
+    return operator.with_gain(scale * operator.gain) if scale else None  # a multiple of 0 keeps its signs as Scaled
 
 
 @rule("product", SpectralFilter, SpectralFilter)
 def _product(left: SpectralFilter, right: SpectralFilter) -> LinearOperator | None:
-    if (left.basis, left.axes) != (right.basis, right.axes):
-        return None
-    return SpectralFilter(right.in_shape, left.gain * right.gain, right.basis)
+    return right.with_gain(left.gain * right.gain) if left.transform == right.transform else None
 
 
-_DCT: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
+@rule("function", SpectralFilter)
+def _function(operator: SpectralFilter, f: SpectralFunction) -> LinearOperator | None:
+    if not operator.transform.is_complete:
+        return None  # what has no coordinates is multiplied by f(0)
+    return operator.with_gain(f(operator.gain.abs().square()))
 
 
 def cosine_coefficients(events: Tensor, shape: Shape) -> Tensor:
     """Vᵀx, V the basis of SpectralFilter(shape, gain) with a gain of that whole shape."""
-    return SpectralFilter(shape, torch.ones(shape))._to_right(events)
-
-
-def dct_matrix(n: int, like: Tensor) -> Tensor:
-    """The orthonormal type-II cosine transform, (frequency, position), kept for each size, precision and device."""
-    key = (n, like.dtype, like.device)
-    if key not in _DCT:
-        with torch.inference_mode(False):  # what is kept may be needed for gradients later
-            frequency, position = torch.arange(n, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64)
-            matrix = math.sqrt(2 / n) * torch.cos(math.pi / n * frequency * (position + 0.5))
-            matrix[0] /= math.sqrt(2)
-            _DCT[key] = cast(matrix, like)
-    return _DCT[key]
+    return _as_basis("dct", shape, len(shape)).analyse(events)
 
 
 def dct_frequencies(shape: Sequence[int]) -> list[Tensor]:
@@ -148,8 +158,3 @@ def dct_frequencies(shape: Sequence[int]) -> list[Tensor]:
     event = as_shape(shape)
     sizes = event[len(event) - spatial_axes(event) :]
     return [math.pi * torch.arange(size, dtype=torch.float64) / size for size in sizes]
-
-
-@rule("function", SpectralFilter)
-def _function(operator: SpectralFilter, f: SpectralFunction) -> LinearOperator:
-    return SpectralFilter(operator.in_shape, f(operator.gain.abs().square()), operator.basis)

@@ -84,9 +84,7 @@ def _matrices(left: Matrix, right: Matrix) -> LinearOperator:
 
 @rule("sum", SpectralFilter, SpectralFilter)
 def _filters(left: SpectralFilter, right: SpectralFilter) -> LinearOperator | None:
-    if (left.basis, left.axes) != (right.basis, right.axes):
-        return None
-    return SpectralFilter(left.in_shape, left.gain + right.gain, left.basis)
+    return left.with_gain(left.gain + right.gain) if left.transform == right.transform else None
 
 
 @rule("sum", Scaled, Scaled)
@@ -98,7 +96,7 @@ def _alike(left: LinearOperator, right: LinearOperator) -> bool:
     return left is right or (isinstance(left, Identity) and isinstance(right, Identity))
 
 
-PlusIdentity = Callable[[Any, float], LinearOperator]
+PlusIdentity = Callable[[Any, float], "LinearOperator | None"]
 
 
 def _closed_under_identities(structure: type[LinearOperator], plus: PlusIdentity) -> None:
@@ -115,4 +113,4 @@ def _closed_under_identities(structure: type[LinearOperator], plus: PlusIdentity
 
 _closed_under_identities(Identity, lambda identity, s: (1 + s) * identity)
 _closed_under_identities(Diagonal, lambda diagonal, s: Diagonal(diagonal.weight + s))
-_closed_under_identities(SpectralFilter, lambda f, s: SpectralFilter(f.in_shape, f.gain + s, f.basis))
+_closed_under_identities(SpectralFilter, lambda f, s: f.with_gain(f.gain + s) if f.transform.is_complete else None)

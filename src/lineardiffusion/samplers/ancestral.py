@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.schedules.grids import Steps
 from lineardiffusion.residual import Residual
 from lineardiffusion.samplers.markov import MarkovSampler
 from lineardiffusion.samplers.multistep import Rule
+from lineardiffusion.schedules.grids import Steps
 
 
 @configured("AncestralSampler")

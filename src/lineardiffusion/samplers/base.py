@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -21,10 +21,10 @@ from torch import Tensor
 from lineardiffusion._checks import as_index, as_range, check_event, compute_dtype, draw_noise
 from lineardiffusion.config import Configured
 from lineardiffusion.denoiser import Denoiser, first_weight
-from lineardiffusion.schedules.grids import Steps, as_times
 from lineardiffusion.residual import Noise
 from lineardiffusion.samplers.history import History
 from lineardiffusion.samplers.inversion import invert
+from lineardiffusion.schedules.grids import Steps, as_times
 
 
 class Draws(NamedTuple):
@@ -114,7 +114,7 @@ class Sampler(Configured, ABC):
         t, s = process.time(t), process.time(s, "s")
         if s >= t:
             raise ValueError(f"s: expected s < t = {t}, got {s}")
-        if process.shape(s) not in (process.shape(t), process.shape(process.before(t))):
+        if process.shape(s) != process.shape(process.before(t)):
             raise ValueError(
                 f"s: expected a time of shape {process.shape(process.before(t))}, that of just below t, got s = {s} of "
                 f"shape {process.shape(s)}; steps over a change of shape must start at one of {process.shape_changes()}"
@@ -273,7 +273,9 @@ class _Seeded:
     """A generator for each sample, on the CPU whatever the device, so that a seed means the same sample everywhere."""
 
     def __init__(self, seeds: Sequence[int]) -> None:
-        self.generators = [torch.Generator().manual_seed(as_index(seed, -(2**63), 2**64 - 1, "seeds")) for seed in seeds]
+        self.generators = [
+            torch.Generator().manual_seed(as_index(seed, -(2**63), 2**64 - 1, "seeds")) for seed in seeds
+        ]
 
     def __call__(self, like: Tensor) -> Tensor:
         rows = [torch.randn(like.shape[1:], generator=g, dtype=torch.float32) for g in self.generators]
@@ -305,9 +307,7 @@ def _source(n: int, seeds: Sequence[int] | None, generator: torch.Generator | No
     try:
         count = len(seeds)
     except TypeError:
-        raise TypeError(
-            f"seeds: expected a sequence, one for each sample, such as range({n}), got {seeds!r}"
-        ) from None
+        raise TypeError(f"seeds: expected a sequence, one for each sample, such as range({n}), got {seeds!r}") from None
     if count != n:
         raise ValueError(f"seeds: expected one for each of {n} samples, got {count}")
     return _Seeded(seeds)

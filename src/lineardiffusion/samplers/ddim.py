@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.schedules.grids import Steps
 from lineardiffusion.residual import Residual
 from lineardiffusion.samplers.markov import MarkovSampler
 from lineardiffusion.samplers.multistep import Rule
+from lineardiffusion.schedules.grids import Steps
 
 
 @configured("DDIMSampler")
@@ -17,10 +17,11 @@ class DDIMSampler(MarkovSampler):
 
     At η = 0 it solves the probability-flow ODE, to the order that is asked for. In the names of other libraries:
 
-        order=1                                        DDIM, Euler's method for EDM and flows
-        order=2, rule="midpoint"                       DPM-Solver++(2M); with η = 1 SDE-DPM-Solver++(2M)
-        order=2 | 3                                    2M with solver_type "heun"; the exponential Adams–Bashforth methods
-        order=2 | 3, rule="midpoint", corrector=True   UniPC (bh2)
+        order=1                        DDIM; Euler's method for EDM and flows
+        order=2, rule="midpoint"       DPM-Solver++(2M), and with η = 1 SDE-DPM-Solver++(2M)
+        order=2                        the same with solver_type="heun"
+        order=2 | 3                    exponential Adams–Bashforth methods
+        order=1 | 2 | 3, rule="midpoint", corrector=True       UniPC (bh2)
 
     Where estimates are clipped, the noise in x_t is derived again from the clipped one, as everywhere with these
     kernels: `use_clipped_model_output=True` in diffusers, whose default keeps the noise of the unclipped estimate.

@@ -1,9 +1,9 @@
 r"""The estimate x* that a step uses in the place of the network's own: estimates at several times, by the moment rule.
 
 Every direction has a log-SNR of its own, λ_k(t) = ln(a_t r_t,k/σ_t) with r_t the gains of the path in its frame, and so
-its own nodes and weights: numbers for DDPM and within a resolution, a filter for heat and spectral paths. Where the shape
-changes the directions are those of the operator M between the two times, and h = −½ ln(λ σ_s²/σ_t²) a function of the
-eigenvalues λ of MᵀM:
+its own nodes and weights: numbers for DDPM and within a resolution, a filter for heat and spectral paths. Where the
+shape changes the directions are those of the operator M between the two times, and h = −½ ln(λ σ_s²/σ_t²) a function of
+the eigenvalues λ of MᵀM:
 
     into the new shape     c* = ĉ_s + R⁺ w(MMᵀ) (ĉ_j − R ĉ_s),    ĉ_j an estimate at the old shape
     the step after that    c* = ĉ_s + w(MᵀM) (ĉ_j − ĉ_s),         ĉ_j the one which led to this shape
@@ -15,22 +15,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lineardiffusion.caches import BoundedCache
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.operators.base import LinearOperator, count_numbers
 from lineardiffusion.processes.base import LinearDiffusion
 from lineardiffusion.samplers.history import Estimate
 from lineardiffusion.samplers.multistep import Rule, weights
 
 Decay = Callable[[Tensor], Tensor]
-Combine = Callable[[Sequence[Tensor]], Tensor]
 
-# F = h_i/h_{i−1} where a change of shape is one of the two steps: an eigenvalue may make one of them as long, or as short,
-# as it likes, which says nothing of how estimates change.
+# F = h_i/h_{i−1} where a change of shape is one of the two steps: an eigenvalue makes that as long, or as short, as it
+# likes, which says nothing of how estimates change.
 _MAX_RATIO = 2.0
 # What a change of shape passes by less than a twentieth of its norm is not extrapolated: a pseudoinverse would multiply
 # the errors of a network by more than that.
@@ -58,7 +58,7 @@ class Extrapolation:
     ) -> None:
         self.denoiser, self.process = denoiser, denoiser.process
         self.decay, self.rule, self.clip = decay, rule, clip
-        self._combinations: BoundedCache[Combine] = BoundedCache(_CACHE_BYTES, self._size)
+        self._combinations: BoundedCache[_Combination] = BoundedCache(_CACHE_BYTES, _bytes)
 
     def carried(self, estimate: Estimate, s: float) -> Tensor:
         """ĉ_s, clipped."""
@@ -93,13 +93,13 @@ class Extrapolation:
         if not others:
             return self.carried(first, at)
         times = tuple(estimate.t for estimate in others)
-        combine = self._combinations.get((first.t, s, at, times), lambda: self._combination(first.t, s, at, times))
+        combination = self._combinations.get((first.t, s, at, times), lambda: self._combination(first.t, s, at, times))
         # Where the shape grows estimates of before stay at the shape they have.
         crossing = self.process.path.shape(s) != self.process.path.shape(first.t)
         past = first.t if crossing else at
-        return combine([self.carried(first, at), *(self.carried(estimate, past) for estimate in others)])
+        return combination.function([self.carried(first, at), *(self.carried(estimate, past) for estimate in others)])
 
-    def _combination(self, t: float, s: float, at: float, others: tuple[float, ...]) -> Combine:
+    def _combination(self, t: float, s: float, at: float, others: tuple[float, ...]) -> _Combination:
         process, shape = self.process, self.process.path.shape
         if shape(s) != shape(t):
             return self._into_new_shape(t, s, others[0])
@@ -121,7 +121,7 @@ class Extrapolation:
             return _weighted([float(weight) for weight in found])
         return _filtered([process.path.filter(at, weight) for weight in found[1:]])
 
-    def _into_new_shape(self, t: float, s: float, before: float) -> Combine:
+    def _into_new_shape(self, t: float, s: float, before: float) -> _Combination:
         process = self.process
         degradation = process.degradation(s, t)
         length = log_ratio(process, t) - log_ratio(process, before)
@@ -131,13 +131,10 @@ class Extrapolation:
         def gain(values: Tensor) -> Tensor:
             h = _length(values, scale)
             weight = weights(self.decay(h), [-(length / h).clamp(min=1 / _MAX_RATIO)], self.rule)[1]
-            return torch.where(values > removed, weight / values, 0.0)
+            return torch.where(values > removed, weight * values.rsqrt(), 0.0)
 
-        correct = degradation.corrector(gain)
-        return lambda estimates: correct(estimates[0], estimates[1])
-
-    def _size(self, combine: Combine) -> int:
-        return 1
+        correct = degradation.step_map(gain, None)
+        return _Combination(lambda estimates: correct(estimates[0], estimates[1], None), [degradation])
 
 
 def _length(values: Tensor, scale: float) -> Tensor:
@@ -145,21 +142,32 @@ def _length(values: Tensor, scale: float) -> Tensor:
     return -math.log(scale) - 0.5 * values.log() if scale else torch.full_like(values, math.inf)
 
 
-def _weighted(numbers: Sequence[float]) -> Combine:
+def _weighted(numbers: Sequence[float]) -> _Combination:
     def combine(estimates: Sequence[Tensor]) -> Tensor:
         total = numbers[0] * estimates[0]
         for number, estimate in zip(numbers[1:], estimates[1:], strict=True):
             total = torch.add(total, estimate, alpha=number)
         return total
 
-    return combine
+    return _Combination(combine, [])
 
 
-def _filtered(filters: Sequence[LinearOperator]) -> Combine:
+def _filtered(filters: Sequence[LinearOperator]) -> _Combination:
     def combine(estimates: Sequence[Tensor]) -> Tensor:
         total = estimates[0]
         for operator, estimate in zip(filters, estimates[1:], strict=True):
             total = total + operator(estimate - estimates[0])
         return total
 
-    return combine
+    return _Combination(combine, filters)
+
+
+class _Combination(NamedTuple):
+    """x* from estimates, and the operators that it keeps for that."""
+
+    function: Callable[[Sequence[Tensor]], Tensor]
+    operators: Sequence[LinearOperator]
+
+
+def _bytes(combination: _Combination) -> int:
+    return 64 * sum(count_numbers(op) for op in combination.operators if op.has_exact_functions)

@@ -11,12 +11,13 @@ from lineardiffusion._checks import full_precision
 from lineardiffusion.caches import BoundedCache
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.schedules.grids import Steps
 from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.processes.base import LinearDiffusion
 from lineardiffusion.samplers.base import Draws, Sampler
 from lineardiffusion.samplers.extrapolation import log_ratio
 from lineardiffusion.samplers.history import History
 from lineardiffusion.schedules import flow
+from lineardiffusion.schedules.grids import Steps
 
 
 @configured("HeunSampler")
@@ -26,9 +27,9 @@ class HeunSampler(Sampler):
 
         x* = m + ½ e^h (m₂ − m),   e^h = (σ_t/a_t r_t) / (σ_s/a_s r_s)
 
-    in every direction of the path's frame, so that the slopes d(x/a)/d(σ/a) are averaged, as in EDM. With `schedules.flow`
-    those of dx/dt are, e^h = σ_t/σ_s, as flow models do. Euler's method is what is left for the step to s = 0, over a
-    change of shape, and in directions that x_t does not see (e^h = ∞).
+    in every direction of the path's frame: the slopes d(x/a)/d(σ/a) are averaged, as in EDM. With `schedules.flow` those
+    of dx/dt are, which is e^h = σ_t/σ_s. Euler's method is what is left for the step to s = 0, over a change of shape,
+    and in directions that x_t does not see (e^h = ∞).
 
     Arguments:
         denoiser: estimates c_s from x_t.
@@ -67,7 +68,7 @@ class HeunSampler(Sampler):
             euler = kernel.mean(x_t, scale * clean)
         following = self._estimate(euler, s, s, conditioning)
         with full_precision(x_t):
-            weight = self._weights.get((t, s), lambda: self._weight(t, s))
+            weight = self._weights.get((t, s), lambda: heun_weight(process, t, s))
             change = following - clean
             star = clean + (weight(change) if isinstance(weight, LinearOperator) else weight * change)
             return kernel.mean(x_t, scale * star), clean
@@ -76,10 +77,11 @@ class HeunSampler(Sampler):
         clean = self.denoiser.carry(*self.denoiser.estimate(x, t, **conditioning), s)
         return clean if self.clip is None else clean.clamp(*self.clip)
 
-    def _weight(self, t: float, s: float) -> float | LinearOperator:
-        process = self.denoiser.process
-        if isinstance(process.schedule, flow):
-            return 0.5 * process.sigma(t) / process.sigma(s)
-        ratio = (log_ratio(process, s) - log_ratio(process, t)).exp()
-        weight = 0.5 * torch.where(ratio.isfinite(), ratio, 0.0)
-        return float(weight) if weight.ndim == 0 else process.path.filter(s, weight)
+
+def heun_weight(process: LinearDiffusion, t: float, s: float) -> float | LinearOperator:
+    """The weight ½ e^h of m₂ − m in a step from t to s: a number, or a filter where directions differ."""
+    if isinstance(process.schedule, flow):
+        return 0.5 * process.sigma(t) / process.sigma(s)
+    ratio = (log_ratio(process, s) - log_ratio(process, t)).exp()
+    weight = 0.5 * torch.where(ratio.isfinite(), ratio, 0.0)
+    return float(weight) if weight.ndim == 0 else process.path.filter(s, weight)

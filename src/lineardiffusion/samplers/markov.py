@@ -22,13 +22,13 @@ from torch import Tensor
 
 from lineardiffusion._checks import as_index, full_precision
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.schedules.grids import Steps
 from lineardiffusion.posterior import as_eta
 from lineardiffusion.residual import Residual
 from lineardiffusion.samplers.base import Draws, Sampler
 from lineardiffusion.samplers.extrapolation import Extrapolation
 from lineardiffusion.samplers.history import Estimate, History, Taken
 from lineardiffusion.samplers.multistep import Rule, markov_decay
+from lineardiffusion.schedules.grids import Steps
 
 
 class MarkovSampler(Sampler):
@@ -37,8 +37,8 @@ class MarkovSampler(Sampler):
     Arguments:
         denoiser, steps, clip: as `Sampler`.
         eta: η in [0, 1].
-        order: 1, 2 or 3: how many estimates x* is made of. A step has no higher order than there are steps before it and
-            steps left: the last, to s = 0, is of first order. Across a change of shape it is 2 at most.
+        order: 1, 2 or 3: how many estimates x* is made of. No step has a higher order than there are steps left with it
+            (the last, to s = 0, is of first order) or estimates at hand; across a change of shape it is 2 at most.
         rule: "moment", exact for estimates that are polynomials in log-SNR; or "midpoint", the second order of
             DPM-Solver++(2M) and UniPC (bh2), whose third order is the moment rule.
         corrector: take each step again once there is an estimate at its end, but for those over a change of shape.

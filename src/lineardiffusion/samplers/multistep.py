@@ -45,6 +45,11 @@ def markov_decay(h: Tensor, eta: float) -> Tensor:
     return 2 * h if eta == 1 else h - 0.5 * torch.log1p(eta**2 * torch.expm1(-2 * h))
 
 
+def shared_noise_decay(h: Tensor, eta: float) -> Tensor:
+    r"""H of the kernel of shared noise with γ = √(1 − η²) σ_s/σ_t: e^{−H} = γ (a_t r_t)/(a_s r_s) = √(1 − η²) e^{−h}."""
+    return h - 0.5 * math.log1p(-(eta**2)) if eta < 1 else torch.full_like(h, math.inf)
+
+
 def moments(decay: Tensor, count: int) -> list[Tensor]:
     r"""M_0, …, M_{count−1} for each H, of any size and sign: M_k = 1/(k + 1) at H = 0 and 1 at H = ∞.
 

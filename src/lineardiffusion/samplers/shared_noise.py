@@ -10,11 +10,11 @@ from torch import Tensor
 from lineardiffusion._checks import as_index, full_precision
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.schedules.grids import Steps
 from lineardiffusion.posterior import as_eta
 from lineardiffusion.samplers.base import Draws, Sampler
 from lineardiffusion.samplers.extrapolation import Extrapolation
 from lineardiffusion.samplers.history import Estimate, History
+from lineardiffusion.schedules.grids import Steps
 
 
 @configured("SharedNoiseSampler")
@@ -42,8 +42,8 @@ class SharedNoiseSampler(Sampler):
 
     Example:
         >>> import torch, lineardiffusion as ld
-        >>> path, schedule = ld.paths.heat((1, 8, 8), blur_sigma=4.0), ld.schedules.table([1.0] * 11, [0.0] + [0.01] * 10)
-        >>> p = ld.LinearDiffusion(path, schedule, coupling="shared")
+        >>> schedule = ld.schedules.table([1.0] * 11, [0.0] + [0.01] * 10)
+        >>> p = ld.LinearDiffusion(ld.paths.heat((1, 8, 8), blur_sigma=4.0), schedule, coupling="shared")
         >>> d = ld.Denoiser(lambda x, t_index: x, p, "data")
         >>> ld.SharedNoiseSampler(d)(2, prior=torch.rand(2, 1, 8, 8), seeds=[0, 1], progress=False).shape
         torch.Size([2, 1, 8, 8])

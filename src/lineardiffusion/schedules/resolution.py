@@ -223,10 +223,6 @@ class changes_at(Configured):
     def __call__(self, levels: int, noise_schedule: Schedule) -> list[float]:
         if len(self.times) != levels - 1:
             raise ValueError(f"times: expected {levels - 1} for {levels} levels, got {list(self.times)}")
-        if noise_schedule.num_steps is not None and not all(isinstance(t, int) for t in self.times):
-            raise ValueError(
-                f"times: expected integers for a process of {noise_schedule.num_steps} steps, got {list(self.times)}"
-            )
         return list(self.times)
 
 
@@ -245,12 +241,18 @@ def as_changes(
         ValueError: levels that fall with t, do not exist or are not T; times that are none.
     """
     if callable(resolution_schedule) and not isinstance(resolution_schedule, Tensor):
-        changes = list(resolution_schedule(levels, noise_schedule))
+        changes = [as_number(t, "resolution_schedule") for t in resolution_schedule(levels, noise_schedule)]
         if len(changes) != levels - 1 or changes != sorted(changes) or not all(t > 0 for t in changes):
             raise ValueError(
                 f"resolution_schedule: expected {levels - 1} ascending times above 0 for {levels} levels, got {changes}"
             )
-        return changes
+        if noise_schedule.num_steps is None:
+            return changes
+        if not all(t.is_integer() or t > noise_schedule.end for t in changes):
+            raise ValueError(
+                f"resolution_schedule: expected integers for a process of {noise_schedule.num_steps} steps, got {changes}"
+            )
+        return [int(t) if t.is_integer() else t for t in changes]
     if noise_schedule.num_steps is None:
         raise ValueError(
             "resolution_schedule: expected a schedule such as ld.convex_decay(0.5) for a process of continuous time, "

@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import get_args
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lineardiffusion import paths
+from lineardiffusion import schedules as noise
 from lineardiffusion._checks import Shape
 from lineardiffusion.operators import (
     BlockDiagonal,
@@ -31,8 +34,11 @@ from lineardiffusion.operators import (
     Separable,
     SpectralFilter,
 )
+from lineardiffusion.operators import bases
 from lineardiffusion.operators.separable import Mode
-from lineardiffusion.processes import DDPM, BlurringDiffusion, LinearDiffusion, ScaleSpaceDiffusion
+from lineardiffusion.paths import Path
+from lineardiffusion.processes.base import Coupling, LinearDiffusion
+from lineardiffusion.schedules import Schedule, changes_at
 from lineardiffusion.testing.operators import Opaque
 
 _MODES: tuple[Mode, ...] = ("bilinear", "bicubic", "nearest", "nearest-exact", "area")
@@ -48,6 +54,28 @@ def alpha_bars(num_steps: int) -> st.SearchStrategy[Tensor]:
     """Noise schedules ᾱ_0 = 1 > ᾱ_1 > … > ᾱ_T > 0, float64."""
     alphas = st.lists(st.floats(0.05, 0.999), min_size=num_steps, max_size=num_steps)
     return alphas.map(lambda ratios: torch.tensor([1.0, *ratios], dtype=torch.float64).cumprod(0))
+
+
+@st.composite
+def schedules(draw: st.DrawFn, max_steps: int = 6) -> Schedule:
+    """Noise schedules of every kind: tables of 2 to `max_steps` steps, and continuous ones; some end in pure noise."""
+    num_steps = draw(st.integers(2, max_steps))
+    tables: list[Schedule] = [
+        noise.from_alpha_bar(draw(alpha_bars(num_steps))),
+        noise.linear(num_steps),
+        noise.cosine(num_steps),
+        noise.cosine_log_snr(num_steps),
+        noise.zero_terminal_snr(noise.cosine(num_steps)),
+    ]
+    continuous: list[Schedule] = [
+        noise.flow(draw(st.floats(0.5, 4))),
+        noise.edm(),
+        noise.vp(),
+        noise.ve(),
+        noise.cosine_log_snr(None),
+        noise.piecewise([0, 0.5, 0.5, 1], [1, 0.5, 0.25, 0], [0, 0.5, 0.75, 1]),
+    ]
+    return draw(st.sampled_from(tables + continuous))
 
 
 @st.composite
@@ -68,25 +96,79 @@ def operators(
 
 @st.composite
 def processes(draw: st.DrawFn, max_steps: int = 6) -> LinearDiffusion:
-    """Feasible processes of every family, among them chains of unrelated operators with shapes that change."""
-    num_steps = draw(st.integers(2, max_steps))
-    family = draw(st.sampled_from(["general", "ddpm", "blurring", "scale space"]))
-    if family == "general":
-        return _general(draw, num_steps)
-    alpha_bar = draw(alpha_bars(num_steps))
-    shape = tuple(draw(shapes(min_dims=3, max_dims=3, max_side=6)))
-    if family == "ddpm":
-        return DDPM(shape, num_steps, alpha_bar)
-    if family == "blurring":
-        blur, floor = draw(st.floats(0, 4)), draw(st.floats(0.05, 1))
-        return BlurringDiffusion(shape, num_steps, blur_sigma_max=blur, min_scale=floor, schedule=alpha_bar)
-    levels = draw(st.integers(1, 1 + math.ceil(math.log2(max(shape[1:])))))
-    level_of = sorted(draw(st.lists(st.integers(0, levels - 1), min_size=num_steps, max_size=num_steps)))
-    mode = draw(st.sampled_from(_MODES))
-    return ScaleSpaceDiffusion(shape, levels, num_steps, alpha_bar, resolution_schedule=level_of, mode=mode)
+    """Processes of every path and schedule with either coupling, among them chains of unrelated operators with shapes
+    that change."""
+    kind = draw(st.sampled_from(["chain", *_PATHS]))
+    if kind == "chain":
+        return _chain(draw, draw(st.integers(2, max_steps)))
+    schedule = draw(schedules(max_steps))
+    path, coupling = _PATHS[kind](draw, schedule), draw(st.sampled_from(get_args(Coupling)))
+    try:
+        return LinearDiffusion(path, schedule, coupling=coupling)
+    except ValueError as error:  # a resize may enlarge some patterns a little, and then leaves its noise no room
+        if "smallest feasible" not in str(error):
+            raise
+        return LinearDiffusion(path, schedule, coupling="shared")
 
 
-def _general(draw: st.DrawFn, num_steps: int) -> LinearDiffusion:
+def _identity(draw: st.DrawFn, schedule: Schedule) -> Path:
+    return paths.identity(draw(shapes()))
+
+
+def _heat(draw: st.DrawFn, schedule: Schedule) -> Path:
+    return paths.heat(draw(shapes()), draw(st.floats(0, 4)), draw(st.floats(0.05, 1)))
+
+
+def _pyramid(draw: st.DrawFn, schedule: Schedule) -> Path:
+    mode = draw(st.sampled_from([*_MODES, "haar"]))
+    if mode == "haar":
+        levels, factor = draw(st.integers(1, 3)), 2.0
+        shape = (draw(st.integers(1, 2)), *(2 ** (levels - 1) * n for n in draw(shapes(1, 2, 2))))
+    else:
+        shape = draw(shapes(min_dims=3, max_dims=3, max_side=6))
+        factor = draw(st.sampled_from([1.5, 2.0, 3.0]))
+        levels = draw(st.integers(1, _most_levels(max(shape[1:]), factor)))
+    if schedule.num_steps:
+        times = st.integers(1, schedule.num_steps)
+    else:
+        times = st.floats(0.05 * schedule.end, schedule.end)
+    changes = changes_at(sorted(draw(st.lists(times, min_size=levels - 1, max_size=levels - 1))))
+    return paths.pyramid(shape, levels, changes, mode, factor)
+
+
+def _most_levels(side: int, factor: float) -> int:
+    levels = 1
+    while math.ceil(side / factor**levels) < math.ceil(side / factor ** (levels - 1)):
+        levels += 1
+    return levels
+
+
+def _spectral(draw: st.DrawFn, schedule: Schedule) -> Path:
+    """Some directions fade, and some are gone from some time on."""
+    height, width = 2 * draw(st.integers(1, 2)), 2 * draw(st.integers(1, 3))
+    shape = (draw(st.integers(1, 2)), height, width)
+    basis = draw(
+        st.sampled_from([bases.Cosine(shape), bases.Fourier(shape), bases.BlockCosine(shape, 2), bases.Haar(shape, 1)])
+    )
+    rates = 3 * torch.rand(shape, generator=_generator(draw), dtype=torch.float64)
+    gone = draw(st.floats(0.2, 1.5))
+
+    def gains(t: float) -> Tensor:
+        u = t / schedule.end
+        return torch.where(u * rates < 3 * gone, torch.exp(-u * rates), 0.0)
+
+    return paths.spectral(basis, gains)
+
+
+_PATHS: dict[str, Callable[[st.DrawFn, Schedule], Path]] = {
+    "identity": _identity,
+    "heat": _heat,
+    "pyramid": _pyramid,
+    "spectral": _spectral,
+}
+
+
+def _chain(draw: st.DrawFn, num_steps: int) -> LinearDiffusion:
     steps: list[LinearOperator] = []
     sigmas = [0.0]
     for _ in range(num_steps):
@@ -101,8 +183,11 @@ def _general(draw: st.DrawFn, num_steps: int) -> LinearDiffusion:
 
 
 def _weights(draw: st.DrawFn, *shape: int) -> Tensor:
-    generator = torch.Generator().manual_seed(draw(_SEEDS))
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+    return torch.randn(*shape, generator=_generator(draw), dtype=torch.float64)
+
+
+def _generator(draw: st.DrawFn) -> torch.Generator:
+    return torch.Generator().manual_seed(draw(_SEEDS))
 
 
 def _sizes(draw: st.DrawFn, shape: Shape) -> Shape:

@@ -1,0 +1,57 @@
+"""What a network is told of the time t."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+
+from lineardiffusion.predictions import levels, to_device
+from lineardiffusion.processes.base import LinearDiffusion
+
+Name = Literal["index", "time", "log_snr", "edm"]
+TimeInput: TypeAlias = "Name | Callable[[LinearDiffusion, Tensor], Tensor]"
+
+
+def as_time_input(time_input: Any) -> TimeInput:
+    """What it is, checked."""
+    if not callable(time_input) and time_input not in get_args(Name):
+        raise ValueError(
+            f"time_input: expected one of {get_args(Name)}, or a function of the process and t, got {time_input!r}"
+        )
+    return time_input  # type: ignore[no-any-return]
+
+
+def time_given(time_input: TimeInput, process: LinearDiffusion, t: float | Tensor, x: Tensor, dtype: Any) -> Tensor:
+    """A tensor (B, …) for the rows of x: integers where t is one in a process with steps and is not made a level of,
+    else in `dtype`."""
+    if isinstance(t, Tensor):
+        t = to_device(t, x.device)
+    if callable(time_input):
+        value: float | Tensor = time_input(process, t if isinstance(t, Tensor) else _rows(t, x))
+        if not isinstance(value, Tensor) or value.shape[:1] != x.shape[:1]:
+            got = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
+            raise ValueError(f"time_input: expected a function that returns a tensor ({x.shape[0]}, …), got {got}")
+    elif time_input in ("log_snr", "edm"):
+        a, sigma = levels(process, t, x.device)
+        value = 2 * (_log(a) - _log(sigma)) if time_input == "log_snr" else (_log(sigma) - _log(a)) / 4
+    else:
+        value = t - 1 if time_input == "index" and process.num_steps else t
+    if not isinstance(value, Tensor):
+        value = _rows(value, x)
+    return value.to(dtype) if value.is_floating_point() or not process.num_steps else value.long()
+
+
+def _rows(value: float, x: Tensor) -> Tensor:
+    """A number for each row of x, in the best precision there is."""
+    exact = torch.float32 if x.device.type == "mps" else torch.float64
+    return torch.full((x.shape[0],), value, dtype=torch.long if isinstance(value, int) else exact, device=x.device)
+
+
+def _log(level: Any) -> Any:
+    if isinstance(level, Tensor):
+        return level.log()
+    return math.log(level) if level else -math.inf
