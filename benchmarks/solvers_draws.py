@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.small_models import MODELS, RUNS, SHAPE, trained_denoiser
 from torch import Tensor
 
 import lineardiffusion as ld
-from benchmarks.small_models import MODELS, RUNS, SHAPE, trained_denoiser
 
 COUNT, CHUNK = 1000, 250
 FOLDER = RUNS / "draws"

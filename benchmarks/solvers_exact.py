@@ -27,6 +27,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ancestral 2, midpoint": {"sampler": "ancestral", "order": 2, "rule": "midpoint"},
 }
 # A process with changes of resolution is not diagonal in any basis: minutes, where the others take seconds.
+DATA_WITH_LEVELS = ("power law",)
 SETTINGS_WITH_LEVELS = ("1", "2", "2, midpoint", "3")
 
 Process = Callable[[tuple[int, int, int]], ld.LinearDiffusion]
@@ -58,7 +59,8 @@ def rows(images: Tensor, known: list[dict[str, Any]]) -> Iterator[dict[str, Any]
     for name, make in PROCESSES.items():
         process = make(shape)
         levels = bool(process.shape_changes())
-        for source, (spectrum, centre) in data.items():
+        for source in DATA_WITH_LEVELS if levels else data:
+            spectrum, centre = data[source]
             for solver in SETTINGS_WITH_LEVELS if levels else SETTINGS:
                 for grid in GRIDS:
                     for calls in CALLS_WITH_LEVELS if levels else CALLS:
@@ -77,9 +79,3 @@ def _error(
         return None
     report = ld.lab.evaluate(process, covariance, mean, steps=steps, **SETTINGS[solver])
     return round(report.relative_w2, 5)
-
-
-def best(rows_: list[dict[str, Any]], **where: Any) -> dict[str, Any]:
-    """The row of least error among those with the given entries."""
-    found = [row for row in rows_ if row["error"] is not None and all(row[key] == where[key] for key in where)]
-    return min(found, key=lambda row: row["error"])
