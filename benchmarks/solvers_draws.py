@@ -33,7 +33,7 @@ class Ours:
 
 @dataclass(frozen=True)
 class Peer:
-    """A scheduler of diffusers, unmodified, for a network that predicts noise on DDPM's linear schedule."""
+    """A scheduler of diffusers, unmodified, for a network that predicts x_0 on DDPM's linear schedule."""
 
     scheduler: str
     options: dict[str, Any] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Peer:
             beta_start=1e-4,
             beta_end=0.02,
             beta_schedule="linear",
-            prediction_type="epsilon",
+            prediction_type="sample",
             **self.options,
         )
         steps = calls if self.calls_of_a_step == 1 else (calls + 1) // 2  # Heun's last step has one
@@ -58,8 +58,8 @@ class Peer:
             used = 0
             for t in scheduler.timesteps:
                 with torch.no_grad():
-                    epsilon = denoiser.network(scheduler.scale_model_input(x, t), t.expand(len(x)))
-                x = scheduler.step(epsilon, t, x).prev_sample.float()
+                    clean = denoiser.network(scheduler.scale_model_input(x, t), t.expand(len(x)))
+                x = scheduler.step(clean, t, x).prev_sample.float()
                 used += 1
             drawn.append(x)
         return torch.cat(drawn), used
