@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.runs import kept_result, slug, timed_draws, write_table
 from benchmarks.timing import environment
+from examples.experiment.building import build_network, build_process
 from examples.experiment.config import (
     Config,
     DataConfig,
@@ -34,8 +35,6 @@ from examples.experiment.config import (
     OptimizationConfig,
     ProcessConfig,
     RunConfig,
-    build_network,
-    build_process,
 )
 from examples.experiment.data import loader, open_images
 from examples.experiment.features import Judge, frechet_distance, train_judge
@@ -128,7 +127,7 @@ def gflops(model: str, shape: tuple[int, int, int]) -> dict[str, float]:
     process = build_process(process_config, shape)
     with torch.device("meta"):
         network = build_network(NetworkConfig(kind=kind, settings="tiny"), shape, None)
-    times = ld.DDIMSampler(ld.Denoiser(network, process, process_config.prediction), STEPS).times[:-1]
+    times = ld.grids.uniform(STEPS).times(process)
     return {
         "gflops_per_call": round(schedule_average(process, network)[0], 4),
         "gflops_per_image": round(sample_gflops(process, network, times), 3),

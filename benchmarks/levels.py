@@ -13,7 +13,6 @@ is done again, and `--report` makes tables and figures of it at any time. Two ru
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import sys
 import time
@@ -30,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.levels_report import COMPARED, CORRECTIONS, EVERYWHERE, LABORATORY, write_report
 from benchmarks.runs import CHUNK, run_on_one_core, slug, timed_draws
+from examples.experiment.building import build_network, build_process
 from examples.experiment.config import (
     Config,
     DataConfig,
@@ -37,8 +37,6 @@ from examples.experiment.config import (
     OptimizationConfig,
     ProcessConfig,
     RunConfig,
-    build_network,
-    build_process,
 )
 from examples.experiment.data import open_images
 from examples.experiment.features import Judge, train_judge
@@ -204,7 +202,7 @@ class Run:
         self.judge = judge_of(train_data)
         with torch.device("meta"):
             self.shadow = build_network(config.network, self.process.shape(0), None)
-        self.residuals: dict[tuple[str, int | None], ld.Residual] = {}
+        self.residuals: dict[tuple[str, int], ld.Residual] = {}
         if self.process.shape_changes() and "changes" not in self.result:
             self.result["changes"] = self.changes(real(train_data))
         if (name == "DDPM" or MODELS[name].mode == "haar") and "errors" not in self.result:
@@ -223,9 +221,8 @@ class Run:
         if not correction:
             return None
         everywhere = correction == EVERYWHERE
-        key = (correction, steps if everywhere else None)
-        if key not in self.residuals:
-            self.residuals[key] = ld.calibrate(
+        if (correction, steps) not in self.residuals:
+            self.residuals[correction, steps] = ld.calibrate(
                 self.denoiser,
                 self.held_out,
                 steps,
@@ -234,7 +231,7 @@ class Run:
                 clip=(-1, 1),
                 generator=keyed_generator(self.seed, "calibrate"),
             )
-        return self.residuals[key]
+        return self.residuals[correction, steps]
 
     def draw(self, sampler: str, steps: int, correction: str) -> None:
         """A cell: digits by a sampler. Its first 64 are kept as a picture."""
@@ -263,14 +260,10 @@ class Run:
             return
         generator = keyed_generator(self.seed, "trace", t)
         sampler = ld.AncestralSampler(self.denoiser, TRACED_STEPS, clip=(-1, 1))
-        times = [t, *(u for u in sampler.times if u < t)]
         drawn = []
         for images in self.held_out.split(CHUNK):
             x = self.process.diffuse(images, t, generator=generator)
-            for here, there in itertools.pairwise(times):
-                with torch.no_grad():
-                    x = sampler.step(x, here, there, generator=generator)
-            drawn.append(x)
+            drawn.append(sampler(len(x), generator=generator, progress=False, start=(t, x)))
         self.add(cell, torch.cat(drawn), started_at=t)
 
     def add(self, cell: str, drawn: torch.Tensor, **row: Any) -> None:

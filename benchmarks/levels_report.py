@@ -111,19 +111,19 @@ def laboratory(processes: dict[str, ld.LinearDiffusion], images: Tensor, held_ou
     data, mean = torch.cov(images.flatten(1).double().T), images.double().mean(0)
     rows = []
     for name, process in processes.items():
-        corrections: dict[str, Any] = {"none": None}
-        if process.shape_changes():
-            denoiser = ld.lab.OptimalDenoiser(process, data, mean)
-            for label, rank in CORRECTIONS.items():
+        denoiser = ld.lab.OptimalDenoiser(process, data, mean)
+        labels = ["none", *([*CORRECTIONS, "exact"] if process.shape_changes() else [])]
+
+        def correction(label: str, steps: int, denoiser: ld.Denoiser = denoiser) -> Any:
+            if label in CORRECTIONS:
                 generator = torch.Generator().manual_seed(0)
-                corrections[label] = ld.calibrate(
-                    denoiser, held_out.double(), clip=None, rank=rank, generator=generator
-                )
-            corrections["exact"] = "exact-shape-changes"
-        for label, correction in corrections.items():
+                return ld.calibrate(denoiser, held_out.double(), steps, rank=CORRECTIONS[label], generator=generator)
+            return "exact-shape-changes" if label == "exact" else None
+
+        for label in labels:
             errors = {}
             for steps in (25, 100, 1000):
-                evaluated = ld.lab.evaluate(process, data, mean, steps=steps, correction=correction)
+                evaluated = ld.lab.evaluate(process, data, mean, steps=steps, correction=correction(label, steps))
                 errors[str(steps)] = round(evaluated.relative_w2, 4)
             rows.append({"model": name, "correction": label, "relative_w2": errors})
     return rows

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-import lineardiffusion as ld
+from lineardiffusion.samplers import Sampler
 
 CHUNK = 100
 
@@ -40,7 +40,7 @@ def run_on_one_core(script: str, arguments: list[str], folder: Path) -> None:
         subprocess.run(command, env={**os.environ, **threads}, stdout=log, stderr=log, check=True)
 
 
-def timed_draws(sampler: ld.Sampler, count: int) -> tuple[torch.Tensor, float]:
+def timed_draws(sampler: Sampler, count: int) -> tuple[torch.Tensor, float]:
     """Samples of the seeds 0 … count − 1, drawn CHUNK at a time, and the processor time of a thousand in seconds."""
     cpu = time.process_time()
     drawn = torch.cat([sampler(CHUNK, seeds=range(i, i + CHUNK), progress=False) for i in range(0, count, CHUNK)])

@@ -1,7 +1,7 @@
 """Measure what a trained model cannot know where the resolution grows, on images it was not trained on.
 
-    python examples/calibrate.py --model runs/train --data.source held_out.npz --data.channels 1
-    python examples/sample.py --model runs/train --residual runs/train/residual.safetensors
+    python examples/calibrate.py --model runs/train --data.source held_out.npz --data.channels 1 --steps 50
+    python examples/sample.py --model runs/train --residual runs/train/residual.safetensors --steps 50
 
 The first writes the covariances of the residuals beside the checkpoints, and prints how large they are; the second
 draws with them (covariance-corrected sampling: docs/laboratory.md).
@@ -22,9 +22,11 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import lineardiffusion as ld
-from examples.experiment.config import DataConfig, run_program
+from examples.experiment.config import DataConfig
 from examples.experiment.data import open_images
+from examples.experiment.drawing import GridName, lay_out
 from examples.experiment.outputs import check_writable
+from examples.experiment.program import run_program
 from examples.experiment.runs import find_checkpoint, load_denoiser, run_folder
 from lineardiffusion.training import keyed_generator, state_tensors, write_checkpoint
 
@@ -36,6 +38,7 @@ class CalibrateConfig:
     Args:
         model: folder of a run, or a checkpoint in it.
         data: held-out images; labels are used if the model knows classes.
+        steps, grid: of the sampling that is to be corrected, as sample.py has them.
         limit: greatest number of images.
         rank: principal components of the residual, beside the spectrum of the rest.
         weights: averaged over the training, or the last.
@@ -45,6 +48,8 @@ class CalibrateConfig:
 
     model: Path
     data: DataConfig = field(default_factory=DataConfig)
+    steps: int | None = None
+    grid: GridName = "uniform"
     limit: int = 2000
     rank: int = 64
     weights: Literal["ema", "last"] = "ema"
@@ -68,6 +73,7 @@ def calibrate(config: CalibrateConfig) -> Path:
     denoiser, _ = load_denoiser(checkpoint, averaged=config.weights == "ema")
     if not denoiser.process.shape_changes():
         raise ValueError(f"model: expected one that changes resolution, got {denoiser.process} in {checkpoint.path}")
+    times = lay_out(denoiser.process, config.steps, config.grid)
     path = config.output or run_folder(config.model) / "residual.safetensors"
     check_writable(path)  # before there is much work to lose
     data = open_images(config.data)
@@ -77,10 +83,10 @@ def calibrate(config: CalibrateConfig) -> Path:
     images, labels = data.tensor(config.limit, config.seed)
     known = {} if numbers is None else {"y": numbers[labels]}
     generator = keyed_generator(config.seed, "calibrate")
-    residual = ld.calibrate(denoiser, images, rank=config.rank, clip=(-1.0, 1.0), generator=generator, **known)
+    residual = ld.calibrate(denoiser, images, times, rank=config.rank, clip=(-1.0, 1.0), generator=generator, **known)
     about = {
         "model": checkpoint.digest, "step": checkpoint.metadata["step"], "weights": config.weights,
-        "images": len(images),
+        "steps": config.steps, "grid": config.grid, "images": len(images),
     }  # fmt: skip
     write_checkpoint(path, state_tensors(residual.state_dict()), about)
     for t, s in residual.spectra:

@@ -29,10 +29,11 @@ from tqdm import tqdm
 # So that `python examples/evaluate.py` finds the other examples, from any folder.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from examples.experiment.config import DataConfig, run_program
+from examples.experiment.config import DataConfig
 from examples.experiment.data import Images, open_images
 from examples.experiment.features import frechet_distance, train_judge
 from examples.experiment.outputs import check_writable
+from examples.experiment.program import run_program
 from examples.experiment.runs import load_reference_weights
 from lineardiffusion.training import whole_file
 

@@ -31,23 +31,24 @@ Pair = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def schedule_average(process: ld.LinearDiffusion, network: torch.nn.Module) -> tuple[float, list[dict[str, Any]]]:
-    """GFLOPs of a network call for one image, averaged over the steps t → t − 1 of the process, and those of each pair
-    of shapes. The network must be on the meta device."""
+    """GFLOPs of a network call for one image, averaged over all steps of the process (a thousand where time is
+    continuous), and those of each pair of shapes. The network must be on the meta device."""
+    times = ld.grids.uniform(process.num_steps or 1000).times(process)
     pairs = [
         {"r_t": here[-1], "r_prev": there[-1], "gflops": call_gflops(network, here, there), "steps": count}
-        for (here, there), count in sorted(pairs_of(process, range(1, process.num_steps + 1)).items())
+        for (here, there), count in sorted(pairs_of(process, times).items())
     ]
-    return sum(pair["gflops"] * pair["steps"] for pair in pairs) / process.num_steps, pairs
+    return sum(pair["gflops"] * pair["steps"] for pair in pairs) / len(times), pairs
 
 
-def sample_gflops(process: ld.LinearDiffusion, network: torch.nn.Module, times: Iterable[int]) -> float:
+def sample_gflops(process: ld.LinearDiffusion, network: torch.nn.Module, times: Iterable[float]) -> float:
     """GFLOPs of one sample, whose sampler calls the network at these times. The network must be on the meta device."""
     return sum(count * call_gflops(network, *pair) for pair, count in pairs_of(process, times).items())
 
 
-def pairs_of(process: ld.LinearDiffusion, times: Iterable[int]) -> Counter[Pair]:
-    """How many network calls at these times go from x_t of one shape to x_{t−1} of another."""
-    return Counter((process.shape(t), process.shape(t - 1)) for t in times)
+def pairs_of(process: ld.LinearDiffusion, times: Iterable[float]) -> Counter[Pair]:
+    """How many network calls at these times go from x_t of one shape to a clean image of another."""
+    return Counter((process.shape(t), process.shape(process.before(t))) for t in times)
 
 
 def call_gflops(network: torch.nn.Module, here: tuple[int, ...], there: tuple[int, ...]) -> float:

@@ -111,8 +111,8 @@ def plot_contributions(path: Path) -> None:
 
 def plot_information(path: Path) -> None:
     """How much a state and an image of a resolution hold, as the paper's Figure 2."""
-    alpha_bar = ld.linear_schedule(1000)[1:]
-    information = ld.diffusion_information(alpha_bar)
+    signal = ld.schedules.linear(1000).signal(torch.arange(1, 1001))
+    information = ld.diffusion_information(signal.square())
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.3), sharey=True, layout="constrained")
     axes[0].plot(range(1, 1001), information)
     axes[0].set(xlabel="t", ylabel="information", title="diffusion state x_t")

@@ -48,9 +48,7 @@ class MovingCamera(ld.LinearOperator):
 
 def make_process(step: ld.LinearOperator) -> ld.LinearDiffusion:
     """The same small degradation in every step, and the noise of a cosine schedule."""
-    alpha_bar = ld.cosine_schedule(NUM_STEPS)
-    steps = [float(alpha) ** 0.5 * step for alpha in alpha_bar[1:] / alpha_bar[:-1]]
-    return ld.LinearDiffusion(steps, sigmas=(1 - alpha_bar).sqrt(), signal_scales=alpha_bar.sqrt())
+    return ld.LinearDiffusion(ld.paths.chain([step] * NUM_STEPS), ld.schedules.cosine(NUM_STEPS))
 
 
 def train(denoiser: ld.Denoiser, images: Tensor, steps: int, generator: torch.Generator) -> None:

@@ -117,7 +117,7 @@ def plot_samples(samples: Tensor, real: Tensor, path: Path) -> None:
     plt.close(figure)
 
 
-def plot_trajectory(states: list[tuple[int, Tensor, Tensor]], path: Path) -> None:
+def plot_trajectory(states: list[tuple[float, Tensor, Tensor]], path: Path) -> None:
     """The states x_t of one sample (top) and the clean images estimated from them (bottom)."""
     figure, axes = plt.subplots(2, len(states), figsize=(1.35 * len(states), 3.3), layout="constrained")
     for column, (t, x_t, clean) in enumerate(states):
@@ -133,20 +133,21 @@ def plot_trajectory(states: list[tuple[int, Tensor, Tensor]], path: Path) -> Non
     plt.close(figure)
 
 
-def save(denoiser: ld.Denoiser, config: dict[str, object], path: Path) -> None:
-    """Write weights and configuration, whole or not at all."""
+def save(denoiser: ld.Denoiser, path: Path) -> None:
+    """Write the weights, with what the network and the denoiser are, whole or not at all."""
     weights = {name: value.contiguous() for name, value in denoiser.network.state_dict().items()}
+    about = {"network": json.dumps(NETWORK), "denoiser": json.dumps(denoiser.to_config())}
     with ld.training.whole_file(path) as partial:
-        partial.write_bytes(to_bytes(weights, metadata={"config": json.dumps(config)}))
+        partial.write_bytes(to_bytes(weights, metadata=about))
 
 
 def load(path: Path) -> ld.Denoiser:
     """The denoiser that `save` wrote, ready to sample from."""
     with safe_open(path, "pt") as file:
-        config = json.loads(file.metadata()["config"])
-        network = FlexiUNet(**config["network"])
+        about = {name: json.loads(text) for name, text in file.metadata().items()}
+        network = FlexiUNet(**about["network"])
         network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    return ld.Denoiser(network.eval(), ld.ScaleSpaceDiffusion((1, 8, 8), levels=config["levels"]))
+    return ld.from_config(about["denoiser"], network=network.eval())
 
 
 def main() -> None:
@@ -182,15 +183,16 @@ def run(arguments: argparse.Namespace) -> None:
     parameters = sum(parameter.numel() for parameter in denoiser.parameters())
     print(f"{process}: {parameters / 1e6:.1f} M parameters, {len(images)} images, {torch.get_num_threads()} threads")
     denoiser = train(denoiser, images, arguments.steps, generator)
-    save(denoiser, {"network": NETWORK, "levels": arguments.levels}, arguments.out / "model.safetensors")
+    save(denoiser, arguments.out / "model.safetensors")
 
     sampler = ld.AncestralSampler(denoiser, steps=SAMPLING_STEPS, clip=(-1, 1))
     samples = sampler(JUDGED_SAMPLES, seeds=range(JUDGED_SAMPLES))
     plot_samples(samples, images[torch.randperm(len(images), generator=generator)], arguments.out / "samples.png")
     states = list(sampler.trajectory(1, seeds=[0], progress=False))
     changes = process.shape_changes()
+    grown = [sampler.times[sampler.times.index(t) + 1] for t in changes]
     between = [min(sampler.times, key=lambda kept, t=t: abs(kept - t)) for t in (400, 300, 200, 100, 40)]
-    shown = {process.num_steps, *changes, *(t - 1 for t in changes), *between, 0}
+    shown = {process.num_steps, *changes, *grown, *between, 0}
     plot_trajectory([state for state in states if state[0] in shown], arguments.out / "trajectory.png")
 
     print(judge(images, labels, samples))

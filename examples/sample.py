@@ -2,6 +2,7 @@
 
     python examples/sample.py --model runs/train --count 64
     python examples/sample.py --model runs/train --count 50000 --steps 50 --sampler ancestral --output npz
+    python examples/sample.py --model runs/train --steps 10 --order 2
     accelerate launch --num_processes 8 examples/sample.py --model runs/train --count 50000
 
 Image i depends on the model, the settings and i alone: it is the same file however many images are drawn, in whatever
@@ -28,12 +29,14 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import lineardiffusion as ld
-from examples.experiment.config import Config, run_program
+from examples.experiment.config import Config
 from examples.experiment.devices import from_main, make_processes
-from examples.experiment.drawing import Drawing, Sampler
+from examples.experiment.drawing import Drawing, GridName, lay_out
 from examples.experiment.pictures import from_bytes, grid, strip, to_bytes, write_png
-from examples.experiment.runs import Guided, class_number, find_checkpoint, load_denoiser, run_folder
+from examples.experiment.program import run_program
+from examples.experiment.runs import choose_classes, find_checkpoint, load_denoiser, run_folder
 from examples.experiment.samples import SampleFolder
+from lineardiffusion.samplers import Sampler
 from lineardiffusion.training import Checkpoint, locked_folder, read_checkpoint
 
 
@@ -46,9 +49,11 @@ class SampleConfig:
         count: how many images.
         folder: where they go; samples/<step>-<sampler>-<steps> in the run's folder by default.
         output: "png" for a file each, "npz" for one array images (N, H, W, C).
-        sampler: ancestral, or DDIM with `eta`.
-        eta: η of DDIM, from 0 (no noise but what new detail needs; the default) to 1 (ancestral).
-        steps: sampling steps, to which both times of each change of resolution are added; all T by default.
+        sampler: ancestral; DDIM or shared noise, with `eta`; or Heun's method.
+        eta: η of DDIM and shared noise, from 0 (no noise but what new detail needs; the default) to 1 (ancestral).
+        order: 1, 2 or 3: of how many estimates a step is made. Few steps are better with 2.
+        steps: sampling steps, each a call of the network, or two with Heun's method; all T by default.
+        grid: where the steps are, in t or in the noise level; "trailing" and "leading" are spacings of diffusers.
         seed: of the images.
         block: images at a time, on each process. The last bits of a matrix product depend on its size, so blocks are
             always of this size, filled up where fewer images are missing; another size may change pixels by a grey
@@ -66,9 +71,11 @@ class SampleConfig:
     count: int = 64
     folder: Path | None = None
     output: Literal["png", "npz"] = "png"
-    sampler: Literal["ancestral", "ddim"] = "ddim"
+    sampler: Literal["ancestral", "ddim", "shared_noise", "heun"] = "ddim"
     eta: float | None = None
+    order: Literal[1, 2, 3] = 1
     steps: int | None = None
+    grid: GridName = "uniform"
     seed: int = 0
     block: int = 32
     label: str | None = None
@@ -86,13 +93,20 @@ class SampleConfig:
             raise ValueError(f"steps: expected at least 1, got {self.steps}")
         if not math.isfinite(self.guidance):
             raise ValueError(f"guidance: expected a finite number, got {self.guidance}")
-        if self.sampler == "ancestral" and self.eta is not None:
+        if self.sampler in ("ancestral", "heun") and self.eta is not None:
             raise ValueError(
-                f"eta: expected none with sampler=ancestral, got {self.eta}; it is an option of sampler=ddim, which is "
-                f"ancestral sampling where eta is 1"
+                f"eta: expected none with sampler={self.sampler}, got {self.eta}; it is an option of sampler=ddim, "
+                f"which is ancestral sampling where eta is 1, and of sampler=shared_noise"
             )
         if self.eta is not None and not 0 <= self.eta <= 1:
             raise ValueError(f"eta: expected a number in [0, 1], got {self.eta}")
+        if self.sampler == "heun" and self.order != 1:
+            raise ValueError(f"order: expected 1 with sampler=heun, which is of second order, got {self.order}")
+        if self.sampler in ("shared_noise", "heun") and self.residual is not None:
+            raise ValueError(
+                f"residual: expected none with sampler={self.sampler}, got {self.residual}; sampler=ddim and "
+                f"sampler=ancestral draw with it"
+            )
 
 
 def sample(config: SampleConfig) -> Path:
@@ -113,16 +127,15 @@ def sample(config: SampleConfig) -> Path:
     names = checkpoint.metadata["class_names"]
     check_guidance(config, trained, names)
     classes = choose_classes(config.label, names)
-    if classes is not None:
-        denoiser = ld.Denoiser(Guided(denoiser.network, config.guidance), denoiser.process, denoiser.prediction)
+    if config.guidance != 1:
+        denoiser = ld.guided(denoiser, config.guidance, null={"y": len(names)})
     residual = None if config.residual is None else read_residual(config, checkpoint)
     sampler = make_sampler(config, denoiser.to(processes.device), residual)
     drawing = Drawing(sampler, classes, config.seed, config.block)
 
     labels = None if classes is None else [names[number] for number in classes]
-    settings = describe(config, checkpoint, denoiser.process.num_steps, residual, labels)
-    name = f"{settings['step']:08d}-{config.sampler}-{settings['steps']}" + ("-corrected" if residual else "")
-    path = config.folder or run_folder(config.model) / "samples" / name
+    settings = describe(config, checkpoint, sampler, residual, labels)
+    path = config.folder or run_folder(config.model) / "samples" / name_of(settings)
     folder = SampleFolder(path, denoiser.process.shape(0), packed=config.output == "npz")
     with contextlib.ExitStack() as stack:
         stack.enter_context(explained(path))
@@ -162,18 +175,28 @@ def explained(folder: Path) -> Iterator[None]:
 
 
 def make_sampler(config: SampleConfig, denoiser: ld.Denoiser, residual: Checkpoint | None) -> Sampler:
-    """The sampler of the configuration, for images in [−1, 1]."""
+    """The sampler of the configuration, for images in [−1, 1].
+
+    Raises:
+        ValueError: steps that do not fit the model.
+    """
+    times = lay_out(denoiser.process, config.steps, config.grid)
+    clip, eta = (-1.0, 1.0), config.eta or 0.0
+    if config.sampler == "heun":
+        return ld.HeunSampler(denoiser, times, clip=clip)
+    if config.sampler == "shared_noise":
+        return ld.SharedNoiseSampler(denoiser, times, eta, config.order, clip=clip)
     spectra = None if residual is None else ld.Residual.from_state_dict(residual.tensors)
     if config.sampler == "ancestral":
-        return ld.AncestralSampler(denoiser, config.steps, clip=(-1.0, 1.0), residual=spectra)
-    return ld.DDIMSampler(denoiser, config.steps, config.eta or 0.0, clip=(-1.0, 1.0), residual=spectra)
+        return ld.AncestralSampler(denoiser, times, config.order, clip=clip, residual=spectra)
+    return ld.DDIMSampler(denoiser, times, eta, config.order, clip=clip, residual=spectra)
 
 
 def read_residual(config: SampleConfig, checkpoint: Checkpoint) -> Checkpoint:
     """What calibrate.py has measured.
 
     Raises:
-        ValueError: it was measured of another model, or of its other weights.
+        ValueError: it was measured of another model, of its other weights, or for other steps.
     """
     found = read_checkpoint(config.residual)
     keys = ("step", "weights", "model")
@@ -183,6 +206,12 @@ def read_residual(config: SampleConfig, checkpoint: Checkpoint) -> Checkpoint:
         raise ValueError(
             f"residual: expected spectra of step and weights {here[:2]} of the model with SHA-256 {here[2]}, got "
             f"{there[:2]} of {there[2]} in {config.residual}; measure this model with calibrate.py"
+        )
+    steps, grid = found.metadata["steps"], found.metadata["grid"]
+    if (steps, grid) != (config.steps, config.grid):
+        raise ValueError(
+            f"residual: expected spectra of steps = {config.steps} and grid = {config.grid}, got those of steps = "
+            f"{steps} and grid = {grid}; measure these with calibrate.py"
         )
     if config.guidance != 1:
         warnings.warn("residual: the spectra were measured without guidance, and are not those of guided estimates",
@@ -204,26 +233,17 @@ def check_guidance(config: SampleConfig, trained: Config, names: list[str] | Non
                       "without its label; what it is guided away from is arbitrary", stacklevel=2)  # fmt: skip
 
 
-def choose_classes(label: str | None, names: list[str] | None) -> list[int] | None:
-    """The numbers of the classes that the images have by turns; None for a model without classes.
-
-    Raises:
-        ValueError: a class the model does not know, or one that may be either of two.
-    """
-    if names is None:
-        if label is not None:
-            raise ValueError(f"label: expected none for a model without labels, got {label}")
-        return None
-    return list(range(len(names))) if label is None else [class_number(label, names)]
-
-
 def describe(
-    config: SampleConfig, checkpoint: Checkpoint, end: int, residual: Checkpoint | None, labels: list[str] | None
+    config: SampleConfig,
+    checkpoint: Checkpoint,
+    sampler: Sampler,
+    residual: Checkpoint | None,
+    labels: list[str] | None,
 ) -> dict[str, Any]:
     """What decides the images: commands that agree in it may share a folder. An array also has a fixed number.
 
     Arguments:
-        end: T, the number of steps where none is given.
+        sampler: whose times count.
         residual: what is drawn with, by its file.
         labels: names of the classes that the images have by turns.
     """
@@ -233,12 +253,21 @@ def describe(
         "residual": None if residual is None else residual.digest,
         "labels": labels,  # image i has the i-th of them, again from the first after the last
         "sampler": config.sampler,
-        "eta": None if config.sampler == "ancestral" else config.eta or 0.0,
-        "steps": config.steps or end,
+        "eta": (config.eta or 0.0) if config.sampler in ("ddim", "shared_noise") else None,
+        "steps": len(sampler.times) - 1,
     }
-    names = ["weights", "seed", "guidance", "block", "output"]
+    names = ["order", "grid", "weights", "seed", "guidance", "block", "output"]
     names += ["count"] if config.output == "npz" else []
     return settings | {name: getattr(config, name) for name in names}
+
+
+def name_of(settings: dict[str, Any]) -> str:
+    """Of a folder of samples; what is not in it is refused there where it differs."""
+    parts = [f"{settings['step']:08d}", settings["sampler"], str(settings["steps"])]
+    parts += [f"order-{settings['order']}"] if settings["order"] != 1 else []
+    parts += [settings["grid"]] if settings["grid"] != "uniform" else []
+    parts += ["corrected"] if settings["residual"] else []
+    return "-".join(parts)
 
 
 # ---------------------------------------------------------------------- images

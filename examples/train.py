@@ -34,18 +34,18 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import lineardiffusion as ld
-from examples.experiment.config import (
-    WEIGHTINGS,
-    Config,
+from examples.experiment.building import (
+    build_denoiser,
     build_network,
     build_process,
+    build_times,
     earlier_processes,
-    run_program,
-    time_probabilities,
 )
+from examples.experiment.config import WEIGHTINGS, Config
 from examples.experiment.data import Batch, Images, open_images
 from examples.experiment.devices import agreed, by_main, check_alike, make_accelerator
 from examples.experiment.loop import Loop, prepare_folder
+from examples.experiment.program import run_program
 from examples.experiment.rehearsal import rehearse
 from examples.experiment.resuming import Start, check_images, find_start, warn_of_other_use
 from examples.experiment.stopping import STOPPED, Interruption, ignore_signals
@@ -109,12 +109,12 @@ class Trainer:
         prepared, self.optimizer = self.accelerator.prepare(network, optimizer)
         self.network = self.accelerator.unwrap_model(prepared)
         self.prepared = prepared
-        self.denoiser = ld.Denoiser(prepared, self.process, config.process.prediction)
+        self.denoiser = build_denoiser(config.process, prepared, self.process)
         self.earlier = {
-            process.shape(process.shape_changes()[0]): ld.Denoiser(prepared, process, config.process.prediction)
+            process.shape(process.shape_changes()[0]): build_denoiser(config.process, prepared, process)
             for process in earlier_processes(config.process, self.process, options.coarse_from)
         }
-        self.probabilities = None if options.shares is None else time_probabilities(self.process, options.shares)
+        self.times = build_times(options)
         self.average = ExponentialMovingAverage(self.network, options.ema_decay)
         self.checkpoints = Checkpoints(run.folder / "checkpoints", run.keep)
         self.weights_digest: str | None = None
@@ -184,9 +184,7 @@ class Trainer:
         options, parts = self.config.optimization, self.config.run.accumulate
         # One draw for the whole batch: every process works at the same resolutions, in the same order.
         generator = keyed_generator(options.seed, "t", self.step)
-        times = self.process.sample_timesteps(
-            options.batch_size, generator, options.shape_change_fraction, options.groups, self.probabilities
-        )[self.share()]
+        times = self.times.sample(self.process, options.batch_size, generator)[self.share()]
         total = torch.zeros((), device=self.accelerator.device)
         indices = torch.arange(len(times)).tensor_split(parts)
         chunks = [part[same] for part in indices for same in self.process.group_by_shape(times[part])]
@@ -206,12 +204,12 @@ class Trainer:
             images = images.to(memory_format=torch.channels_last)
         generators = [keyed_generator(options.seed, "noise", int(position)) for position in batch.positions[chosen]]
         t, denoiser = times[chosen], self.denoiser
-        shape = self.process.shape(int(t[0]))
+        first = float(t[0])
+        shape = self.process.shape(first)
         # A resolution that is trained before its own times too: then any of its times may take the place of these.
-        if shape in self.earlier and shape == self.process.shape(int(t[0]) - 1):
+        if shape in self.earlier and shape == self.process.shape(self.process.before(first)):
             denoiser = self.earlier[shape]
-            alike = denoiser.process.alike(int(t[0]))
-            t = torch.stack([alike[torch.randint(len(alike), (), generator=generator)] for generator in generators])
+            t = torch.cat([ld.times.draw_alike(denoiser.process, first, 1, generator) for generator in generators])
         noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
         conditioning: dict[str, Tensor] = {}
         if self.num_classes is not None:
@@ -226,7 +224,7 @@ class Trainer:
         losses = ld.denoising_loss(denoiser, images, t, noise.to(device, non_blocking=True), weighting, **conditioning)
         if options.shape_change_fraction is None or not options.shape_change_weights:
             return losses
-        return losses * self.process.timestep_weights(t, options.shape_change_fraction).to(losses)
+        return losses * ld.times.ByShape(options.shape_change_fraction).weights(self.process, t).to(losses)
 
     def update(self) -> Tensor:
         """A step of the optimizer and of the average; returns the norm of the gradient before it was clipped."""
@@ -268,8 +266,8 @@ class Trainer:
     def samples(self, count: int = 16, stop: Callable[[], bool] = lambda: False) -> Tensor | None:
         """Samples of the averaged weights, the same seeds each time; on every process, which all hold the same. None if
         any process was asked to stop meanwhile."""
-        denoiser = ld.Denoiser(self.network, self.process, self.config.process.prediction)
-        sampler = ld.DDIMSampler(denoiser, self.config.run.sample_steps, clip=(-1, 1))
+        denoiser = build_denoiser(self.config.process, self.network, self.process)
+        sampler = ld.DDIMSampler(denoiser, self.config.sample_steps, clip=(-1, 1))
         labels = {}
         if self.num_classes is not None:
             labels["y"] = torch.arange(count, device=self.accelerator.device) % self.num_classes

@@ -141,9 +141,7 @@ def test_what_a_config_leaves_out_is_given_to_all_that_need_it():
     assert "network" not in json.dumps(config)
     assert from_config(config, network=network) == tree
     assert from_config(config, network=network).leaves[1].network is network
-    with pytest.raises(
-        ValueError, match=r"'network', to be passed as from_config\(config, network="
-    ):
+    with pytest.raises(ValueError, match=r"'network', to be passed as from_config\(config, network="):
         from_config(config)
     with pytest.raises(ValueError, match="size: expected arguments that the configuration leaves out"):
         from_config(config, network=network, size=3)
@@ -182,3 +180,10 @@ def test_a_class_may_be_defined_again():
     assert type(from_config(configured("tests.Leaf")(Leaf)(2).to_config())) is Leaf
     with pytest.raises(TypeError, match="public name"):
         type("Leaflet", (Leaf,), {})(1).to_config()
+
+
+def test_a_family_is_the_process_of_its_path_and_schedule():
+    process = ld.DDPM((1, 8), 10)
+    again = from_config(json.loads(json.dumps(process.to_config())))
+    assert type(again) is ld.LinearDiffusion
+    assert again == process

@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load, save
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import lineardiffusion as ld
 from conftest import ZOO
+from costs import Operations
 
 STEPS = 60
 KEEPING, FINE = (1, 8), (2, 8, 6)
@@ -405,22 +405,6 @@ def test_weights_of_another_denoiser_are_refused():
 # ------------------------------------------------------------------------------------------------------------- cost
 
 
-class Watch(TorchDispatchMode):
-    """The operations, and those of them that make a tensor which is not on the meta device."""
-
-    def __init__(self):
-        super().__init__()
-        self.operations, self.elsewhere = [], []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        self.operations.append(func)
-        for tensor in result if isinstance(result, (list, tuple)) else [result]:
-            if isinstance(tensor, torch.Tensor) and not tensor.is_meta:
-                self.elsewhere.append((str(func), tuple(tensor.shape)))
-        return result
-
-
 def times_of(p, count):
     last = p.num_steps or 1
     times = torch.linspace(0.1 * last, last, count, dtype=torch.float64)
@@ -448,10 +432,10 @@ def test_on_an_accelerator_nothing_is_made_elsewhere_nor_waited_for(name, predic
             assert d(x0, times).is_meta
 
     run()
-    with Watch() as watch:
+    with Operations() as operations:
         run()
-    assert watch.operations
-    assert [made for made in watch.elsewhere if p is not PYRAMID or made[1] != (4,)] == []
+    assert operations.names
+    assert [made for made in operations.elsewhere if p is not PYRAMID or made[1] != (4,)] == []
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS, ids=str)
@@ -463,11 +447,11 @@ def test_training_costs_no_more_operations_for_more_samples(name, prediction):
     d = ld.Denoiser(lambda x, time: 0.3 * x, p, prediction)
     counts = []
     for batch in (8, 8, 40):
-        with Watch() as watch:
+        with Operations() as operations:
             ld.denoising_loss(d, draw(KEEPING, batch), times_of(p, batch), draw(KEEPING, batch, seed=1))
             if "heat" not in name:
                 d(draw(KEEPING, batch), times_of(p, batch))
-        counts.append(len(watch.operations))
+        counts.append(len(operations.names))
     assert counts[1] == counts[2]
 
 

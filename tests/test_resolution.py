@@ -138,7 +138,7 @@ def test_levels_of_each_step_are_accepted():
         (lambda: ld.changes_at([math.nan]), ValueError, "times: expected"),
         (lambda: ld.changes_at(["3"]), TypeError, "times: expected a number, got '3'"),
         (lambda: ld.changes_at([5])(3, linear(9)), ValueError, r"times: expected 2 for 3 levels, got \[5\]"),
-        (lambda: as_changes(ld.changes_at([0.5]), 2, linear(9)), ValueError, r"expected integers .* 9 steps, got \[0.5\]"),
+        (lambda: as_changes(ld.changes_at([0.5]), 2, linear(9)), ValueError, r"expected integer times, .* \[0.5\]"),
         (lambda: ld.convex_decay(0.0), ValueError, "power: expected a positive number, got 0.0"),
         (lambda: ld.tanh_like(-1.0), ValueError, "power: expected"),
         (lambda: ld.sigmoid_like(math.nan), ValueError, "power: expected"),

@@ -19,9 +19,10 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState
 from examples import train
-from examples.experiment import config as configuration
 from examples.experiment import loop, watch
+from examples.experiment.config import Config
 from examples.experiment.history import History
+from examples.experiment.program import run_program
 from examples.experiment.progress import Progress
 from examples.experiment.stopping import Interruption
 from torch.utils.data._utils import signal_handling
@@ -218,7 +219,7 @@ def test_records_and_pictures_that_cannot_be_written_only_warn(tmp_path, monkeyp
     monkeypatch.setattr(loop, "write_png", full)
     monkeypatch.setattr(History, "add", full)
     with pytest.warns(UserWarning, match="failed .*No space left on device.*; training goes on") as warned:
-        train.train(make(tmp_path, 3, run={"sample_every": 2, "sample_steps": 2}))
+        train.train(make(tmp_path, 3, run={"sample_every": 2, "sample_steps": 3}))
     told = [str(warning.message) for warning in warned]
     assert any(text.startswith("the samples of step 2 failed") for text in told)
     assert any(text.startswith("the record of step 3 failed") for text in told)
@@ -299,7 +300,7 @@ def test_errors_of_the_system_say_what_to_do(monkeypatch):
         raise OSError(28, "No space left on device", "runs/x/config.yaml")
 
     with pytest.raises(SystemExit, match=r"No space left on device: 'runs/x/config.yaml'; free some space"):
-        configuration.run_program(configuration.Config, None, work, [])
+        run_program(Config, None, work, [])
 
 
 def test_a_terminal_that_is_gone_ends_nothing(monkeypatch):

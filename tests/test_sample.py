@@ -16,6 +16,7 @@ import torch
 from accelerate.state import AcceleratorState
 from examples import calibrate, sample
 from examples.experiment import samples
+from examples.experiment.building import build_network
 from examples.experiment.config import (
     Config,
     DataConfig,
@@ -23,25 +24,38 @@ from examples.experiment.config import (
     OptimizationConfig,
     ProcessConfig,
     RunConfig,
-    build_network,
 )
-from examples.experiment.pictures import read_png, write_png
-from examples.experiment.runs import class_number, find_checkpoint, load_reference_weights, run_folder
+from examples.experiment.pictures import read_png, to_bytes, write_png
+from examples.experiment.runs import (
+    class_number,
+    find_checkpoint,
+    load_denoiser,
+    load_reference_weights,
+    run_folder,
+)
 
-from lineardiffusion.training import Checkpoints, read_checkpoint, write_checkpoint
+import lineardiffusion as ld
+from lineardiffusion.training import Checkpoints, keyed_generator, read_checkpoint, write_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def make(folder: Path, names: list[str] | None = None, seed: int = 0, levels: int = 2, **learning: object) -> Path:
+def make(
+    folder: Path,
+    names: list[str] | None = None,
+    seed: int = 0,
+    levels: int = 2,
+    family: str = "ssd",
+    **learning: object,
+) -> Path:
     """A run with random weights in the place of trained ones, at step 5, of images of 8 × 8."""
     config = Config(
         DataConfig(channels=1, labels=names is not None),
-        ProcessConfig(num_steps=20, levels=levels),
+        ProcessConfig(family, num_steps=20, levels=levels),
         NetworkConfig(settings="tiny"),
         OptimizationConfig(**learning),
-        RunConfig(sample_steps=2),
+        RunConfig(),
     )
     torch.manual_seed(seed)
     network = build_network(config.network, (1, 8, 8), names and len(names))
@@ -162,7 +176,12 @@ def test_guidance_of_a_model_that_always_saw_labels_warns(tmp_path):
         ({"eta": float("nan")}, "eta: expected a number"),
         ({"guidance": float("inf")}, "guidance: expected a finite number"),
         ({"steps": 0}, "steps: expected at least 1, got 0"),
-        ({"steps": 21}, "steps: expected 1 ≤ steps ≤ 20, got 21"),
+        ({"steps": 21}, "steps: expected at most 20, the steps of the process, got 21"),
+        ({"steps": 1}, "steps: expected at least 2, .* those at which the shape changes, got 1"),
+        ({"steps": None, "grid": "karras"}, "grid: expected uniform for all steps, got karras; --steps says"),
+        ({"sampler": "heun", "order": 2}, "order: expected 1 with sampler=heun, which is of second order, got 2"),
+        ({"sampler": "heun", "eta": 0.0}, "eta: expected none with sampler=heun"),
+        ({"sampler": "shared_noise", "residual": Path("r")}, "residual: expected none with sampler=shared_noise"),
         ({"count": 0}, "count: expected at least 1"),
         ({"label": "0"}, "label: expected none for a model without labels"),
         ({"guidance": 2.0}, "guidance: expected 1 for a model without labels"),
@@ -182,6 +201,62 @@ def test_estimates_are_clipped_to_the_range_of_images(model, tmp_path, monkeypat
     draw(model, tmp_path / "ancestral", sampler="ancestral")
     assert [sampler.clip for sampler in samplers] == [(-1.0, 1.0)] * 2
     assert samplers[0].eta == 0.5
+
+
+@pytest.mark.parametrize(
+    ("others", "name", "expected"),
+    [
+        ({"order": 2}, "00000005-ddim-5-order-2", lambda d, p: ld.DDIMSampler(d, 5, order=2, clip=(-1, 1))),
+        (
+            {"sampler": "ancestral", "order": 3, "grid": "trailing"},
+            "00000005-ancestral-5-order-3-trailing",
+            lambda d, p: ld.AncestralSampler(d, ld.grids.trailing(5).times(p), order=3, clip=(-1, 1)),
+        ),
+        (
+            {"sampler": "shared_noise", "eta": 0.5, "order": 2, "grid": "log_snr"},
+            "00000005-shared_noise-5-order-2-log_snr",
+            lambda d, p: ld.SharedNoiseSampler(d, ld.grids.log_snr(5).times(p), 0.5, order=2, clip=(-1, 1)),
+        ),
+        (
+            {"sampler": "heun", "grid": "karras"},
+            "00000005-heun-5-karras",
+            lambda d, p: ld.HeunSampler(d, ld.grids.karras(5).times(p), clip=(-1, 1)),
+        ),
+    ],
+    ids=["ddim", "ancestral", "shared_noise", "heun"],
+)
+def test_samplers_are_those_of_the_library(others, name, expected, tmp_path):
+    """Their images, too, as bytes."""
+    model = make(tmp_path)
+    config = sample.SampleConfig(model, count=2, block=2, strips=0, steps=5, progress=False, **others)
+    path = sample.sample(config)
+    assert path == model / "samples" / name
+    denoiser, _ = load_denoiser(find_checkpoint(model))
+    sampler = expected(denoiser, denoiser.process)
+    made = sample.make_sampler(config, denoiser, None)
+    assert (type(made), made.times, made.clip) == (type(sampler), sampler.times, sampler.clip)
+    seeds = [keyed_generator(0, "sample", index).initial_seed() for index in range(2)]
+    for index, pixels in enumerate(to_bytes(sampler(2, seeds=seeds, progress=False))):
+        np.testing.assert_array_equal(read_png(path / "images" / f"{index:08d}.png"), pixels)
+
+
+def test_guidance_is_that_of_the_library(labelled, tmp_path):
+    denoiser, _ = load_denoiser(find_checkpoint(labelled))
+    guided = ld.guided(denoiser, 2.5, null={"y": 3})
+    seeds = [keyed_generator(0, "sample", index).initial_seed() for index in range(4)]
+    expected = ld.DDIMSampler(guided, 2, clip=(-1, 1))(4, seeds, progress=False, y=torch.tensor([0, 1, 2, 0]))
+    draw(labelled, tmp_path, count=4, guidance=2.5)
+    for index, pixels in enumerate(to_bytes(expected)):
+        np.testing.assert_array_equal(read_png(tmp_path / "images" / f"{index:08d}.png"), pixels)
+
+
+def test_a_model_of_continuous_time_is_told_its_steps(tmp_path):
+    model = make(tmp_path / "model", family="flow")
+    with pytest.raises(
+        ValueError, match="steps: expected a number of steps, since the time of this model is continuous"
+    ):
+        draw(model, tmp_path / "out", steps=None)
+    assert len(draw(model, tmp_path / "out", order=2, steps=3)) == 6
 
 
 def test_settings_that_give_the_same_images_share_a_folder(model, tmp_path):
@@ -242,22 +317,28 @@ def test_a_residual_of_another_model_or_measured_again_is_refused(model, tmp_pat
     data = DataConfig(channels=1)
 
     def measured(folder: Path, **others: object) -> Path:
-        return calibrate.calibrate(calibrate.CalibrateConfig(folder, data, rank=2, **{"limit": 20, **others}))
+        return calibrate.calibrate(
+            calibrate.CalibrateConfig(folder, data, rank=2, **{"limit": 20, "steps": 3, **others})
+        )
 
     one, other = make(tmp_path / "one"), make(tmp_path / "other", seed=1)
     of_one, of_other = measured(one), measured(other)
     assert read_checkpoint(of_one).metadata["model"] == find_checkpoint(one).digest
-    draw(one, tmp_path / "out", residual=of_one)
+    draw(one, tmp_path / "out", residual=of_one, steps=3)
     with pytest.raises(ValueError, match=r"residual: expected spectra .*SHA-256 .* measure this model"):
-        draw(one, tmp_path / "out", residual=of_other)
+        draw(one, tmp_path / "out", residual=of_other, steps=3)
     with pytest.raises(ValueError, match=r"expected spectra of step and weights \(5, 'last'\)"):
         draw(one, tmp_path / "out", residual=of_one, weights="last")
     with pytest.raises(ValueError, match=r"expected spectra .* got \(5, None\) of None"):
         draw(one, tmp_path / "out", residual=Checkpoints(one / "checkpoints").paths()[0])
+    with pytest.raises(
+        ValueError, match="spectra of steps = 4 and grid = uniform, got those of steps = 3 and grid = un"
+    ):
+        draw(one, tmp_path / "out", residual=of_one, steps=4)
     elsewhere = of_one.rename(tmp_path / "moved.safetensors")
-    draw(one, tmp_path / "out", residual=elsewhere)
+    draw(one, tmp_path / "out", residual=elsewhere, steps=3)
     with pytest.raises(ValueError, match=r"residual: '.*' there, '.*' here"):
-        draw(one, tmp_path / "out", residual=measured(one, limit=30))
+        draw(one, tmp_path / "out", residual=measured(one, limit=30), steps=3)
 
 
 def test_images_of_nobody_knows_what_are_refused(model, tmp_path):

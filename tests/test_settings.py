@@ -10,8 +10,9 @@ import torch
 from accelerate.state import AcceleratorState
 from examples import train
 from examples.experiment import devices
-from examples.experiment.config import Config, parse
+from examples.experiment.config import Config
 from examples.experiment.data import loader
+from examples.experiment.program import parse
 
 from test_train import make
 
@@ -25,14 +26,19 @@ def fresh_accelerator():
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"process": {"prediction": "noise"}}, "process.prediction: expected clean with process.family = ssd"),
+        ({"process": {"prediction": "noise"}}, "process.prediction: expected clean or data with process.family = ssd"),
         ({"process": {"changes": [5]}}, r"process.changes: expected 2 times for process.levels = 3, got \[5\]"),
         ({"process": {"changes": [700, 300]}}, "process.changes: expected ascending times"),
         ({"process": {"changes": [700, 1001]}}, "process.changes: .* from 1 to process.num_steps = 1000"),
         ({"process": {"family": "ddpm", "changes": [5]}}, "process.changes: expected none with process.family = ddpm"),
+        ({"run": {"sample_steps": 0}}, "run.sample_steps: expected at least 1, got 0"),
         (
-            {"process": {"num_steps": 20}, "run": {"sample_every": 5}},
-            "run.sample_steps: expected at most process.num_steps = 20, got 50",
+            {"optimization": {"times": "log-normal"}},
+            "optimization.times: expected uniform with process.family = ssd and process.levels = 3, got log-normal",
+        ),
+        (
+            {"process": {"family": "flow"}, "optimization": {"times": "logit-normal", "groups": 2}},
+            "optimization.groups: expected 1 with optimization.times = logit-normal, got 2",
         ),
         (
             {"process": {"family": "ddpm"}, "optimization": {"shape_change_fraction": 0.5}},
@@ -81,7 +87,23 @@ def test_settings_that_do_not_fit_each_other(tmp_path, sections, message):
             "process.num_steps = 3 leads from .*network",
         ),
         ({"process": {"levels": 4}}, "process.levels = 4 .* network.kind = flexi with network.settings = tiny"),
-        ({"process": {"levels": 9}}, "process.levels: expected at most 4"),
+        (
+            {"process": {"prediction": "data"}},
+            r"leads from 2×2 to 8×8 at t = 890, which network.kind = flexi .* or process.prediction = data",
+        ),
+        (
+            {"process": {"family": "flow", "prediction": "noise"}},
+            "process.prediction: expected 'velocity', 'flow', 'data' or 'clean' for a process that ends without signal",
+        ),
+        (
+            {"process": {"num_steps": 20}, "run": {"sample_every": 5, "sample_steps": 21}},
+            "run.sample_steps: expected at most 20, the steps of the process, got 21",
+        ),
+        (
+            {"run": {"sample_every": 5, "sample_steps": 2}},
+            "run.sample_steps: expected at least 3, .* those at which the shape changes, got 2",
+        ),
+        ({"process": {"levels": 9}}, "process.levels: expected .*: at most 4 for shape"),
         ({"process": {"mode": "haar"}, "data": {"size": 9}}, "process.mode: expected even sizes"),
         ({"optimization": {"shares": [0.5, 0.5]}}, "optimization.shares: expected one for each of"),
         ({"optimization": {"coarse_from": [900, 950]}}, "optimization.coarse_from: expected times up to"),
@@ -95,8 +117,16 @@ def test_what_cannot_be_stepped_is_refused_before_the_images_are_opened(tmp_path
         train.Trainer(make(tmp_path, **sections))
 
 
-def test_a_full_network_takes_any_levels(tmp_path):
-    train.Trainer(make(tmp_path, process={"changes": [300, 300]}, network={"kind": "full"}))
+@pytest.mark.parametrize("process", [{"changes": [300, 300]}, {"prediction": "data"}])
+def test_a_full_network_takes_any_levels(tmp_path, process):
+    train.Trainer(make(tmp_path, process=process, network={"kind": "full"}))
+
+
+def test_grids_of_samples_have_no_more_steps_than_there_are(tmp_path):
+    assert make(tmp_path).sample_steps == 50
+    short = make(tmp_path, process={"num_steps": 20}, run={"sample_every": 5})
+    assert short.sample_steps == 20
+    assert train.Trainer(short).samples(count=1).shape == (1, 1, 8, 8)
 
 
 def test_aliases_that_stand_for_more_than_memory_holds(tmp_path, capsys):

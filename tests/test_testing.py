@@ -235,11 +235,11 @@ class WrongShare(ld.FlowMatching):
         return type(q)(q.mean + gamma / 2 * (x_t - mean_t), q.covariance)
 
 
-class Jumping(HeatPath):
-    """Blurs that know whole steps alone: R_{s→t} is that of ⌊t − s⌋ steps."""
+class Rounding(HeatPath):
+    """Whole steps alone: the part of a step that lies between s and t counts as all of it."""
 
     def between(self, s, t):
-        return super().between(0, math.floor(t - s))
+        return super().between(math.floor(s), math.ceil(t))
 
     def scaled(self, s, t, scale):
         return scale * self.between(s, t)
@@ -265,11 +265,14 @@ class WrongTransition(ld.DDPM):
         (WrongPosterior((1, 6, 6), num_steps=10), r"the posterior from t = \S+ to s = \S+ does not keep the marginal"),
         (WrongMean((1, 8, 8), levels=2, num_steps=20), r"the posterior from t = 20 to s = 6 does not keep"),
         (WrongNoise((1, 8, 8), levels=2, num_steps=20), r"the DDIM kernel .* in a direction is"),
-        (WrongShare((1, 6)), r"the kernel of shared noise \(γ = \S+\) from t = \S+ to s = \S+ does not keep the marginal"),
+        (
+            WrongShare((1, 6)),
+            r"the kernel of shared noise \(γ = \S+\) from t = \S+ to s = \S+ does not keep the marginal",
+        ),
         (WrongTransition((1, 6, 6), num_steps=10), r"M Σ_s Mᵀ \+ Cov.* differs from Σ_t at s = 0\.25, t = 0\.75 by"),
         (
-            ld.LinearDiffusion(Jumping((1, 6), 2.0), ld.schedules.cosine(10)),
-            r"M_\(s→t\) M_\(1:s\) x differs from M_\(1:t\) x at s = 3\.\d+, t = 5\.2 by",
+            ld.LinearDiffusion(Rounding((1, 6), 2.0), ld.schedules.cosine(10)),
+            r"M_\(s→t\) M_\(1:s\) x differs from M_\(1:t\) x at s = 0\.25, t = 0\.75 by",
         ),
         (
             ld.LinearDiffusion(OneForAll((1, 6), 2.0), ld.schedules.vp()),
@@ -283,16 +286,16 @@ def test_what_is_wrong_with_a_process_is_named(process, message):
 
 
 def test_false_alarms_are_as_rare_as_stated():
-    """At a rate of 5 %, split over all comparisons, 200 runs raise at most 20: a binomial count exceeds this with a
+    """At a rate of 10 %, split over all comparisons, 80 runs raise at most 17: a binomial count exceeds this with a
     probability below 1e-3, and the union bound only makes it rarer."""
-    process = ld.DDPM((1, 2, 2), num_steps=3)
+    process = ld.FlowMatching((1, 2, 2))
     alarms = 0
-    for seed in range(200):
+    for seed in range(80):
         try:
-            ld.testing.check_process(process, samples=100, seed=seed, false_alarm_rate=0.05)
+            ld.testing.check_process(process, samples=100, seed=seed, false_alarm_rate=0.1)
         except ValueError:
             alarms += 1
-    assert alarms <= 20
+    assert alarms <= 17
 
 
 def test_bad_arguments_of_check_process():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState
 from examples import calibrate, evaluate, flops, laboratory, sample, train
-from examples.experiment import config as configuration
+from examples.experiment.building import build_denoiser, build_network, build_process
 from examples.experiment.config import (
     Config,
     DataConfig,
@@ -24,11 +25,11 @@ from examples.experiment.config import (
     OptimizationConfig,
     ProcessConfig,
     RunConfig,
-    parse,
 )
 from examples.experiment.data import loader
 from examples.experiment.pictures import read_png
-from examples.experiment.runs import Guided, find_checkpoint, load_denoiser
+from examples.experiment.program import parse
+from examples.experiment.runs import find_checkpoint, load_denoiser
 
 import lineardiffusion as ld
 import restarts
@@ -68,7 +69,7 @@ def labelled(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("labelled")
     learning = {"batch_size": 32, "learning_rate": 3e-3, "warmup": 1}
     return train.train(
-        make(folder, 40, data={"labels": True}, optimization=learning, run={"sample_every": 20, "sample_steps": 2})
+        make(folder, 40, data={"labels": True}, optimization=learning, run={"sample_every": 20, "sample_steps": 3})
     )
 
 
@@ -103,9 +104,9 @@ def test_a_wrong_value_is_named(arguments, message, capsys):
 def test_every_configuration_builds(path):
     config = parse(Config, None, ["--config", str(path)])
     shape = (config.data.channels, *((config.data.size or 8,) * 2))
-    process = configuration.build_process(config.process, shape)
+    process = build_process(config.process, shape)
     with torch.device("meta"):
-        network = configuration.build_network(config.network, shape, 10 if config.data.labels else None)
+        network = build_network(config.network, shape, 10 if config.data.labels else None)
     assert flops.schedule_average(process, lambda *a, **k: network(*a, **k, **labels(config)))[0] > 0
 
 
@@ -114,10 +115,10 @@ def labels(config: Config) -> dict[str, torch.Tensor]:
 
 
 def test_times_of_change_are_those_that_are_asked_for():
-    process = configuration.build_process(ProcessConfig(levels=3, changes=[100, 700]), (1, 8, 8))
+    process = build_process(ProcessConfig(levels=3, changes=[100, 700]), (1, 8, 8))
     assert process.shape_changes() == [100, 700]
     with pytest.raises(ValueError, match=r"process.changes: expected 2 times, got \[5\]"):
-        configuration.build_process(ProcessConfig(levels=3, changes=[5]), (1, 8, 8))
+        build_process(ProcessConfig(levels=3, changes=[5]), (1, 8, 8))
 
 
 @pytest.mark.parametrize(
@@ -128,6 +129,9 @@ def test_times_of_change_are_those_that_are_asked_for():
         {"family": "ddpm", "prediction": "clean", "schedule": "cosine"},
         {"family": "blurring"},
         {"family": "ssd", "levels": 2, "decay": 1.0},
+        {"family": "ssd", "levels": 2, "prediction": "data"},
+        {"family": "flow", "prediction": "flow"},
+        {"family": "edm", "prediction": "edm"},
     ],
     ids=lambda process: "-".join(map(str, process.values())),
 )
@@ -137,6 +141,24 @@ def test_every_family_trains_and_samples(tmp_path, process, kind):
     out = sample.sample(sample.SampleConfig(model=folder, count=3, steps=3, sampler="ancestral", progress=False))
     assert len(list((out / "images").iterdir())) == 3
     assert all(np.isfinite(losses(folder)))
+
+
+@pytest.mark.parametrize(
+    ("process", "t", "told"),
+    [
+        ({"family": "ddpm"}, 250, 249),
+        ({"family": "flow"}, 0.25, 250),
+        ({"family": "flow", "prediction": "edm"}, 1.0, 1000),
+        ({"family": "edm", "prediction": "edm"}, 0.25, 0.25 * math.log(80 * 0.25**7)),
+    ],
+)
+def test_what_the_network_is_told_of_time(process, t, told):
+    """The index of a step, thousandths of [0, 1], or a quarter of the logarithm of EDM's noise."""
+    seen = []
+    config = ProcessConfig(**process)
+    denoiser = build_denoiser(config, lambda x, time: seen.append(time) or x, build_process(config, (1, 8, 8)))
+    assert denoiser(torch.zeros(2, 1, 8, 8), t).isfinite().all()
+    np.testing.assert_allclose(seen[0], [told] * 2, rtol=1e-6)
 
 
 def test_more_batches_for_changes_of_resolution(tmp_path):
@@ -155,7 +177,7 @@ def test_a_step_at_several_resolutions(tmp_path):
     trainer = train.Trainer(config)
     batch = next(loader(trainer.images, 8, trainer.share(), 0, config.optimization.seed, 0))
     process, generator = trainer.process, keyed_generator(config.optimization.seed, "t", 0)
-    times = process.sample_timesteps(8, generator, groups=4)
+    times = ld.times.Mixed(4).sample(process, 8, generator)
     assert len({process.shape(t) for t in times.tolist()}) > 1
     each = torch.cat([trainer.losses(batch, times, torch.tensor([index])) for index in range(8)])
     assert float(trainer.backward(batch)) == pytest.approx(float(each.detach().mean()), rel=1e-5)
@@ -189,8 +211,7 @@ def test_coarse_levels_trained_before_their_own_times(tmp_path):
 def test_shares_of_the_resolutions(tmp_path):
     process = {"changes": [300, 600]}
     trainer = train.Trainer(make(tmp_path, process=process, optimization={"shares": [0.5, 0.4, 0.1]}))
-    for times, share in ((slice(0, 299), 0.5), (slice(299, 599), 0.4), (slice(599, 1000), 0.1)):
-        assert float(trainer.probabilities[times].sum()) == pytest.approx(share)
+    assert trainer.times == ld.times.Mixed(1, [0.5, 0.4, 0.1])
     with pytest.raises(ValueError, match=r"optimization.shares: expected one for each of .*, got \[1.0\]"):
         train.Trainer(make(tmp_path, process=process, optimization={"shares": [1.0]}))
 
@@ -206,7 +227,7 @@ def test_colour_images_that_are_not_square(tmp_path):
 def test_weights_of_the_original_implementation(tmp_path):
     """A .pt file with a state dict: what is sampled is what it holds; anything else in it is refused, not run."""
     torch.manual_seed(7)
-    network = configuration.build_network(NetworkConfig(settings="tiny"), (1, 8, 8), None)
+    network = build_network(NetworkConfig(settings="tiny"), (1, 8, 8), None)
     torch.save(network.state_dict(), tmp_path / "original.pt")
     weights = {"weights": tmp_path / "original.pt"}
     denoiser, config = load_denoiser(find_checkpoint(train.train(make(tmp_path / "run", 0, network=weights))))
@@ -236,10 +257,15 @@ def test_ended_in_many_ways_it_comes_to_the_same_bits():
     assert len(restarts.compare(attacks, steps=120, save_every=10)) == 3
 
 
-def test_a_run_that_was_stopped_goes_on(tmp_path):
-    train.train(make(tmp_path / "whole", 6))
-    train.train(make(tmp_path / "parts", 3))
-    train.train(make(tmp_path / "parts", 6, run={"keep": 2, "workers": 1}))
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"process": {"family": "flow", "prediction": "flow"}, "optimization": {"times": "logit-normal"}}],
+    ids=["steps", "continuous"],
+)
+def test_a_run_that_was_stopped_goes_on(tmp_path, settings):
+    train.train(make(tmp_path / "whole", 6, **settings))
+    train.train(make(tmp_path / "parts", 3, **settings))
+    train.train(make(tmp_path / "parts", 6, **settings, run={"keep": 2, "workers": 1}))
     whole, parts = (Checkpoints(tmp_path / name / "checkpoints").latest() for name in ("whole", "parts"))
     assert all(torch.equal(tensor, parts.tensors[name]) for name, tensor in whole.tensors.items())
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
@@ -288,8 +314,10 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path):
 
 def test_another_configuration_is_refused_by_field(tmp_path):
     train.train(make(tmp_path, 2))
-    other = make(tmp_path, 4, process={"levels": 2}, optimization={"learning_rate": 1.0})
-    with pytest.raises(ValueError, match=r"(?s)process.levels: 3 there, 2 here.*learning_rate: 0.0001 there, 1.0 here"):
+    process = {"levels": 2, "prediction": "data"}
+    other = make(tmp_path, 4, process=process, optimization={"learning_rate": 1.0})
+    message = "process.prediction: 'clean' there, 'data' here.*levels: 3 there, 2 here.*rate: 0.0001 there, 1.0 here"
+    with pytest.raises(ValueError, match=f"(?s){message}"):
         train.train(other)
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["process"]["levels"] == 3
 
@@ -420,7 +448,7 @@ def test_tensorboard_gets_losses_and_pictures(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    folder = train.train(make(tmp_path, 4, run={"tracker": "tensorboard", "sample_every": 2, "sample_steps": 2}))
+    folder = train.train(make(tmp_path, 4, run={"tracker": "tensorboard", "sample_every": 2, "sample_steps": 3}))
     (events,) = [EventAccumulator(str(p.parent)) for p in folder.glob("lineardiffusion/events*")]
     events.Reload()
     assert [round(event.value, 4) for event in events.Scalars("loss")] == [round(loss, 4) for loss in losses(folder)]
@@ -463,7 +491,7 @@ def test_an_image_is_the_same_file_whatever_else_is_drawn_and_where(labelled, tm
 
 
 def test_sampling_goes_on_where_it_stopped(labelled, tmp_path):
-    settings = sample.SampleConfig(model=labelled, count=6, steps=2, folder=tmp_path, progress=False)
+    settings = sample.SampleConfig(model=labelled, count=6, steps=3, folder=tmp_path, progress=False)
     reference = images_of(sample.sample(settings))
     (tmp_path / "images" / "00000003.png").unlink()
     kept = (tmp_path / "images" / "00000000.png").stat().st_mtime_ns
@@ -475,7 +503,7 @@ def test_sampling_goes_on_where_it_stopped(labelled, tmp_path):
 
 
 def test_one_array_instead_of_files(labelled, tmp_path):
-    settings = {"model": labelled, "count": 5, "steps": 2, "progress": False}
+    settings = {"model": labelled, "count": 5, "steps": 3, "progress": False}
     files = images_of(sample.sample(sample.SampleConfig(folder=tmp_path / "png", **settings)))
     packed = sample.sample(sample.SampleConfig(folder=tmp_path / "npz", output="npz", **settings))
     array = np.load(packed / "samples.npz")["images"]
@@ -490,7 +518,7 @@ def test_one_array_instead_of_files(labelled, tmp_path):
 
 def test_labels_and_guidance(labelled, tmp_path):
     def drawn(name: str, **settings: object) -> dict[str, bytes]:
-        options = {"model": labelled, "count": 2, "steps": 2, "progress": False, **settings}
+        options = {"model": labelled, "count": 2, "steps": 3, "progress": False, **settings}
         return images_of(sample.sample(sample.SampleConfig(folder=tmp_path / name, **options)))
 
     assert drawn("three", label="3") != drawn("seven", label="7")
@@ -500,10 +528,12 @@ def test_labels_and_guidance(labelled, tmp_path):
 
 def test_calibrated_and_corrected(labelled, tmp_path, capsys):
     """Measured, kept with the step, drawn with; refused for other weights."""
-    config = calibrate.CalibrateConfig(labelled, DataConfig(channels=1), limit=50, output=tmp_path / "r.safetensors")
+    config = calibrate.CalibrateConfig(
+        labelled, DataConfig(channels=1), steps=4, limit=50, output=tmp_path / "r.safetensors"
+    )
     path = calibrate.calibrate(config)
     assert "2×2 → 4×4" in capsys.readouterr().out
-    settings = {"model": labelled, "count": 2, "steps": 3, "progress": False}
+    settings = {"model": labelled, "count": 2, "steps": 4, "progress": False}
     plain = images_of(sample.sample(sample.SampleConfig(folder=tmp_path / "plain", **settings)))
     corrected = sample.sample(sample.SampleConfig(folder=tmp_path / "corrected", residual=path, **settings))
     assert images_of(corrected) != plain
@@ -511,18 +541,6 @@ def test_calibrated_and_corrected(labelled, tmp_path, capsys):
         sample.sample(sample.SampleConfig(folder=tmp_path / "last", residual=path, weights="last", **settings))
     with pytest.raises(ValueError, match="data: expected images of shape"):
         calibrate.calibrate(dataclasses.replace(config, data=DataConfig(channels=3)))
-
-
-def test_guidance_is_the_formula():
-    def network(x, t, y):
-        return x * (1 + y[:, None])
-
-    network.num_classes = 11
-    x, y = torch.ones(2, 1), torch.tensor([3, 5])
-    for scale in (0.0, 1.0, 2.5):
-        none, conditional = torch.full((2, 1), 11.0), torch.tensor([[4.0], [6.0]])
-        found = Guided(network, scale)(x, torch.zeros(2), y=y)
-        torch.testing.assert_close(found, none + scale * (conditional - none))
 
 
 def test_a_model_without_labels_refuses_them(tmp_path):
@@ -568,7 +586,7 @@ def test_flops_are_those_of_the_paper(size, levels, capsys, monkeypatch):
 
 
 def test_evaluation_of_samples_and_of_real_images(labelled, tmp_path):
-    out = sample.sample(sample.SampleConfig(model=labelled, count=12, steps=2, folder=tmp_path / "s", progress=False))
+    out = sample.sample(sample.SampleConfig(model=labelled, count=12, steps=3, folder=tmp_path / "s", progress=False))
     settings = {"data": DataConfig(channels=1), "cache": tmp_path / "cache"}
     found = evaluate.evaluate(evaluate.EvaluateConfig(out, **settings))
     assert found["samples"] == 12
@@ -582,7 +600,7 @@ def test_evaluation_of_samples_and_of_real_images(labelled, tmp_path):
 
 def test_evaluation_without_the_weights_downloads_nothing(labelled, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    out = sample.sample(sample.SampleConfig(model=labelled, count=2, steps=2, folder=tmp_path / "s", progress=False))
+    out = sample.sample(sample.SampleConfig(model=labelled, count=2, steps=3, folder=tmp_path / "s", progress=False))
     with pytest.raises(ValueError, match=r"inception: expected the weights .* they are not downloaded"):
         evaluate.evaluate(evaluate.EvaluateConfig(out, DataConfig(channels=1), metrics=["fid"]))
 
@@ -592,7 +610,7 @@ def test_ld_is_what_trains(labelled):
     denoiser, config = load_denoiser(find_checkpoint(labelled))
     assert isinstance(denoiser.process, ld.ScaleSpaceDiffusion)
     assert config.data.labels
-    x = ld.DDIMSampler(denoiser, steps=2)(2, seeds=[0, 1], progress=False, y=torch.tensor([1, 2]))
+    x = ld.DDIMSampler(denoiser, steps=3)(2, seeds=[0, 1], progress=False, y=torch.tensor([1, 2]))
     assert x.shape == (2, 1, 8, 8)
 
 

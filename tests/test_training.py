@@ -130,6 +130,38 @@ def test_bad_names_and_shapes_are_named(model):
         training.restore_optimizer({"9.weight/exp_avg": torch.zeros(1)}, torch.optim.AdamW(model.parameters()), model)
 
 
+def test_the_tensors_of_a_denoiser_go_into_no_other(tmp_path):
+    """Which it is goes through the file with its weights; of "noise" and "clean" even the lengths are equal."""
+
+    def denoiser(prediction: str, num_steps: int = 10) -> ld.Denoiser:
+        torch.manual_seed(len(prediction))
+        process = ld.DDPM((1, 8), num_steps=num_steps)
+        return ld.Denoiser(lambda_network(), process, prediction)
+
+    def lambda_network() -> torch.nn.Module:
+        network = torch.nn.Linear(8, 8)
+        forward = network.forward
+        network.forward = lambda x, index: forward(x)
+        return network
+
+    written = denoiser("clean")
+    write_checkpoint(tmp_path / "c.safetensors", training.state_tensors(written.state_dict()), {})
+    tensors = read_checkpoint(tmp_path / "c.safetensors").tensors
+    same = denoiser("clean")
+    with torch.no_grad():
+        same.network.weight.zero_()
+    training.restore_tensors(tensors, same.state_dict(), "model")
+    assert torch.equal(same.network.weight, written.network.weight)
+    for other, message in (
+        (denoiser("noise"), 'prediction: expected "noise", got "clean"'),
+        (denoiser("clean", 20), "process: expected .*20.*, got .*10"),
+    ):
+        before = other.network.weight.clone()
+        with pytest.raises(ValueError, match=f"model: weights of another denoiser: {message}"):
+            training.restore_tensors(tensors, other.state_dict(), "model")
+        assert torch.equal(other.network.weight, before)
+
+
 # ---------------------------------------------------------------------- files
 
 

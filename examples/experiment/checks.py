@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _AT_LEAST = {
     "data.max_corrupt": 0, "process.levels": 1, "process.num_steps": 1, "optimization.batch_size": 1,
     "optimization.warmup": 0, "optimization.groups": 1, "run.steps": 0, "run.save_every": 1, "run.keep": 1,
-    "run.log_every": 1, "run.sample_every": 0, "run.sample_steps": 1, "run.accumulate": 1, "run.workers": 0,
+    "run.log_every": 1, "run.sample_every": 0, "run.accumulate": 1, "run.workers": 0,
 }  # fmt: skip
 _POSITIVE = (
     "optimization.learning_rate", "optimization.clip_norm", "process.decay", "process.blur_sigma_max",
@@ -49,11 +49,11 @@ def check_settings(config: Config) -> None:
 
 
 def _check_process(config: Config) -> None:
-    process, run = config.process, config.run
-    if process.family == "ssd" and process.levels > 1 and process.prediction != "clean":
+    process, steps = config.process, config.sample_steps
+    if process.family == "ssd" and process.levels > 1 and process.prediction not in ("clean", "data"):
         raise ValueError(
-            f"process.prediction: expected clean with process.family = ssd and process.levels = {process.levels}, got "
-            f"{process.prediction}, which says nothing of the detail that a finer level adds"
+            f"process.prediction: expected clean or data with process.family = ssd and process.levels = "
+            f"{process.levels}, got {process.prediction}, which says nothing of the detail that a finer level adds"
         )
     if process.changes is not None:
         changes = process.changes
@@ -69,10 +69,8 @@ def _check_process(config: Config) -> None:
                 f"process.changes: expected ascending times from 1 to process.num_steps = {process.num_steps}, got "
                 f"{changes}"
             )
-    if run.sample_every and run.sample_steps > process.num_steps:
-        raise ValueError(
-            f"run.sample_steps: expected at most process.num_steps = {process.num_steps}, got {run.sample_steps}"
-        )
+    if steps < 1:
+        raise ValueError(f"run.sample_steps: expected at least 1, got {steps}")
 
 
 def _check_times(config: Config) -> None:
@@ -81,6 +79,10 @@ def _check_times(config: Config) -> None:
     resolutions = process.levels if process.family == "ssd" else 1
     changing = f"process.family = {process.family} and process.levels = {process.levels}"
     fraction, shares, starts = options.shape_change_fraction, options.shares, options.coarse_from
+    if options.times != "uniform":
+        if resolutions > 1:
+            raise ValueError(f"optimization.times: expected uniform with {changing}, got {options.times}")
+        _check_without(config, "times", ("groups", 1), ("shares", None))
     if fraction is not None:
         if not 0 < fraction < 1:
             raise ValueError(f"optimization.shape_change_fraction: expected a number in (0, 1), got {fraction}")
@@ -89,16 +91,21 @@ def _check_times(config: Config) -> None:
                 f"optimization.shape_change_fraction: expected none with {changing}, where the resolution never "
                 f"changes, got {fraction}"
             )
-        for name, without in (("groups", 1), ("shares", None)):
-            if getattr(options, name) != without:
-                raise ValueError(
-                    f"optimization.{name}: expected {without} with optimization.shape_change_fraction = {fraction}, "
-                    f"got {getattr(options, name)}"
-                )
+        _check_without(config, "shape_change_fraction", ("groups", 1), ("shares", None))
     if shares is not None and not (all(0 <= share < math.inf for share in shares) and sum(shares) > 0):
         raise ValueError(f"optimization.shares: expected numbers from 0 on, not all of them 0, got {shares}")
     if starts is not None and resolutions == 1:
         raise ValueError(f"optimization.coarse_from: expected none with {changing}, got {starts}")
+
+
+def _check_without(config: Config, name: str, *others: tuple[str, object]) -> None:
+    """That, beside one setting of the optimization, others are as they are where they do nothing."""
+    for other, without in others:
+        if (value := config[f"optimization.{other}"]) != without:
+            raise ValueError(
+                f"optimization.{other}: expected {without} with optimization.{name} = "
+                f"{config[f'optimization.{name}']}, got {value}"
+            )
 
 
 def _check_resume_with(config: Config) -> None:

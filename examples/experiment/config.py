@@ -6,29 +6,17 @@ given in a file (`--config run.yaml`) and overridden on the command line (`--pro
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import errno
 import json
-import os
-import signal
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import torch
 import yaml
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, get_loader, set_loader
-from torch import Tensor
 
 import lineardiffusion as ld
 from examples.experiment.checks import check_settings
-from examples.flexi_unet import SETTINGS, FlexiUNet, FullUNet, ResizedFlexiUNet
-from lineardiffusion.training import CheckpointError, whole_file
-
-T = TypeVar("T")
+from lineardiffusion.training import whole_file
 
 COMPARED_BY_CONTENT = {
     "data.source", "data.split", "data.size", "data.channels", "data.max_corrupt", "network.weights",
@@ -42,6 +30,9 @@ WEIGHTINGS = {
     "inverse-snr": ld.InverseSNR(),
     "truncated-snr": ld.TruncatedSNR(),
     "uniform": ld.Uniform(),
+    "velocity": ld.Velocity(),
+    "flow": ld.Flow(),
+    "edm": ld.losses.EDM(),
 }
 
 
@@ -79,21 +70,22 @@ class ProcessConfig:
     """The diffusion process.
 
     Args:
-        family: DDPM, Blurring Diffusion or Scale Space Diffusion (ssd).
-        prediction: what the network predicts; ssd knows "clean" alone.
+        family: DDPM, Blurring Diffusion, Scale Space Diffusion (ssd), flow matching or EDM.
+        prediction: what the network predicts, such as "flow" of flow matching and "edm" of EDM, its preconditioned
+            network; with several levels ssd knows "clean" and "data" alone, and flow matching no "noise".
         levels: resolutions of ssd.
         decay: the power p of ssd's resolution schedule convex_decay(p).
         changes: the first t of each lower resolution of ssd instead, such as the shape_changes() of a process with
             ld.snr_matched(spectrum); one fewer than levels.
         mode: how ssd's levels resample: "bilinear" as in the paper, or "haar" for orthonormal levels, whose coarse
             states lose nothing of what finer ones show at their resolution (see docs/laboratory.md).
-        num_steps: T.
+        num_steps: T of ddpm, blurring and ssd; the time of flow and edm is in [0, 1].
         schedule: the noise schedule of ddpm and ssd (Blurring Diffusion has its own).
         blur_sigma_max: greatest blur of Blurring Diffusion, in pixels.
     """
 
-    family: Literal["ddpm", "blurring", "ssd"] = "ssd"
-    prediction: Literal["clean", "noise", "velocity"] = "clean"
+    family: Literal["ddpm", "blurring", "ssd", "flow", "edm"] = "ssd"
+    prediction: Literal["clean", "data", "noise", "velocity", "flow", "edm"] = "clean"
     levels: int = 3
     decay: float = 0.5
     changes: list[int] | None = None
@@ -133,7 +125,10 @@ class OptimizationConfig:
         warmup: steps in which the learning rate grows linearly to its value.
         ema_decay: of the average of the weights, from which samples are drawn.
         clip_norm: greatest norm of the gradient.
-        weighting: weight of the loss at a signal-to-noise ratio.
+        weighting: weight of the loss at a signal-to-noise ratio. What is usual for a prediction is "snr" for noise,
+            "velocity", "flow" and "edm" for those.
+        times: how t is drawn: "uniform"; "logit-normal", as is usual for flow matching; or with a "log-normal" noise
+            level, as for EDM. The last two are for processes of one resolution.
         shape_change_fraction: probability that a batch is for a change of resolution, in place of 1/T for each of them.
         shape_change_weights: weight losses so that this fraction leaves the objective as it is.
         groups: equal groups of a batch for each of which times are drawn. With 1 a batch is at one resolution, as in
@@ -152,7 +147,10 @@ class OptimizationConfig:
     warmup: int = 500
     ema_decay: float = 0.9999
     clip_norm: float = 1.0
-    weighting: Literal["min-snr", "max-snr", "snr", "inverse-snr", "truncated-snr", "uniform"] = "min-snr"
+    weighting: Literal[
+        "min-snr", "max-snr", "snr", "inverse-snr", "truncated-snr", "uniform", "velocity", "flow", "edm"
+    ] = "min-snr"
+    times: Literal["uniform", "logit-normal", "log-normal"] = "uniform"
     shape_change_fraction: float | None = None
     shape_change_weights: bool = True
     groups: int = 1
@@ -178,7 +176,7 @@ class RunConfig:
         keep: checkpoints to keep.
         log_every: steps between records in history.jsonl.
         sample_every: steps between grids of samples; 0 for none.
-        sample_steps: sampling steps for these grids.
+        sample_steps: sampling steps for these grids; 50 by default, or process.num_steps where that is less.
         accumulate: parts into which each process splits its batch, to save memory.
         workers: processes that read images, for each training process.
         timeout_minutes: after which a run of several processes ends that does not come on, naming those that hold it
@@ -197,7 +195,7 @@ class RunConfig:
     keep: int = 3
     log_every: int = 10
     sample_every: int = 1000
-    sample_steps: int = 50
+    sample_steps: int | None = None
     accumulate: int = 1
     workers: int = 0
     timeout_minutes: float = 30.0
@@ -223,6 +221,11 @@ class Config:
     def __getitem__(self, name: str) -> Any:
         section, _, entry = name.partition(".")
         return getattr(getattr(self, section), entry)
+
+    @property
+    def sample_steps(self) -> int:
+        """Sampling steps for the grids of samples."""
+        return min(50, self.process.num_steps) if self.run.sample_steps is None else self.run.sample_steps
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """As JSON and YAML hold it."""
@@ -285,154 +288,3 @@ class Config:
                 f"another run.folder:\n" + "\n".join(listed)
             )
         return differing
-
-
-def build_process(config: ProcessConfig, shape: tuple[int, int, int]) -> ld.LinearDiffusion:
-    """The process of a configuration for images of a shape."""
-    if config.family == "ddpm":
-        return ld.DDPM(shape, config.num_steps, config.schedule)
-    if config.family == "blurring":
-        return ld.BlurringDiffusion(shape, config.num_steps, config.blur_sigma_max)
-    if config.changes is not None and len(config.changes) != config.levels - 1:
-        raise ValueError(f"process.changes: expected {config.levels - 1} times, got {config.changes}")
-    schedule = ld.convex_decay(config.decay) if config.changes is None else ld.changes_at(config.changes)
-    return ld.ScaleSpaceDiffusion(shape, config.levels, config.num_steps, config.schedule, schedule, config.mode)
-
-
-def earlier_processes(
-    config: ProcessConfig, process: ld.LinearDiffusion, starts: list[int] | None
-) -> list[ld.LinearDiffusion]:
-    """For each lower resolution that starts earlier than in this process, a process like it in which it does.
-
-    Raises:
-        ValueError: starts that do not fit the changes of resolution.
-    """
-    if starts is None:
-        return []
-    changes = process.shape_changes()
-    if len(starts) != len(changes) or not all(1 <= start <= t for start, t in zip(starts, changes, strict=True)):
-        raise ValueError(
-            f"optimization.coarse_from: expected times up to the changes of resolution, {changes}, got {starts}"
-        )
-    return [
-        build_process(dataclasses.replace(config, changes=[start] * level + changes[level:]), process.shape(0))
-        for level, start in enumerate(starts, start=1)
-        if start < changes[level - 1]
-    ]
-
-
-def time_probabilities(process: ld.LinearDiffusion, shares: list[float]) -> Tensor:
-    """Of t = 1, …, T, such that each resolution of x_t has its share.
-
-    Raises:
-        ValueError: shares that do not fit the resolutions.
-    """
-    shapes = [process.shape(t) for t in range(1, process.num_steps + 1)]
-    levels = list(dict.fromkeys(shapes))
-    if len(shares) != len(levels):
-        raise ValueError(f"optimization.shares: expected one for each of {levels}, got {shares}")
-    of = {shape: share / shapes.count(shape) for shape, share in zip(levels, shares, strict=True)}
-    return torch.tensor([of[shape] for shape in shapes], dtype=torch.float64)
-
-
-def build_network(config: NetworkConfig, shape: tuple[int, int, int], num_classes: int | None) -> torch.nn.Module:
-    """The network of a configuration for images of a shape; one more class stands for "no label".
-
-    Raises:
-        ValueError: overrides that the network does not take.
-    """
-    arguments = {**SETTINGS[config.settings], **config.overrides}
-    classes = None if num_classes is None else num_classes + 1
-    kind = {"flexi": FlexiUNet, "resized": ResizedFlexiUNet, "full": FullUNet}[config.kind]
-    try:
-        return kind(shape[1:], in_channels=shape[0], out_channels=shape[0], num_classes=classes, **arguments)
-    except TypeError as error:
-        raise ValueError(f"network.overrides: {error}") from error
-
-
-ADVICE = {
-    errno.ENOSPC: "free some space, or choose a folder on another disk",
-    errno.EDQUOT: "free some space, or choose a folder on another disk",
-    errno.EACCES: "choose another folder, or have its permissions changed",
-    errno.EPERM: "choose another folder, or have its permissions changed",
-    errno.EROFS: "choose a folder on a disk that can be written to",
-    errno.ENOENT: "check the name",
-    errno.ENOTDIR: "check the name",
-    errno.EISDIR: "check the name",
-}
-"""What to do about errors of the system."""
-
-
-class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):  # type: ignore[misc]
-    """Descriptions with their lines as they are."""
-
-
-def run_program(
-    kind: type[T], description: str | None, work: Callable[[T], object], arguments: list[str] | None
-) -> None:
-    """Do the work of a program and print what comes of it; an error that is the user's ends it with the message.
-
-    Arguments:
-        kind, description, arguments: as `parse`.
-        work: from the configuration to what is printed, or None.
-    """
-    config = parse(kind, description, arguments)
-    try:
-        result = work(config)
-        if result is not None:
-            print(result)
-    except (ValueError, FloatingPointError, CheckpointError, OSError) as error:
-        cause = error if isinstance(error, OSError) else error.__cause__
-        advice = ADVICE.get(getattr(cause, "errno", None))
-        sys.exit(f"{Path(sys.argv[0]).name}: {error}" + (f"; {advice}" if advice else ""))
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
-    finally:
-        _flush()
-
-
-def _flush() -> None:
-    """Write what is left to say. Where nobody reads it any more, the interpreter would end with a status of its own."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            if stream is not None:
-                stream.flush()
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def parse(kind: type[T], description: str | None, arguments: list[str] | None = None) -> T:
-    """An object of a dataclass from the command line and the YAML files named there; a wrong value ends the program.
-
-    Arguments:
-        kind: the dataclass, whose docstring explains its fields.
-        description: of the program.
-        arguments: of the command line; those of this process by default.
-    """
-    set_loader("yaml without aliases", _load_yaml, exceptions=(yaml.YAMLError,))
-    parser = ArgumentParser(
-        description=description,
-        formatter_class=_Help,
-        usage="%(prog)s [--config FILE] [--FIELD VALUE …]",
-        parser_mode="yaml without aliases",
-    )
-    parser.add_argument("--config", action="config", help="a YAML file with any of the fields below")
-    parser.add_class_arguments(kind)
-    try:
-        parsed = parser.instantiate(parser.parse_args(arguments))
-        del parsed["config"]
-        return kind(**vars(parsed))
-    except UnicodeDecodeError as error:
-        sys.exit(f"{parser.prog}: config: expected a file of UTF-8 text ({error})")
-    except ValueError as error:
-        sys.exit(f"{parser.prog}: {error}")
-
-
-def _load_yaml(text: str) -> Any:
-    """YAML of bounded size: with aliases a few lines may stand for more than any memory holds."""
-    try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
-            raise yaml.YAMLError("aliases (*name) are not read; write the value out")
-        return get_loader("yaml")(text)
-    except RecursionError:
-        raise yaml.YAMLError("it is nested too deeply") from None

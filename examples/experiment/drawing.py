@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 import lineardiffusion as ld
+from lineardiffusion.samplers import Sampler
 from lineardiffusion.training import keyed_generator
 
-Sampler = ld.AncestralSampler | ld.DDIMSampler
+GridName = Literal["uniform", "trailing", "leading", "karras", "log_snr"]
+
+
+def lay_out(process: ld.LinearDiffusion, steps: int | None, grid: GridName) -> list[float]:
+    """The times of a number of steps on a grid, or all T of them, without the final 0.
+
+    Raises:
+        ValueError: a number or a grid that does not fit the process.
+    """
+    if steps is None:
+        if grid != "uniform":
+            raise ValueError(f"grid: expected uniform for all steps, got {grid}; --steps says how many there are")
+        if process.num_steps is None:
+            raise ValueError("steps: expected a number of steps, since the time of this model is continuous; got none")
+        steps = process.num_steps
+    try:
+        return getattr(ld.grids, grid)(steps).times(process)
+    except ValueError as error:
+        told = str(error)
+        raise ValueError(f"steps: {told[3:]}" if told.startswith("n: ") else f"grid: {told}") from error
 
 
 @dataclass
@@ -45,7 +65,7 @@ class Drawing:
             raise FloatingPointError(f"image {first} is not finite: the model has diverged or the precision is too low")
         return images
 
-    def states(self, index: int) -> list[tuple[int, Tensor, Tensor]]:
+    def states(self, index: int) -> list[tuple[float, Tensor, Tensor]]:
         """How an image came about, as `Sampler.trajectory` yields it."""
         return list(self.sampler.trajectory(1, progress=False, **self._known([index])))
 

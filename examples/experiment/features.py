@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from lineardiffusion.lab.frames import bures
+from lineardiffusion.lab.matrices import bures
 from lineardiffusion.training import (
     CheckpointError,
     keyed_generator,

@@ -50,7 +50,7 @@ def grid(images: Tensor, columns: int | None = None) -> np.ndarray:
     return to_bytes(F.interpolate(tiled, scale_factor=factor, mode="nearest"))[0]
 
 
-def strip(states: Sequence[tuple[int, Tensor, Tensor]], columns: int = 12) -> np.ndarray:
+def strip(states: Sequence[tuple[float, Tensor, Tensor]], columns: int = 12) -> np.ndarray:
     """States x_t (above, scaled to their range) and estimates (below) of one sample, from noise to image, at the size
     of the image; every resolution is among them. As `Sampler.trajectory` yields them; (H', W', C) uint8."""
     size = states[-1][1].shape[-2:]

@@ -3,37 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.torch_version import TorchVersion
 
 import lineardiffusion as ld
-from examples.experiment.config import Config, build_network, build_process
+from examples.experiment.building import build_denoiser, build_network, build_process
+from examples.experiment.config import Config
 from lineardiffusion.training import Checkpoint, Checkpoints, read_checkpoint, restore_tensors
-
-
-class Guided(nn.Module):
-    """Classifier-free guidance (Ho & Salimans, 2022, https://arxiv.org/abs/2207.12598): the prediction without a label,
-    and w times what the label changes about it.
-
-    Arguments:
-        network: knows the labels 0 … C − 1, and C for none.
-        scale: w; 1 is the plain conditional prediction, 0 the unconditional one.
-    """
-
-    def __init__(self, network: nn.Module, scale: float) -> None:
-        super().__init__()
-        self.network, self.scale = network, scale
-
-    def forward(self, x_t: Tensor, t_index: Tensor, *, y: Tensor, **kwargs: Any) -> Tensor:
-        if self.scale == 1:
-            return self.network(x_t, t_index, y=y, **kwargs)
-        none = torch.full_like(y, self.network.num_classes - 1)
-        both = self.network(torch.cat([x_t, x_t]), t_index.repeat(2), y=torch.cat([none, y]), **kwargs)
-        unconditional, conditional = both.chunk(2)
-        return unconditional + self.scale * (conditional - unconditional)
 
 
 def class_number(label: str, names: list[str]) -> int:
@@ -56,6 +34,19 @@ def class_number(label: str, names: list[str]) -> int:
         choices = " or ".join(f"{key} (the class {names[known[key]]!r})" for key in readings)
         raise ValueError(f"label: {label!r} may be a name or a number where the classes are {names}; say {choices}")
     return known[readings[0]]
+
+
+def choose_classes(label: str | None, names: list[str] | None) -> list[int] | None:
+    """The numbers of the classes that the images have by turns; None for a model without classes.
+
+    Raises:
+        ValueError: a class the model does not know, or one that may be either of two.
+    """
+    if names is None:
+        if label is not None:
+            raise ValueError(f"label: expected none for a model without labels, got {label}")
+        return None
+    return list(range(len(names))) if label is None else [class_number(label, names)]
 
 
 def find_checkpoint(path: Path) -> Checkpoint:
@@ -100,7 +91,7 @@ def load_denoiser(checkpoint: Checkpoint, averaged: bool = True) -> tuple[ld.Den
     weights = checkpoint.section("ema" if averaged else "model")
     restore_tensors(weights, network.state_dict(), f"{checkpoint.path}: weights")
     process = build_process(config.process, shape)
-    return ld.Denoiser(network.eval(), process, config.process.prediction), config
+    return build_denoiser(config.process, network.eval(), process), config
 
 
 def load_reference_weights(path: Path) -> dict[str, Tensor]:

@@ -1,9 +1,24 @@
-r"""Diffusion models whose forward process is any linear degradation plus Gaussian noise.
+r"""Diffusion models whose forward process is any linear degradation plus Gaussian noise, at times t in [0, T]:
 
-    x_t = M_{1:t} x_0 + σ_t ε
+    x_t = a_t R_t x_0 + σ_t ε
 
-Operators M, processes built from them, denoisers, losses and samplers. Start with `ScaleSpaceDiffusion`, `Denoiser`,
-`denoising_loss` and `AncestralSampler`; subclass `LinearOperator` for a degradation of your own.
+A path R_t (`ld.paths`: nothing, a blur, lower resolutions, gains in a basis, a chain of operators) and a schedule a_t,
+σ_t (`ld.schedules`: DDPM's, cosine, flow, EDM, VP, VE, a table) are a process, which has all its distributions. A network
+and what it returns (`ld.Denoiser`) estimate the clean image c_t = R_t x_0; a sampler goes from x_T to x_0 on a grid of
+times (`ld.grids`), to first order or a higher one.
+
+    >>> import torch, lineardiffusion as ld
+    >>> path = ld.paths.pyramid((1, 8, 8), levels=2)  # half the size where little is left but noise
+    >>> process = ld.LinearDiffusion(path, ld.schedules.linear(1000))
+    >>> denoiser = ld.Denoiser(lambda x_t, index, size: x_t.new_zeros(len(x_t), 1, *size), process)
+    >>> images = torch.rand(16, 1, 8, 8) * 2 - 1
+    >>> ld.denoising_loss(denoiser, images, process.sample_timesteps(16)).shape  # its mean is what to minimise
+    torch.Size([16])
+    >>> ld.DDIMSampler(denoiser, steps=10, order=2)(4, seeds=range(4), progress=False).shape
+    torch.Size([4, 1, 8, 8])
+
+Systems of the literature are one line: this process is `ScaleSpaceDiffusion((1, 8, 8), levels=2)`; others are `DDPM`,
+`BlurringDiffusion`, `FlowMatching` and `EDM`. A degradation of your own is a `LinearOperator` with an `apply`.
 """
 
 from lineardiffusion import lab as lab
@@ -71,12 +86,9 @@ from lineardiffusion.samplers import HeunSampler as HeunSampler
 from lineardiffusion.samplers import SharedNoiseSampler as SharedNoiseSampler
 from lineardiffusion.schedules import changes_at as changes_at
 from lineardiffusion.schedules import convex_decay as convex_decay
-from lineardiffusion.schedules import cosine_log_snr_schedule as cosine_log_snr_schedule
-from lineardiffusion.schedules import cosine_schedule as cosine_schedule
 from lineardiffusion.schedules import equal_levels as equal_levels
 from lineardiffusion.schedules import grids as grids
 from lineardiffusion.schedules import information_matched as information_matched
-from lineardiffusion.schedules import linear_schedule as linear_schedule
 from lineardiffusion.schedules import sigmoid_like as sigmoid_like
 from lineardiffusion.schedules import snr_matched as snr_matched
 from lineardiffusion.schedules import tanh_like as tanh_like

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from numbers import Real
 from typing import SupportsIndex, overload
 
@@ -32,7 +33,7 @@ def check_event(x: Tensor, event: Shape, name: str) -> None:
     """Raise unless `x` has shape (*batch, *event) and holds real floating-point numbers."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
-    if x.ndim < len(event) or tuple(x.shape[x.ndim - len(event) :]) != event:
+    if x.shape[-len(event) :] != event:
         raise ValueError(f"{name}: expected shape (*batch, {', '.join(map(str, event))}), got {tuple(x.shape)}")
     check_real(x, name)
 
@@ -121,11 +122,20 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype.is_floating_point and dtype.itemsize < 4 else dtype
 
 
+def in_dtype(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x.to(dtype), without the microsecond that this takes to do nothing."""
+    return x if x.dtype == dtype else x.to(dtype)
+
+
+_AS_IT_IS = nullcontext()
+_has_autocast = cache(torch.amp.is_autocast_available)
+
+
 def full_precision(x: Tensor) -> AbstractContextManager[object]:
     """Arithmetic in the dtype of x, in a caller's `torch.autocast` too, which is meant for networks."""
     device = x.device.type
-    active = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return torch.autocast(device, enabled=False) if active else nullcontext()
+    active = _has_autocast(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if active else _AS_IT_IS
 
 
 def draw_noise(like: Tensor, noise: Tensor | None, generator: torch.Generator | None) -> Tensor:
@@ -140,7 +150,8 @@ def draw_noise(like: Tensor, noise: Tensor | None, generator: torch.Generator | 
         check_real(noise, "noise")
         return noise.to(like)
     device = like.device if generator is None else generator.device
-    return torch.randn(like.shape, generator=generator, dtype=torch.float32, device=device).to(like)
+    drawn = torch.randn(like.shape, generator=generator, dtype=torch.float32, device=device)
+    return drawn if drawn.dtype == like.dtype and drawn.device == like.device else drawn.to(like)
 
 
 @overload

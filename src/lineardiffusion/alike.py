@@ -63,7 +63,7 @@ def group_by_shape(process: LinearDiffusion, t: Tensor) -> list[Tensor]:
     Raises:
         ValueError: times that are not (B,), or outside (0, T].
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> p = ld.ScaleSpaceDiffusion((1, 32, 32), levels=2)
         >>> ld.times.group_by_shape(p, torch.tensor([5, 900, 6, 751]))

@@ -8,6 +8,9 @@ from typing import Any, Generic, TypeVar
 
 Value = TypeVar("Value")
 
+# Of every value, beside what its size says: the objects that it is made of, about.
+_OBJECTS = 2**13
+
 
 class BoundedCache(Generic[Value]):
     """Values by key, the least recently used of which are dropped beyond a number of bytes; one is always kept.
@@ -16,7 +19,7 @@ class BoundedCache(Generic[Value]):
 
     Arguments:
         limit: in bytes.
-        size: bytes of a value, as far as they count.
+        size: bytes of the numbers of a value, as far as they count; 8 KiB are added for its objects.
     """
 
     def __init__(self, limit: int, size: Callable[[Value], int]) -> None:
@@ -24,13 +27,21 @@ class BoundedCache(Generic[Value]):
         self._values: OrderedDict[Hashable, tuple[Value, int]] = OrderedDict()
         self._bytes = 0
 
+    def find(self, key: Hashable) -> Value | None:
+        """The value of a key, if there is one."""
+        entry = self._values.get(key)
+        if entry is None:
+            return None
+        self._values.move_to_end(key)
+        return entry[0]
+
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
         """The value of a key, made where there is none."""
-        if key in self._values:
-            self._values.move_to_end(key)
-            return self._values[key][0]
+        known = self.find(key)
+        if known is not None:
+            return known
         value = make()
-        size = self._size(value)
+        size = _OBJECTS + self._size(value)
         self._values[key] = value, size
         self._bytes += size
         while self._bytes > self.limit and len(self._values) > 1:

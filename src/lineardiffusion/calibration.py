@@ -62,13 +62,13 @@ def calibrate(
     Raises:
         ValueError: images of a wrong shape, no step to measure, an empty clip range, or a negative rank.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> p = ld.ScaleSpaceDiffusion((1, 8, 8), levels=2, num_steps=100)
         >>> d = ld.Denoiser(lambda x, t_index, size: x.new_zeros(len(x), 1, *size), p)
-        >>> residual = ld.calibrate(d, torch.rand(16, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+        >>> residual = ld.calibrate(d, torch.rand(16, 1, 8, 8), 10, generator=torch.Generator().manual_seed(0))
         >>> {pair: tuple(spectrum.shape) for pair, spectrum in residual.spectra.items()}
-        {(76, 75): (1, 8, 8)}
+        {(76, 67): (1, 8, 8)}
         >>> sampler = ld.AncestralSampler(d, steps=10, residual=residual)
     """
     process = denoiser.process

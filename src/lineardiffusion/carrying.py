@@ -79,7 +79,7 @@ class Carrier:
         return carried[order.argsort().to(clean.device)]
 
     def _kept(self, r: float, s: float) -> _Map:
-        return self._maps.get((r, s), lambda: self._map(r, s))
+        return self._maps.find((r, s)) or self._maps.get((r, s), lambda: self._map(r, s))
 
     def _map(self, r: float, s: float) -> _Map:
         operator = self.process.degradation(min(r, s), max(r, s))

@@ -1,6 +1,6 @@
 r"""Objects that are what they were made with: equal, printed, written to JSON and made again by their arguments.
 
-Example:
+Examples:
     >>> from lineardiffusion.config import Configured, configured, from_config
     >>> @configured("Blur")
     ... class Blur(Configured):
@@ -50,8 +50,10 @@ class Configured:
             TypeError: an argument that is a function, a module or an operator, or a class without a public name.
         """
         name = self._config_name
-        # Families are processes, and have the arguments of one.
-        if name not in _REGISTRY or not self.arguments().keys() <= _parameters(_REGISTRY[name]).keys():
+        kind = _REGISTRY.get(name)
+        # A subclass may do other things than the class of that name, and needs its own: but where equality says that it
+        # is the same, as families of processes are the process of their path and schedule.
+        if kind is None or (kind is not type(self) and kind.__eq__ is Configured.__eq__):
             raise TypeError(
                 f"{type(self).__name__}: expected a class with a public name, which the decorator "
                 f"lineardiffusion.config.configured gives it"
@@ -113,7 +115,7 @@ def from_config(config: Mapping[str, Any], **extras: object) -> Any:
         TypeError: not a mapping.
         ValueError: a type or an argument that is unknown, or one that is missing; extras that nothing takes.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> from lineardiffusion.config import from_config
         >>> from_config({"type": "schedules.flow", "shift": 3.0})

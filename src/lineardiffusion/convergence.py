@@ -100,7 +100,7 @@ def lanczos_options(tol: float | None = None, max_iterations: int | None = None)
     Raises:
         ValueError: a tolerance that is not positive, or fewer than one iteration.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> blur = ld.testing.Opaque(ld.Convolution(torch.tensor([0.25, 0.5, 0.25]), (1, 64)))
         >>> with ld.lanczos_options(tol=1e-3):

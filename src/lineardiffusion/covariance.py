@@ -14,7 +14,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, check_constant
+from lineardiffusion._checks import Shape, as_number, check_constant
 from lineardiffusion.convergence import for_noise
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import GramMap, LinearOperator
@@ -37,7 +37,7 @@ class Covariance(LinearOperator):
 
     A subclass gives `apply`, `sqrt` and `solve`. The square root may be any L with LLᵀ = Σ, symmetric or not.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> class Exchangeable(ld.Covariance):  # I + 11ᵀ, on events of n numbers
         ...     def apply(self, x):
@@ -141,7 +141,7 @@ class GramCovariance(Covariance):
         variance: f, from a float64 tensor of eigenvalues λ ≥ 0 to variances, element by element; by default λ itself,
             Σ = MᵀM.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> covariance = GramCovariance(ld.Diagonal(torch.tensor([1.0, 2.0])), lambda values: 5.0 - values)
         >>> covariance.sqrt(torch.ones(2))
@@ -288,8 +288,8 @@ def as_noise_level(level: NoiseLevel, shape: Shape, name: str, at: str = "") -> 
         return level
     check_constant(level, name)
     try:
-        number = float(level)
-    except (TypeError, ValueError, RuntimeError):  # torch's for complex numbers
+        number = as_number(level, name)
+    except TypeError:
         raise TypeError(f"{name}: expected a number or a Covariance{at}, got {level!r}") from None
     if not 0 <= number < math.inf:
         raise ValueError(f"{name}: expected a finite number ≥ 0{at}, got {number}")

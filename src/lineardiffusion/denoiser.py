@@ -7,11 +7,12 @@ Where the resolution grows from t to s, c_s is larger than x_t.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
+import torch
 from torch import Tensor, nn
 
-from lineardiffusion._checks import Shape, check_event, compute_dtype
+from lineardiffusion._checks import Shape, check_event, compute_dtype, in_dtype
 from lineardiffusion.carrying import Carrier, Lift
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.descriptions import description, differences
@@ -30,6 +31,8 @@ from lineardiffusion.predictions import (
 )
 from lineardiffusion.processes.base import LinearDiffusion
 from lineardiffusion.time_inputs import TimeInput, as_time_input, time_given
+
+_KNOWN_TIMES = 4096
 
 
 @configured("Denoiser", without=["network"])
@@ -76,7 +79,7 @@ class Denoiser(nn.Module, Configured):
         TypeError: an argument of a wrong kind, or a network that cannot be told the size it is to return.
         ValueError: an unknown prediction, time input or lift, or a prediction that the process does not define.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> p = ld.ScaleSpaceDiffusion((1, 8, 8), levels=2, num_steps=10)
         >>> d = ld.Denoiser(lambda x, index, size: x.new_zeros(len(x), 1, *size), p)
@@ -113,6 +116,9 @@ class Denoiser(nn.Module, Configured):
             )
         self.network, self.process, self.lift = network, process, lift
         self._carrier = Carrier(process, lift)
+        # Whether ε is that of noise which is not.
+        self._is_white = isinstance(self.prediction, Noise) and not process.is_isotropic
+        self._known: dict[float, _At] = {}
 
     # ------------------------------------------------------------------ estimates
 
@@ -157,12 +163,16 @@ class Denoiser(nn.Module, Configured):
             ĉ_r, in float32 or better, and r, the time whose degradation it has: just below t for "clean", 0 for "data",
             else t.
         """
-        output, process = self.output(x_t, t, **conditioning), self.process
-        p, q = self.prediction.estimate(*levels(process, t, output.device))
-        x = x_t.to(output.dtype)
-        if isinstance(self.prediction, Noise) and not process.is_isotropic:
+        process, at = self.process, None if is_batch(t) else self._at(t)
+        output = self.output(x_t, t, **conditioning)
+        if at is None:
+            (p, q), r = self.prediction.estimate(*levels(process, t, output.device)), self.prediction.time(process, t)
+        else:
+            (p, q), r = at.estimate, at.r
+        x = in_dtype(x_t, output.dtype)
+        if self._is_white:
             x, q = process.add_noise(x, t, -output), 0.0
-        return combine(p, x, q, output), self.prediction.time(process, t)
+        return combine(p, x, q, output), r
 
     def carry(self, clean: Tensor, r: float, s: float) -> Tensor:
         """ĉ_s from ĉ_r (`lineardiffusion.carrying`).
@@ -174,19 +184,25 @@ class Denoiser(nn.Module, Configured):
 
     def output(self, x_t: Tensor, t: float | Tensor, **conditioning: Any) -> Tensor:
         """F, what the network returns, with shape (B, *shape(r)), in float32 or better; arguments as for `forward`."""
-        process = self.process
-        t, shape, expected = self._shapes(x_t, t)
+        if is_batch(t):
+            t, shape, expected = self._shapes(x_t, t)
+        else:
+            t, shape, expected, *_ = self._at(t)
         check_event(x_t, shape, "x_t")
-        work = x_t.to(compute_dtype(x_t.dtype))
-        weight = first_weight(self)
-        dtype = work.dtype if weight is None else weight.dtype
+        dtype = compute_dtype(x_t.dtype)
+        work = in_dtype(x_t, dtype)
+        weight = first_weight(self.network) if isinstance(self.network, nn.Module) else None
+        given_dtype = dtype if weight is None else weight.dtype
         given = work
         if self.prediction.scales_input:
-            given = combine(self.prediction.input_scale(*levels(process, t, work.device)), work, 0.0, work)
-        time = time_given(self.time_input, process, t, work, compute_dtype(dtype))
+            given = combine(self.prediction.input_scale(*levels(self.process, t, work.device)), work, 0.0, work)
+        time = time_given(self.time_input, self.process, t, work, compute_dtype(given_dtype))
         size = {"size": expected[1:]} if self.takes_size else {}
-        output = as_tensor(self.network(given.to(dtype), time, **size, **conditioning))
-        return of_shape(output, (x_t.shape[0], *expected)).to(work.dtype)
+        output = of_shape(
+            as_tensor(self.network(in_dtype(given, given_dtype), time, **size, **conditioning)),
+            (x_t.shape[0], *expected),
+        )
+        return in_dtype(output, dtype)
 
     # ------------------------------------------------------------------ times
 
@@ -205,12 +221,22 @@ class Denoiser(nn.Module, Configured):
             )
         return s
 
-    def _shapes(self, x_t: Tensor, t: float | Tensor) -> tuple[float | Tensor, Shape, Shape]:
-        """t, checked, and the shapes of x_t and of what the network is to return."""
-        process, time = self.process, self.prediction.time
-        if not is_batch(t):
+    def _at(self, t: float) -> _At:
+        """All that is asked of one time, found once: a sampler comes back to the same ones."""
+        known = self._known.get(t) if isinstance(t, (int, float)) else None
+        if known is None:
+            process, prediction = self.process, self.prediction
             t = process.time(t, low="above")
-            return t, process.shape(t), process.shape(time(process, t))
+            r = prediction.time(process, t)
+            estimate = prediction.estimate(*levels(process, t, torch.device("cpu")))
+            if len(self._known) >= _KNOWN_TIMES:
+                self._known.clear()
+            known = self._known[t] = _At(t, process.shape(t), process.shape(r), r, estimate)
+        return known
+
+    def _shapes(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Shape, Shape]:
+        """Times, checked, and the shapes of x_t and of what the network is to return."""
+        process, time = self.process, self.prediction.time
         t = process.times(t, x_t.shape[0], low="above")
         if not process.shape_changes():
             return t, process.shape(0), process.shape(0)
@@ -242,12 +268,22 @@ class Denoiser(nn.Module, Configured):
         return description(self)
 
     def set_extra_state(self, state: Tensor) -> None:
-        found = differences(self, state)
+        found = differences(self.get_extra_state(), state)
         if found:
             raise ValueError(
                 f"state_dict: weights of another denoiser: {'; '.join(found)} (denoiser.network.load_state_dict takes "
                 f"them all the same)"
             )
+
+
+class _At(NamedTuple):
+    """A time t, the shapes of x_t and of what the network returns, r, and (p, q) of ĉ_r = p x_t + q F."""
+
+    t: float
+    shape: Shape
+    expected: Shape
+    r: float
+    estimate: tuple[Any, Any]
 
 
 def first_weight(module: nn.Module) -> Tensor | None:

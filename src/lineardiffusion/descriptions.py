@@ -17,9 +17,9 @@ def description(value: object) -> Tensor:
     return torch.frombuffer(bytearray(json.dumps(described(value)).encode()), dtype=torch.uint8)
 
 
-def differences(value: object, saved: Tensor) -> list[str]:
-    """Where `value` is not what `description` returned, as "name: expected …, got …"."""
-    here, there = json.loads(json.dumps(described(value))), json.loads(bytes(saved.tolist()))
+def differences(expected: Tensor, found: Tensor) -> list[str]:
+    """Where a `description` is not another, as "name: expected …, got …"."""
+    here, there = (json.loads(bytes(tensor.tolist())) for tensor in (expected, found))
     return [
         f"{name}: expected {_short(here.get(name))}, got {_short(there.get(name))}"
         for name in {**here, **there}

@@ -55,7 +55,7 @@ class GaussianMarginal:
     Raises:
         ValueError: a negative or non-finite σ_t.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> marginal = ld.GaussianMarginal(ld.Resize((1, 4), 2), sigma=0.5)
         >>> marginal.sample(torch.zeros(8, 1, 4), generator=torch.Generator().manual_seed(0)).shape

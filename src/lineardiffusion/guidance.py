@@ -82,7 +82,7 @@ def guided(denoiser: Denoiser, scale: float, null: Mapping[str, Any]) -> GuidedD
         TypeError: another kind of denoiser, or no null conditioning.
         ValueError: a scale that is not finite; when it is called, conditioning that lacks a name or rows.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> p = ld.DDPM((1, 8), num_steps=10)
         >>> d = ld.guided(ld.Denoiser(lambda x, index, y: x + y[:, None, None], p), 2.0, null={"y": 0.0})

@@ -19,7 +19,7 @@ def diffusion_information(alpha_bar: Tensor) -> Tensor:
     Returns:
         Info(t) in [0, 1], of the shape of `alpha_bar`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> diffusion_information(torch.tensor([1.0, 0.5]))
         tensor([1.0000, 0.3687])

@@ -35,7 +35,7 @@ class KrylovSpace:
     defect: Tensor  # (B,) what the recurrence left along the basis at most, |Q_jᵀ w_j|: the rounding of products, seen
     exhausted: Tensor  # (B,) the Krylov space is invariant within rounding: nothing is left to add
     basis: Tensor  # (B, k, n)
-    products: list[Tensor]  # A q_1, …, A q_k, each (*batch, *event), with the graph of what A depends on
+    products: list[Tensor]  # A q_1, …, A q_k, each (*batch, *event), where gradients of what A depends on are followed
 
     @cached_property
     def eigen(self) -> tuple[Tensor, Tensor]:
@@ -89,8 +89,10 @@ def tridiagonalise(matvec: Matvec, start: Tensor, batch: torch.Size, event: torc
     exhausted = (torch.linalg.vector_norm(start, dim=-1) == 0).cpu()
     while True:
         vectors = basis.append(q)
-        products.append(matvec(q.reshape(batch + event)))
-        w = products[-1].detach().reshape(-1, n)
+        product = matvec(q.reshape(batch + event))
+        if product.requires_grad:
+            products.append(product)
+        w = product.detach().reshape(-1, n)
         alpha = torch.linalg.vecdot(w, q)
         w = torch.addcmul(w, alpha[:, None], q, value=-1)
         w = torch.addcmul(w, beta[:, None], previous, value=-1)

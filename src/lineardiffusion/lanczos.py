@@ -86,7 +86,7 @@ def lanczos_function(
         ValueError: `event_ndim`, `tol` or `max_iterations` out of range, v is empty or not finite, `matvec` changes the
             shape or is not finite, or f is not finite at an eigenvalue (the inverse of a singular matrix).
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> weights = torch.tensor([1.0, 4.0, 9.0])
         >>> ld.lanczos_function(lambda x: weights * x, torch.ones(3), torch.sqrt, event_ndim=1)
@@ -142,7 +142,7 @@ def lanczos_sqrt(
     Raises:
         ValueError: A has a negative eigenvalue, or an argument is out of range.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> covariance = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
         >>> half = ld.lanczos_sqrt(lambda x: x @ covariance, torch.eye(2), event_ndim=1)
@@ -253,6 +253,47 @@ def _at_zero(f: SpectralFunction) -> Tensor | None:
 def _of_gram(f: SpectralFunction) -> SpectralFunction:
     """f, for eigenvalues of a Gram matrix, which are negative by rounding alone."""
     return lambda values: f(values.clamp(min=0))
+
+
+# The probability that `largest_at_most` says yes of a matrix of which it does not hold.
+_MISSED = 1e-4
+
+
+def largest_at_most(matvec: Matvec, v: Tensor, bound: float, max_iterations: int = 200) -> bool | None:
+    r"""Whether no eigenvalue of a positive semi-definite A is above `bound`, in as few products as that takes; None
+    where it is too close to tell.
+
+    Arguments:
+        matvec: x ↦ A x for x of the shape of v.
+        v: one vector of independent normal numbers. The Lanczos vectors p_k(A) v/‖v‖ are of length one, so that
+            |p_k(λ) ⟨u, v⟩| ≤ ‖v‖ for an eigenvector u; and ⟨u, v⟩ is normal. As p_k rises beyond its zeros, λ ≤ bound
+            but with probability 1e-4 once p_k(bound) ≥ √(2/π) ‖v‖ / 1e-4. A zero beyond the bound proves the opposite.
+        bound: of eigenvalues.
+        max_iterations: products with A at most.
+
+    References:
+        | van Dorsselaer, Hochstenbach & van der Vorst, Computing probabilistic bounds for extreme eigenvalues of
+        | symmetric matrices with the Lanczos method, 2000
+    """
+    length, eps = float(torch.linalg.vector_norm(v)), torch.finfo(v.dtype).eps
+    enough, growth = math.log(math.sqrt(2 / math.pi) * length / _MISSED), 0.0
+    previous, q, beta, pivot, size = torch.zeros_like(v), v / length, 0.0, 1.0, 0.0
+    for _ in range(max_iterations):
+        w = matvec(q).to(v.dtype)
+        alpha = float(torch.sum(w * q))
+        pivot = bound - alpha - beta**2 / pivot  # of the tridiagonal matrix of bound − A
+        if not abs(pivot) > 100 * eps * bound:
+            return None
+        if pivot < 0:
+            return False
+        w = w.sub(q, alpha=alpha).sub(previous, alpha=beta)
+        beta = float(torch.linalg.vector_norm(w))
+        size = max(size, alpha + beta)
+        growth += math.log(pivot / max(beta, 1e-300))
+        if growth >= enough or beta <= 10 * eps * size:  # the space is invariant, and all that there is was seen
+            return True
+        previous, q = q, w / beta
+    return None
 
 
 class SpectrumBounds(NamedTuple):

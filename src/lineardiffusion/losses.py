@@ -162,7 +162,7 @@ def denoising_loss(
         TypeError: a weighting that is no function.
         ValueError: as `LinearDiffusion.diffuse` and `Denoiser`.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> p = ld.DDPM((1, 8, 8), num_steps=100)
         >>> d = ld.Denoiser(lambda x, index: x, p)

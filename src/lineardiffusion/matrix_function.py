@@ -46,10 +46,10 @@ def apply_function(
     norms, spaces = krylov_spaces(matvec, v, event_ndim)
     space, images, coefficients, info = converge(spaces, f, options, measure)
     flat = v.reshape(len(norms), -1)
-    products = [product for product in space.products if product.requires_grad]
     run = _Run(matvec, f, event_ndim, options, v.shape, space, norms, coefficients)
-    if torch.is_grad_enabled() and (flat.requires_grad or products or images.requires_grad):
-        stacked = torch.stack([product.reshape(flat.shape) for product in products], 1) if products else None
+    if torch.is_grad_enabled() and (flat.requires_grad or space.products or images.requires_grad):
+        products = [product.reshape(flat.shape) for product in space.products]
+        stacked = torch.stack(products, 1) if products else None
         result: Tensor = _Function.apply(flat, images, stacked, run)  # type: ignore[no-untyped-call]
     else:
         result = run.result()

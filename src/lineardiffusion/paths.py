@@ -15,7 +15,6 @@ import copy
 import itertools
 import math
 from abc import ABC, abstractmethod
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Literal
@@ -23,20 +22,33 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_index, as_shape, column, compute_dtype
+from lineardiffusion._checks import Shape, as_index, as_number, as_shape, column, compute_dtype
+from lineardiffusion.caches import BoundedCache
 from lineardiffusion.config import Configured, configured
-from lineardiffusion.operators.base import LinearOperator, apply_each
+from lineardiffusion.operators.base import LinearOperator, apply_each, count_numbers
 from lineardiffusion.operators.bases import Basis, dct_matrix
 from lineardiffusion.operators.chain import OperatorChain
 from lineardiffusion.operators.multipliers import cast
 from lineardiffusion.operators.orthogonal import AveragePool
 from lineardiffusion.operators.scalar import Identity
-from lineardiffusion.operators.separable import Mode, Resize, along_axes_each, outer, spatial_axes
+from lineardiffusion.operators.separable import Mode, Resize, Separable, along_axes_each, outer, spatial_axes
 from lineardiffusion.operators.spectral import SpectralFilter, dct_frequencies
-from lineardiffusion.schedules import Schedule
-from lineardiffusion.schedules import ResolutionSchedule, as_changes, convex_decay
+from lineardiffusion.schedules import ResolutionSchedule, Schedule, as_changes, convex_decay
+from lineardiffusion.schedules.noise import Constants
 
 _ONE = torch.ones((), dtype=torch.float64)
+# Filters from clean data to the times of a batch that are kept: networks are trained on the same ones again and again.
+_FILTER_BYTES = 2**28
+
+
+def _event(shape: Sequence[int]) -> Shape:
+    """An event shape. A single number is a mistake more often than an event of one axis."""
+    if isinstance(shape, int):
+        raise TypeError(
+            f"shape: expected the sizes of an event, channels first, such as (3, {shape}, {shape}), or ({shape},) for "
+            f"{shape} numbers in a row, got {shape}"
+        )
+    return as_shape(shape)
 
 
 class Path(Configured, ABC):
@@ -98,7 +110,7 @@ class IdentityPath(Path):
     """R = I: all that time does is noise."""
 
     def __init__(self, shape: Sequence[int]) -> None:
-        self.event = as_shape(shape)
+        self.event = _event(shape)
         self._operator = Identity(self.event)
 
     def arguments(self) -> dict[str, object]:
@@ -127,10 +139,10 @@ class HeatPath(Path):
     def __init__(
         self, shape: Sequence[int], blur_sigma: float | Callable[[Tensor], Tensor] = 20.0, floor: float = 1e-3
     ) -> None:
-        self.event = as_shape(shape)
-        if not callable(blur_sigma) and not 0 <= blur_sigma < math.inf:
+        self.event = _event(shape)
+        if not callable(blur_sigma) and not 0 <= as_number(blur_sigma, "blur_sigma") < math.inf:
             raise ValueError(f"blur_sigma: expected a number ≥ 0, in pixels, or a function of time, got {blur_sigma}")
-        if not 0 <= floor <= 1:
+        if not 0 <= as_number(floor, "floor") <= 1:
             raise ValueError(f"floor: expected a number in [0, 1], got {floor}")
         self.blur_sigma, self.floor = blur_sigma, floor
         self._end: float | None = None
@@ -166,7 +178,10 @@ class HeatPath(Path):
 
     def _dissipation(self, t: float) -> float:
         """τ_t = σ_B²/2, for which the heat equation has run."""
-        return float(self._blur_sigma(torch.tensor([t], dtype=torch.float64))[0]) ** 2 / 2
+        sigma = float(self._blur_sigma(torch.tensor([t], dtype=torch.float64))[0])
+        if not math.isfinite(sigma):
+            raise ValueError(f"blur_sigma: expected a finite number at t = {t}, got {sigma}")
+        return sigma**2 / 2
 
     def gains(self, t: float) -> Tensor:
         if t == 0:
@@ -225,10 +240,12 @@ class SpectralPath(Path):
     """`spectral`"""
 
     def __init__(self, basis: Basis, gains: Callable[[float], Tensor]) -> None:
+        if not isinstance(basis, Basis) or not callable(gains):
+            raise TypeError(f"basis, gains: expected one of ld.bases and a function of t, got {basis!r} and {gains!r}")
         self.basis, self._function = basis, gains
         self.event = basis.shape
-        at_zero = self.gains(0)
-        if not bool((at_zero == 1).all()):
+        self._filters: BoundedCache[LinearOperator] = BoundedCache(_FILTER_BYTES, _filter_bytes)
+        if not bool((self.gains(0) == 1).all()):
             raise ValueError("gains: expected 1 at t = 0, where x_0 is the data")
 
     def arguments(self) -> dict[str, object]:
@@ -238,10 +255,17 @@ class SpectralPath(Path):
         return self.event
 
     def gains(self, t: float) -> Tensor:
-        values = torch.as_tensor(self._function(t), dtype=torch.float64).detach().cpu()
-        if not bool(values.isfinite().all()):
-            raise ValueError(f"gains: expected finite numbers at t = {t}")
-        return values
+        values = torch.as_tensor(self._function(t)).detach()
+        if values.is_complex() or not bool(values.isfinite().all()):
+            raise ValueError(f"gains: expected finite real numbers at t = {t}, got {values}")
+        try:
+            values.broadcast_to(self.basis.coordinates)
+        except RuntimeError:
+            raise ValueError(
+                f"gains: expected a shape that broadcasts to the coordinates {self.basis.coordinates} of {self.basis}, "
+                f"got {tuple(values.shape)} at t = {t}"
+            ) from None
+        return values.cpu().double()
 
     def filter(self, t: float, weights: Tensor) -> LinearOperator:
         if weights.ndim == 0:
@@ -253,10 +277,26 @@ class SpectralPath(Path):
             return Identity(self.event)
         return self.filter(t, ratio(self.gains(t), self.gains(s)))
 
+    def apply_each(self, times: Tensor, x: Tensor) -> Tensor:
+        filters = [self._filters.get(t, lambda t=t: self.between(0, t)) for t in times.tolist()]  # type: ignore[misc]
+        return apply_each(filters, x)
+
+
+def _filter_bytes(operator: LinearOperator) -> int:
+    """Of its gains in float64 and in float32."""
+    return 16 * count_numbers(operator)
+
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Gains of R_{s→t} from those of R_t and R_s: what is gone at s stays so."""
-    return torch.where(denominator == 0, 0.0, numerator / torch.where(denominator == 0, 1.0, denominator))
+    """Gains of R_{s→t} from those of R_t and R_s, 0 of what is gone at s.
+
+    Raises:
+        ValueError: something of it is there again at t.
+    """
+    gone = denominator == 0
+    if bool((gone & (numerator != 0)).any()):
+        raise ValueError("gains: expected ones that stay 0 once they are 0, got one that is 0 and later is not")
+    return torch.where(gone, 0.0, numerator / torch.where(gone, 1.0, denominator))
 
 
 # -------------------------------------------------------------------------------------------------- resolutions fall
@@ -274,7 +314,7 @@ class PyramidPath(Path):
         mode: Mode | Literal["haar"] = "bilinear",
         factor: float | Sequence[Any] = 2,
     ) -> None:
-        self.event = as_shape(shape)
+        self.event = _event(shape)
         self.sizes = _sizes(self.event, levels, factor)
         self.levels, self.mode, self.factor = len(self.sizes), mode, factor
         self.resolution_schedule = convex_decay(0.5) if resolution_schedule is None else resolution_schedule
@@ -301,7 +341,7 @@ class PyramidPath(Path):
         """How many of the changes are at t or before; 0 is full size."""
         if self._changes is None:
             raise ValueError("resolution_schedule: times belong to a schedule of noise; make the process first")
-        return bisect_right(self._changes, t)
+        return sum(change <= t for change in self._changes)  # a graph that is being compiled knows no bisection
 
     def shape(self, t: float) -> Shape:
         return self.sizes[self.level(t)]
@@ -313,11 +353,21 @@ class PyramidPath(Path):
     def between(self, s: float, t: float) -> LinearOperator:
         pair = self.level(s), self.level(t)
         if pair not in self._between:
-            product: LinearOperator = Identity(self.sizes[pair[0]])
-            for step in self._steps[pair[0] : pair[1]]:
-                product = step @ product
-            self._between[pair] = product
+            self._between[pair] = self._product(*pair)
         return self._between[pair]
+
+    def _product(self, fine: int, coarse: int) -> LinearOperator:
+        if self.mode == "haar" and fine < coarse:
+            return AveragePool(self.sizes[fine], 2 ** (coarse - fine))  # means of means are means
+        product: LinearOperator = Identity(self.sizes[fine])
+        for step in self._steps[fine:coarse]:
+            product = step @ product
+        return product
+
+    def norm_at_most(self, s: float, t: float, bound: float) -> bool:
+        # Large images need not be factorised for it.
+        steps = self._steps[self.level(s) : self.level(t)]
+        return math.prod(map(_norm_bound, steps)) <= bound or super().norm_at_most(s, t, bound)
 
     def gain(self, t: float | Tensor) -> float | Tensor:
         if self.mode != "haar":
@@ -325,7 +375,11 @@ class PyramidPath(Path):
         per_level = 2 ** (spatial_axes(self.event) / 2)
         if not isinstance(t, Tensor):
             return float(per_level ** self.level(t))
-        return per_level ** sum((t >= change).double() for change in self._changes or [])  # type: ignore[no-any-return]
+        dtype = torch.float32 if t.device.type == "mps" else torch.float64
+        levels = torch.zeros(t.shape, dtype=dtype, device=t.device)
+        for change in self._changes or []:
+            levels += t >= change
+        return per_level**levels
 
     def apply_each(self, times: Tensor, x: Tensor) -> Tensor:
         return self.between(0, times.tolist()[0])(x)  # all of one shape
@@ -334,13 +388,21 @@ class PyramidPath(Path):
         return {**self.__dict__, "_between": {}}
 
 
+def _norm_bound(operator: LinearOperator) -> float:
+    """‖A‖ or a little more: ‖A‖² ≤ ‖A‖_1 ‖A‖_∞ for the matrix A of each axis, the largest sums of columns and rows."""
+    if not isinstance(operator, Separable):
+        return operator.norm()
+    sizes = [factor.abs() for factor in operator.factors]
+    return math.prod(math.sqrt(float(size.sum(0).max() * size.sum(1).max())) for size in sizes)
+
+
 def _one_level(fine: Shape, coarse: Shape, mode: Mode | Literal["haar"]) -> LinearOperator:
     axes = spatial_axes(fine)
     if mode != "haar":
         return Resize(fine, coarse[-axes:], mode)
     if any(n != 2 * m for n, m in zip(fine[-axes:], coarse[-axes:], strict=True)):
         raise ValueError(f"mode: expected even sizes, each twice the next, for 'haar', got {fine} → {coarse}")
-    return AveragePool(fine, [2] * axes)
+    return AveragePool(fine, 2)
 
 
 def _sizes(shape: Shape, levels: int | None, factor: float | Sequence[Any]) -> list[Shape]:
@@ -380,6 +442,12 @@ class ChainPath(Path):
     ) -> None:
         self.operators = operators if isinstance(operators, OperatorChain) else OperatorChain(operators)
         self.signal_scales = None if signal_scales is None else list(signal_scales)
+        if self.signal_scales is not None and min(self.signal_scales) == 0:
+            raise ValueError(
+                "signal_scales: expected a_t > 0 with the whole operators M_t, since c_t = M_{1:t} x_0 / a_t, got 0; "
+                "give R_1, …, R_T as ld.paths.chain([…])"
+            )
+        self._scales = Constants(torch.tensor(self.signal_scales or [1.0], dtype=torch.float64))
         shapes = [self.operators.shape(t) for t in range(len(self.operators) + 1)]
         self._shapes, self._changes = shapes, [t for t in range(1, len(shapes)) if shapes[t] != shapes[t - 1]]
 
@@ -404,8 +472,7 @@ class ChainPath(Path):
         degraded = self.operators.apply_cumulative(rows, x)
         if self.signal_scales is None:
             return degraded
-        scales = torch.tensor([self.signal_scales[t] for t in rows], dtype=torch.float64)
-        return degraded / column(scales, degraded)
+        return degraded / column(self._scales.on(x.device)[times.to(x.device).long()], degraded)
 
     def on(self, schedule: Schedule) -> Path:
         if schedule.num_steps != len(self.operators):
@@ -421,7 +488,7 @@ class ChainPath(Path):
 def identity(shape: Sequence[int]) -> Path:
     """R = I on events of a shape: DDPM, flow matching, EDM.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> ld.LinearDiffusion(ld.paths.identity((1, 8)), ld.schedules.flow()).shape(0.5)
         (1, 8)
@@ -459,7 +526,7 @@ def spectral(basis: Basis, gains: Callable[[float], Tensor]) -> Path:
     Raises:
         ValueError: gains that are not finite, or not 1 at t = 0.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> fading = ld.paths.spectral(ld.bases.Cosine((1, 4)), lambda t: torch.exp(-t * torch.arange(4.0)))
         >>> fading.between(0, 1.0)(torch.ones(1, 4))
@@ -489,7 +556,7 @@ def pyramid(
     Raises:
         ValueError: levels beyond what the shape holds, odd sizes for "haar", an unknown mode.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> path = ld.paths.pyramid((3, 48, 64), 3, ld.changes_at([300, 600]), factor=1.5)
         >>> p = ld.LinearDiffusion(path, ld.schedules.linear(1000))

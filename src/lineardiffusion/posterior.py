@@ -26,7 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, check_event, compute_dtype
+from lineardiffusion._checks import Shape, as_number, check_event, compute_dtype
 from lineardiffusion.covariance import (
     FEASIBILITY,
     Covariance,
@@ -62,7 +62,7 @@ def transition(operator: LinearOperator, sigma_s: NoiseLevel, sigma_t: NoiseLeve
     Raises:
         ValueError: σ_t² < σ_s² λmax(MMᵀ): no such Gaussian exists. The error states the smallest feasible σ_t.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> covariance = ld.transition(0.8 * ld.Identity((2,)), sigma_s=0.5, sigma_t=0.5)
         >>> covariance(torch.ones(2))
@@ -93,7 +93,7 @@ def posterior(
     Raises:
         ValueError: shapes that do not fit, or infeasible noise levels.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> q = ld.posterior(torch.ones(1, 2), torch.zeros(1, 4), ld.Resize((1, 4), 2, mode="area"), 0.5, 1.0)
         >>> q.mean
@@ -148,16 +148,29 @@ class MarkovKernel:
         sigma_s, sigma_t: feasible noise levels, or Covariances.
         eta: η in [0, 1].
         carried: see above.
+        scale: a number a_s by which what is given as the mean is multiplied, at no cost: with it, clean images c_s.
 
     Raises:
         ValueError: η outside [0, 1].
     """
 
     def __init__(
-        self, operator: LinearOperator, sigma_s: NoiseLevel, sigma_t: NoiseLevel, eta: float, *, carried: bool = False
+        self,
+        operator: LinearOperator,
+        sigma_s: NoiseLevel,
+        sigma_t: NoiseLevel,
+        eta: float,
+        *,
+        carried: bool = False,
+        scale: float = 1.0,
     ) -> None:
         self.operator, self.sigma_s, self.sigma_t, self.eta = operator, sigma_s, sigma_t, as_eta(eta)
+        self.scale = scale
         self._levels = None if sigma_s == 0 else _levels(operator, sigma_s, sigma_t)
+        # Of white noise, which whitened states have with σ = 1.
+        self._numbers = (1.0, 1.0)
+        if not isinstance(sigma_s, Covariance) and not isinstance(sigma_t, Covariance):
+            self._numbers = sigma_s, sigma_t
         self._white = operator if self._levels is None else whitened(operator, *self._levels)
         self._complete = carried and self._white.has_frame
         self._prepared: _Prepared | None = None
@@ -189,15 +202,16 @@ class MarkovKernel:
         return Gaussian(mean, covariance if self._levels is None else Sandwich(self._levels[0], covariance))
 
     def _draw(self, x_t: Tensor, mean_s: Tensor, noise: Tensor | None) -> Tensor:
+        check_event(x_t, self.operator.out_shape, "x_t")
+        check_event(mean_s, self.operator.in_shape, "mean_s")
         if self.sigma_s == 0:
-            check_event(x_t, self.operator.out_shape, "x_t")
-            check_event(mean_s, self.operator.in_shape, "mean_s")
-            return mean_s
+            return mean_s if self.scale == 1 else self.scale * mean_s
         prepared = self._for(x_t)
         step = prepared.mean if noise is None else prepared.sample
         if self._levels is None:
             return step(mean_s, x_t, noise)
         cov_s, cov_t = self._levels
+        mean_s = mean_s if self.scale == 1 else self.scale * mean_s
         residual = cov_t.inverse_root()(x_t - self.operator(mean_s))
         return mean_s + cov_s.root()(step(torch.zeros_like(mean_s), residual, noise))
 
@@ -211,7 +225,7 @@ class MarkovKernel:
 
     def _prepare(self, dtype: torch.dtype) -> _Prepared:
         operator, eta = self._white, self.eta
-        sigma_s, sigma_t = (1.0, 1.0) if self._levels is not None else (float(self.sigma_s), float(self.sigma_t))
+        sigma_s, sigma_t = self._numbers
         rounding, smoothing, deterministic = _ROUNDING, 0.0, False
         if not operator.has_exact_functions:
             rounding = max(rounding, 10 * torch.finfo(dtype).eps)
@@ -227,9 +241,10 @@ class MarkovKernel:
         deterministic = deterministic or self.is_deterministic
         deviation = None if deterministic else covariance.deviations
         told = sigma_s**2 / sigma_t**2 if eta == 1 else gain
+        of = self.scale if self._levels is None else 1.0
         return _Prepared(
-            operator.step_map(told, None, complete=self._complete),
-            operator.step_map(told, deviation, complete=self._complete),
+            operator.step_map(told, None, complete=self._complete, of=of),
+            operator.step_map(told, deviation, complete=self._complete, of=of),
             _nothing(operator.in_shape) if deterministic else covariance,
         )
 
@@ -256,49 +271,62 @@ class SharedNoiseKernel:
     """
 
     def __init__(self, sigma_s: NoiseLevel, sigma_t: NoiseLevel, gamma: float, shape: Shape) -> None:
-        if not 0 <= gamma < math.inf:
+        self.gamma, self.shape = as_number(gamma, "gamma"), shape
+        if not 0 <= self.gamma < math.inf:
             raise ValueError(f"gamma: expected a number ≥ 0, got {gamma}")
-        self.gamma = float(gamma)
-        if isinstance(sigma_s, Covariance) or isinstance(sigma_t, Covariance):
-            self.covariance: Covariance = transition(gamma * Identity(shape), sigma_t, sigma_s)
-            self._deviation: float | None = None
-            return
-        variance = sigma_s**2 - gamma**2 * sigma_t**2
-        if variance < -FEASIBILITY * sigma_s**2 or (variance < 0 == sigma_s):
-            raise ValueError(
-                f"gamma: expected γ ≤ σ_s/σ_t, got γ = {gamma:.6g}, σ_s = {sigma_s:.6g}, σ_t = {sigma_t:.6g}"
-            )
-        self._deviation = math.sqrt(max(variance, 0.0))
-        if self._deviation < 1e-8 * sigma_s:
-            self._deviation = 0.0  # σ_s/σ_t, up to rounding
-        self.covariance = GramCovariance(self._deviation * Identity(shape))
-
-    @property
-    def is_deterministic(self) -> bool:
-        """Whether nothing is drawn."""
-        return self._deviation == 0
+        most = _most_shared(sigma_s, sigma_t, shape)
+        if self.gamma > most * math.sqrt(1 + FEASIBILITY):
+            raise ValueError(f"gamma: expected γ ≤ {most:.9g}, so that γ² Σ_t ⪯ Σ_s, got γ = {self.gamma:.9g}")
+        level: NoiseLevel = sigma_s
+        if self.gamma and sigma_t != 0:
+            if isinstance(sigma_s, Covariance) or isinstance(sigma_t, Covariance):
+                level = transition(self.gamma * Identity(shape), sigma_t, sigma_s)
+            else:
+                rest = (1 - self.gamma / most) * (1 + self.gamma / most)
+                level = sigma_s * math.sqrt(rest) if rest > _ROUNDING else 0.0
+        self.covariance = as_covariance(level, shape)
+        self.is_deterministic = level == 0  # nothing is drawn
 
     def mean(self, x_t: Tensor, mean_t: Tensor, mean_s: Tensor) -> Tensor:
         """μ_s + γ (x_t − μ_t)"""
-        return torch.add(mean_s, x_t - mean_t, alpha=self.gamma)
+        return self._mean(x_t, mean_t, mean_s).to(mean_s.dtype)
 
     def sample(self, x_t: Tensor, mean_t: Tensor, mean_s: Tensor, noise: Tensor) -> Tensor:
         """μ_s + γ (x_t − μ_t) + (Σ_s − γ² Σ_t)^{1/2} noise; all with one shape (*batch, *event)."""
-        mean = self.mean(x_t, mean_t, mean_s)
-        if self._deviation is None:
-            return self.covariance.sample(mean, noise)
-        return torch.add(mean, noise, alpha=self._deviation) if self._deviation else mean
+        check_event(noise, self.shape, "noise")
+        mean = self._mean(x_t, mean_t, mean_s)
+        if not self.is_deterministic:
+            mean = self.covariance.sample(mean, noise.to(mean.dtype))
+        return mean.to(mean_s.dtype)
+
+    def _mean(self, x_t: Tensor, mean_t: Tensor, mean_s: Tensor) -> Tensor:
+        """In at least single precision."""
+        for value, name in ((x_t, "x_t"), (mean_t, "mean_t"), (mean_s, "mean_s")):
+            check_event(value, self.shape, name)
+        dtype = compute_dtype(mean_s.dtype)
+        return torch.add(mean_s.to(dtype), x_t.to(dtype) - mean_t.to(dtype), alpha=self.gamma)
 
     def gaussian(self, x_t: Tensor, mean_t: Tensor, mean_s: Tensor) -> Gaussian:
         """The distribution of x_s."""
         return Gaussian(self.mean(x_t, mean_t, mean_s), self.covariance)
 
 
+def _most_shared(sigma_s: NoiseLevel, sigma_t: NoiseLevel, shape: Shape) -> float:
+    """The largest γ with γ² Σ_t ⪯ Σ_s."""
+    if sigma_t == 0 or sigma_s == 0:
+        return math.inf if sigma_t == 0 else 0.0
+    if not isinstance(sigma_s, Covariance) and not isinstance(sigma_t, Covariance):
+        return sigma_s / sigma_t
+    white = whitened(Identity(shape), as_covariance(sigma_t, shape), as_covariance(sigma_s, shape))
+    return 1 / white.norm()
+
+
 def as_eta(eta: float) -> float:
     """η in [0, 1]."""
-    if not isinstance(eta, (int, float)) or not 0 <= eta <= 1:
+    number = as_number(eta, "eta")
+    if not 0 <= number <= 1:
         raise ValueError(f"eta: expected a number in [0, 1], got {eta!r}")
-    return float(eta)
+    return number
 
 
 def _nothing(shape: Shape) -> Covariance:

@@ -169,7 +169,7 @@ class EDMPrediction(_Mixture):
     Raises:
         ValueError: σ_d is not positive.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> prediction = ld.EDMPrediction(sigma_data=0.5)
         >>> prediction.estimate(1.0, 0.5)  # c_skip and c_out
@@ -248,7 +248,7 @@ def name_of(prediction: Prediction) -> str | Prediction:
 
 def is_batch(t: float | Tensor) -> TypeIs[Tensor]:
     """Whether times are one for each sample, and not one for all."""
-    return isinstance(t, Tensor) and t.ndim > 0
+    return type(t) is not float and type(t) is not int and isinstance(t, Tensor) and t.ndim > 0
 
 
 def just_below(process: LinearDiffusion, t: Time) -> Time:

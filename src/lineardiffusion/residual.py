@@ -27,7 +27,7 @@ class Residual:
     a few principal components and, for the rest, a spectrum in the cosine basis V: from `ld.calibrate`.
 
     Arguments:
-        spectra: (t, s) ↦ variances d ≥ 0 in the cosine basis, with the event shape of x_s; times are integers or floats.
+        spectra: (t, s) ↦ variances d ≥ 0 in the cosine basis, with the event shape of x_s; times are ints or floats.
         components: (t, s) ↦ the w_i, with shape (k, *shape of x_s); none for a step that is not named.
 
     Raises:

@@ -62,7 +62,7 @@ class ByShape(TimeSampler):
     Raises:
         ValueError: a fraction out of range; when it is used, a process none or all of whose steps change the shape.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> p = ld.ScaleSpaceDiffusion((1, 32, 32), levels=3)
         >>> t = ld.times.ByShape().sample(p, 64, torch.Generator().manual_seed(0))
@@ -146,7 +146,7 @@ class Mixed(TimeSampler):
         ValueError: no group, shares that are none; when it is used, a batch that cannot be divided, or more or fewer
             shares than resolutions.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> p = ld.ScaleSpaceDiffusion((1, 32, 32), levels=3)
         >>> t = ld.times.Mixed(groups=16).sample(p, 64, torch.Generator().manual_seed(0))
@@ -203,7 +203,7 @@ class Mixed(TimeSampler):
 class Uniform(TimeSampler):
     """Every t with the same probability, each image on its own.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> ld.times.Uniform().sample(ld.DDPM((1, 8)), 3, torch.Generator().manual_seed(0))
         tensor([ 30, 293, 541])

@@ -2,8 +2,8 @@ r"""The distribution a sampler produces on Gaussian data, and the error of each 
 
 For data N(m, C) the optimal denoiser is linear (`lineardiffusion.lab.marginals`). A sampler puts its estimates, or a
 combination of several, in the place of c_s in the kernel N(a_s c_s + K (x_t − a_t R_{s→t} c_s), Q) of a step. So every
-step is affine, and what means deviate from the true ones and the joint covariance of x_t and of the states before it, of
-which estimates were made, follow a linear recursion (`lineardiffusion.lab.steps`). At first order that is
+step is affine, and the deviations of means from the true ones and the joint covariance of x_t and of the states before
+it, of which estimates were made, follow a linear recursion (`lineardiffusion.lab.steps`). At first order that is
 
     e_s = A e_t,   P_s = A P_t Aᵀ + Q,   A = K + T G,   T = a_s I − a_t K R_{s→t},
 
@@ -11,9 +11,9 @@ with G the gain of E[c_s | x_t]. A sampler takes c_s for known, and thereby leav
 
     E = T Cov(c_s | x_t) Tᵀ,
 
-the spread of c_s given x_t as far as the kernel passes it on: with Q + E in the place of Q, a step of first order carries
-the marginal of t to that of s exactly. The last step, which returns the estimate of x_0, has no kernel and is not
-corrected.
+the spread of c_s given x_t as far as the kernel passes it on: with Q + E in the place of Q, a step of first order
+carries the marginal of t to that of s exactly. The last step, which returns the estimate of x_0, has no kernel and is
+not corrected.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from lineardiffusion.lab.joint import Joint
 from lineardiffusion.lab.matrices import bures, plus, sandwich, trace
 from lineardiffusion.lab.report import KEPT, Report, Step
 from lineardiffusion.lab.spectra import OptimalDenoiser
-from lineardiffusion.lab.steps import Steps
+from lineardiffusion.lab.steps import Recursion
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.processes.base import LinearDiffusion
 from lineardiffusion.residual import Residual
 from lineardiffusion.samplers import AncestralSampler, DDIMSampler, HeunSampler, Sampler, SharedNoiseSampler
 from lineardiffusion.samplers.multistep import Rule
-from lineardiffusion.schedules.grids import Steps as Times
+from lineardiffusion.schedules.grids import Steps
 
 SamplerName = Literal["ancestral", "ddim", "shared_noise", "heun"]
 Correction = Literal["exact", "exact-shape-changes"] | Residual | None
@@ -50,7 +50,7 @@ def evaluate(
     mean: float | Tensor = 0.0,
     sampler: SamplerName = "ancestral",
     eta: float = 0.0,
-    steps: Times = None,
+    steps: Steps = None,
     correction: Correction = None,
     prior: Literal["matched", "standard"] = "matched",
     order: int = 1,
@@ -81,7 +81,7 @@ def evaluate(
         ValueError: noise that is not isotropic, a covariance that does not fit or is not positive semi-definite, an
             unknown option, or one that the sampler has not.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> data = ld.lab.power_law((1, 16))
         >>> report = ld.lab.evaluate(ld.DDPM((1, 16)), data, steps=50)
@@ -97,16 +97,16 @@ def evaluate(
     denoiser = OptimalDenoiser(process, covariance, mean)
     residual = correction if isinstance(correction, Residual) else None
     made = _sampler(sampler, denoiser, steps, eta=eta, order=order, rule=rule, corrector=corrector, residual=residual)
-    marginals, walk, first = denoiser.marginals, Steps(denoiser.marginals, made), made.times[0]
+    marginals, recursion, first = denoiser.marginals, Recursion(denoiser.marginals, made), made.times[0]
 
     variance = 1.0 if prior == "standard" else process.sigma(first) ** 2
     own = torch.full((math.prod(process.shape(first)),), variance, dtype=torch.float64)
     joint = Joint(("x", first), -marginals.frame(first).coordinates(marginals.mean(first)), own)
-    for t in reversed(made.times):
-        marginals.clean(t)  # each from the one before
+    # From 0 on, so that each is found from the one before.
+    truth = {t: marginals.covariance(t) for t in reversed(made.times)}
     per_step = []
     for t, s in itertools.pairwise(made.times):
-        start, terms, noise, passed = walk.step(joint, t, s)
+        start, terms, noise, passed = recursion.step(joint, t, s)
         left_out = sandwich(passed, marginals.unknown(t, s))
         changes = process.shape(s) != process.shape(t)
         if residual is not None and (t, s) in residual:
@@ -114,7 +114,7 @@ def evaluate(
             noise = plus(noise, sandwich(passed, spread))
         elif s > 0 and (correction == "exact" or (correction == "exact-shape-changes" and changes)):
             noise = plus(noise, left_out)
-        alone = joint.had(start, marginals.covariance(t)).image(terms, noise)
+        alone = joint.had(start, truth[t]).image(terms, noise)
         joint.add(("x", s), terms, noise)
         own = joint.covariance(("x", s), ("x", s))
         per_step.append(
@@ -122,16 +122,16 @@ def evaluate(
                 t,
                 s,
                 process.shape(s),
-                math.sqrt(bures(alone, marginals.covariance(s))),
+                math.sqrt(bures(alone, truth[s])),
                 trace(left_out),
                 marginals.mean(s),
                 marginals.frame(s),
                 joint.means["x", s],
                 own if s == 0 or own.ndim == 1 or len(own) <= KEPT else None,
-                marginals.covariance(s),
+                truth[s],
             )
         )
-        joint.keep([*walk.names(), ("x", s)])
+        joint.keep([*recursion.names(), ("x", s)])
     return Report(per_step, network_calls(process, made.times, sampler))
 
 
@@ -144,7 +144,7 @@ def network_calls(process: LinearDiffusion, visited: Sequence[float], sampler: S
     return sorted([t for t, _ in pairs] + ends, reverse=True)
 
 
-def _sampler(name: SamplerName, denoiser: OptimalDenoiser, steps: Times, **options: Any) -> Sampler:
+def _sampler(name: SamplerName, denoiser: OptimalDenoiser, steps: Steps, **options: Any) -> Sampler:
     """The sampler of a name; options that it has not must be left alone."""
     kinds: dict[str, tuple[type[Sampler], set[str]]] = {
         "ancestral": (AncestralSampler, {"order", "rule", "corrector", "residual"}),
@@ -157,14 +157,15 @@ def _sampler(name: SamplerName, denoiser: OptimalDenoiser, steps: Times, **optio
     defaults = {"eta": 0.0, "order": 1, "rule": "moment", "corrector": False, "residual": None}
     for option, default in defaults.items():
         if option not in known and options[option] != default:
-            raise ValueError(f"{option}: expected {default!r}, as {kind.__name__} has none, got {options[option]!r}")
+            told = "correction" if option == "residual" else option
+            raise ValueError(f"{told}: expected {default!r}, as {kind.__name__} has no other, got {options[option]!r}")
     return kind(denoiser, steps, **{option: options[option] for option in known})
 
 
 def frontier(
     process: LinearDiffusion,
     covariance: Tensor | LinearOperator,
-    steps: Sequence[Times],
+    steps: Sequence[Steps],
     of_call: Callable[[Shape, Shape], float],
     **options: object,
 ) -> list[dict[str, float]]:

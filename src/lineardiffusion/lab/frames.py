@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import singledispatch
@@ -12,7 +13,7 @@ from torch import Tensor
 from lineardiffusion._checks import Shape
 from lineardiffusion.covariance import GramCovariance
 from lineardiffusion.operators.base import LinearOperator
-from lineardiffusion.operators.bases import Cosine, dct_matrix
+from lineardiffusion.operators.bases import Basis, Fourier
 from lineardiffusion.operators.scalar import Identity, Scaled
 from lineardiffusion.operators.spectral import SpectralFilter
 
@@ -24,12 +25,12 @@ class Frame:
     Arguments:
         shape: event shape.
         vectors: its columns, with shape (n, n), in float64.
-        basis: where it is that of a SpectralFilter, which one.
+        basis: the one of `ld.bases` that it is, if any.
     """
 
     shape: Shape
     vectors: Tensor
-    basis: object = None
+    basis: Basis | None = None
 
     def coordinates(self, events: Tensor) -> Tensor:
         """(*batch, n) of events (*batch, *shape)."""
@@ -54,10 +55,11 @@ def frame_of(covariance: LinearOperator) -> tuple[Frame, Tensor]:
 
 @frame_of.register
 def _(covariance: SpectralFilter) -> tuple[Frame, Tensor]:
-    if not isinstance(covariance.transform, Cosine):
-        return eigenframe(covariance.to_dense().double(), covariance.in_shape)
-    gain = covariance.gain.broadcast_to(covariance.in_shape).flatten()
-    return _cosines(covariance.in_shape, covariance.transform.axes), gain
+    basis = covariance.transform
+    if isinstance(basis, Fourier) or not basis.is_complete:
+        return eigenframe(covariance.to_dense().double(), basis.shape)
+    units = torch.eye(math.prod(basis.shape), dtype=torch.float64).reshape(-1, *basis.coordinates)
+    return Frame(basis.shape, basis.synthesise(units).flatten(1).T.contiguous(), basis), _gains(covariance)
 
 
 @frame_of.register
@@ -68,10 +70,11 @@ def _(covariance: Scaled) -> tuple[Frame, Tensor]:
 
 @frame_of.register
 def _(covariance: GramCovariance) -> tuple[Frame, Tensor]:
-    if not isinstance(covariance.operator, SpectralFilter):
-        return eigenframe(covariance.to_dense().double(), covariance.in_shape)
-    frame, gain = frame_of(covariance.operator)
-    return frame, covariance.variance(gain.square())
+    if isinstance(covariance.operator, SpectralFilter):
+        frame, gains = frame_of(covariance.operator)
+        if frame.basis is not None:
+            return frame, covariance.variance(gains.square())
+    return eigenframe(covariance.to_dense().double(), covariance.in_shape)
 
 
 @singledispatch
@@ -94,25 +97,18 @@ def _(operator: Scaled, source: Frame, target: Frame) -> Tensor:
 
 @in_frames.register
 def _(operator: SpectralFilter, source: Frame, target: Frame) -> Tensor:
-    if source is target and isinstance(operator.transform, Cosine) and source.basis == operator.transform.axes:
-        return operator.gain.broadcast_to(operator.in_shape).flatten()
+    if source is target and source.basis == operator.transform:
+        return _gains(operator)
     return matrix_of(operator, source, target)
 
 
 def matrix_of(function: Callable[[Tensor], Tensor], source: Frame, target: Frame, *, diagonal: bool = False) -> Tensor:
     """The matrix of a linear function of events, by the images of the frame's vectors; where it is diagonal, by that of
     their sum."""
-    n = len(source.vectors)
     if diagonal:
-        return target.coordinates(function(source.events(torch.ones(1, n, dtype=torch.float64))))[0]
-    return target.coordinates(function(source.events(torch.eye(n, dtype=torch.float64)))).T
+        return target.coordinates(function(source.vectors.sum(1).reshape(1, *source.shape)))[0]
+    return target.coordinates(function(source.vectors.T.reshape(-1, *source.shape))).T
 
 
-def _cosines(shape: Shape, axes: int) -> Frame:
-    """The basis of a SpectralFilter on the last axes."""
-    vectors = torch.ones(1, 1, dtype=torch.float64)
-    for axis, n in enumerate(shape):
-        identity = torch.eye(n, dtype=torch.float64)
-        cosines = dct_matrix(n, identity).T.contiguous() if axis >= len(shape) - axes else identity
-        vectors = torch.kron(vectors, cosines)
-    return Frame(shape, vectors, axes)
+def _gains(operator: SpectralFilter) -> Tensor:
+    return operator.gain.double().broadcast_to(operator.transform.coordinates).flatten()

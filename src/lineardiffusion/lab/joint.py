@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection
 from functools import reduce
 
 from torch import Tensor
 
 from lineardiffusion.lab.matrices import act, inverse, plus, sandwich, times, transposed
 
-Terms = Mapping[Hashable, Tensor]  # k ↦ A_k, of Σ_k A_k x_k
+Name = tuple[str, float]  # of a kind of states, and the time
+Terms = dict[Name, Tensor]  # k ↦ A_k, of Σ_k A_k x_k
 
 
 class Joint:
@@ -19,11 +20,11 @@ class Joint:
         name, mean, covariance: the first state.
     """
 
-    def __init__(self, name: Hashable, mean: Tensor, covariance: Tensor) -> None:
+    def __init__(self, name: Name, mean: Tensor, covariance: Tensor) -> None:
         self.means = {name: mean}
         self._covariances = {(name, name): covariance}
 
-    def covariance(self, a: Hashable, b: Hashable) -> Tensor:
+    def covariance(self, a: Name, b: Name) -> Tensor:
         """Cov(x_a, x_b)"""
         return self._covariances[a, b] if (a, b) in self._covariances else transposed(self._covariances[b, a])
 
@@ -38,7 +39,7 @@ class Joint:
                 parts.append(plus(cross, transposed(cross)))
         return reduce(plus, parts)
 
-    def add(self, name: Hashable, terms: Terms, noise: Tensor | None = None) -> None:
+    def add(self, name: Name, terms: Terms, noise: Tensor | None = None) -> None:
         """The new state Σ_k A_k x_k + noise, of the covariance that noise has."""
         own = self.image(terms, noise)
         for other in self.means:
@@ -47,12 +48,12 @@ class Joint:
         self._covariances[name, name] = own
         self.means[name] = reduce(Tensor.add, [act(a, self.means[k]) for k, a in terms.items()])
 
-    def keep(self, names: Collection[Hashable]) -> None:
+    def keep(self, names: Collection[Name]) -> None:
         """Forget the other states."""
         self.means = {name: mean for name, mean in self.means.items() if name in names}
         self._covariances = {(a, b): c for (a, b), c in self._covariances.items() if a in names and b in names}
 
-    def had(self, name: Hashable, covariance: Tensor) -> Joint:
+    def had(self, name: Name, covariance: Tensor) -> Joint:
         """These states if one of them had another covariance, and the others followed it as they do (by regression)."""
         result = Joint(name, self.means[name], covariance)
         others = [other for other in self.means if other != name]

@@ -16,10 +16,13 @@ import torch
 from torch import Tensor
 
 from lineardiffusion._checks import Shape
+from lineardiffusion.caches import BoundedCache
 from lineardiffusion.lab.frames import Frame, eigenframe, frame_of, in_frames
 from lineardiffusion.lab.matrices import inverse, plus, sandwich, times, transposed
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.processes.base import LinearDiffusion
+
+_CACHE_BYTES = 2**28
 
 
 class Marginals:
@@ -45,6 +48,7 @@ class Marginals:
         self.data_mean = torch.as_tensor(mean, dtype=torch.float64).broadcast_to(process.shape(0))
         frame, values = _data_frame(covariance, process.shape(0))
         self._changes = process.shape_changes()
+        self._gains: BoundedCache[Tensor] = BoundedCache(_CACHE_BYTES, _bytes)
         self._levels = {0: _Level(frame, [0.0], {0.0: values})}
 
     def frame(self, t: float) -> Frame:
@@ -74,6 +78,9 @@ class Marginals:
 
     def gain(self, t: float, s: float) -> Tensor:
         """G"""
+        return self._gains.get((t, s), lambda: self._gain(t, s))
+
+    def _gain(self, t: float, s: float) -> Tensor:
         seen = times(self.clean(s), transposed(self.degradation(s, t)))
         return self.process.signal_scale(t) * times(seen, inverse(self.covariance(t)))
 
@@ -87,11 +94,15 @@ class Marginals:
         reached = bisect_right(self._changes, t)
         if reached not in self._levels:
             start, data = self._changes[reached - 1], self._levels[0]
-            identity = torch.eye(len(data.frame.vectors), dtype=torch.float64)
-            images = self.process.degradation(0, start)(data.frame.events(identity)).flatten(1).T
+            events = data.frame.vectors.T.reshape(-1, *data.frame.shape)
+            images = self.process.degradation(0, start)(events).flatten(1).T
             frame, values = eigenframe(sandwich(images, data.covariances[0]), self.process.shape(start))
             self._levels[reached] = _Level(frame, [start], {start: values.clamp(min=0)})
         return self._levels[reached]
+
+
+def _bytes(matrix: Tensor) -> int:
+    return matrix.numel() * matrix.itemsize
 
 
 @dataclass

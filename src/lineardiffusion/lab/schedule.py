@@ -50,7 +50,7 @@ def optimise_schedule(
     Raises:
         ValueError: no schedule of the grid is within the budget; the error names the smallest cost.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> def process_of(schedule):
         ...     return ld.ScaleSpaceDiffusion((1, 16), 2, num_steps=50, resolution_schedule=schedule)

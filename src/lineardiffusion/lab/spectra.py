@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from lineardiffusion._checks import as_shape, check_event, compute_dtype
-from lineardiffusion.caches import BoundedCache
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.lab.marginals import Marginals
 from lineardiffusion.operators.base import LinearOperator
@@ -27,7 +26,7 @@ def power_law(shape: Sequence[int], exponent: float = 2.0, variance: float = 0.2
         exponent: of the decay.
         variance: mean of the spectrum, hence tr C / n.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> ld.lab.power_law((1, 8)).gain.mean().item()
         0.25
@@ -67,7 +66,7 @@ class OptimalDenoiser(Denoiser):
     Arguments:
         process, covariance, mean: as `ld.lab.evaluate`.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> p = ld.ScaleSpaceDiffusion((1, 16), levels=2, num_steps=100)
         >>> d = ld.lab.OptimalDenoiser(p, ld.lab.power_law((1, 16)))
@@ -83,10 +82,7 @@ class OptimalDenoiser(Denoiser):
 
     def output(self, x_t: Tensor, t: float | Tensor, **conditioning: Any) -> Tensor:
         """E[x_0 | x_t], in the dtype of x_t or, where that is narrower, in float32; t in all of its digits."""
-        times = (
-            self.process.times(t, len(x_t), low="above") if isinstance(t, Tensor) and t.ndim else self.process.time(t)
-        )
-        output: Tensor = self.network(x_t, times)
+        output: Tensor = self.network(x_t, t)
         return output.to(compute_dtype(x_t.dtype))
 
 
@@ -96,15 +92,14 @@ class PosteriorMean(nn.Module):
     def __init__(self, marginals: Marginals) -> None:
         super().__init__()
         self.marginals = marginals
-        self._maps: BoundedCache[tuple[Tensor, Tensor]] = BoundedCache(2**28, lambda kept: 8 * kept[1].numel())
 
     def forward(self, x_t: Tensor, t: float | Tensor) -> Tensor:
         if isinstance(t, Tensor) and t.ndim:
-            times = self.marginals.process.times(t, len(x_t)).tolist()
+            times = self.marginals.process.times(t, len(x_t), low="above").tolist()
             return torch.cat([self(x[None], u) for x, u in zip(x_t, times, strict=True)])
-        marginals, time = self.marginals, self.marginals.process.time(t, low="above")
+        marginals, time = self.marginals, self.marginals.process.time(float(t), low="above")
         check_event(x_t, marginals.process.shape(time), "x_t")
-        mean, gain = self._maps.get(time, lambda: (marginals.mean(time), marginals.gain(time, 0)))
-        deviation = marginals.frame(time).coordinates(x_t.cpu().double() - mean)
+        gain = marginals.gain(time, 0)
+        deviation = marginals.frame(time).coordinates(x_t.cpu().double() - marginals.mean(time))
         estimated = deviation * gain if gain.ndim == 1 else deviation @ gain.T
         return (marginals.frame(0).events(estimated) + marginals.data_mean).to(x_t.device)

@@ -20,19 +20,17 @@ import torch
 from torch import Tensor
 
 from lineardiffusion.lab.frames import in_frames, matrix_of
-from lineardiffusion.lab.joint import Joint
+from lineardiffusion.lab.joint import Joint, Name, Terms
 from lineardiffusion.lab.marginals import Marginals
 from lineardiffusion.lab.matrices import plus, times
 from lineardiffusion.posterior import isotropic_kernel
 from lineardiffusion.samplers import Estimate, HeunSampler, Sampler, SharedNoiseSampler
 from lineardiffusion.samplers.extrapolation import Extrapolation
 from lineardiffusion.samplers.heun import heun_weight
-from lineardiffusion.samplers.multistep import markov_decay, shared_noise_decay
-
-Name = tuple[str, float]
+from lineardiffusion.samplers.multistep import Rule, markov_decay, shared_noise_decay
 
 
-class Step(NamedTuple):
+class Affine(NamedTuple):
     """x_s = Σ_k A_k x_k + noise.
 
     Attributes:
@@ -43,12 +41,12 @@ class Step(NamedTuple):
     """
 
     start: Name
-    terms: dict[Name, Tensor]
+    terms: Terms
     noise: Tensor
     passed: Tensor
 
 
-class Steps:
+class Recursion:
     """The steps of a sampler, one after the other.
 
     States have the names ("x", t) and, where a corrector has changed them, ("y", t); a network is called at ("x", t).
@@ -64,16 +62,18 @@ class Steps:
         self.eta = getattr(sampler, "eta", 0.0)
         self.order, self.corrects = getattr(sampler, "order", 1), getattr(sampler, "corrector", False)
         decay = shared_noise_decay if self.shares else markov_decay
-        rule = getattr(sampler, "rule", "moment")
-        self._extrapolation = Extrapolation(sampler.denoiser, partial(decay, eta=self.eta), rule)
+        rule: Rule = getattr(sampler, "rule", "moment")
+        self._extrapolation = Extrapolation(
+            sampler.denoiser, partial(decay, eta=self.eta), rule, across=partial(markov_decay, eta=self.eta)
+        )
         self._times: list[float] = []  # of the states that estimates are made of, the newest first
-        self._taken: tuple[Tensor, dict[Name, Tensor]] | None = None  # T and W_j G_j of a step to be corrected
+        self._taken: tuple[Tensor, Terms] | None = None  # T and W_j G_j of a step to be corrected
 
     def names(self) -> list[Name]:
-        """The states that the next step may need, beside the one that the last step led to."""
-        return [("x", t) for t in self._times]
+        """The states that the next step may need, beside the one where it starts."""
+        return [("x", t) for t in self._times[: self.order + self.corrects - 1]]
 
-    def step(self, joint: Joint, t: float, s: float) -> Step:
+    def step(self, joint: Joint, t: float, s: float) -> Affine:
         """The step from t to s; before it, the corrected x_t joins the states where there is a corrector."""
         self._times = [t, *self._times][: self.order + self.corrects]
         start: Name = ("x", t)
@@ -83,7 +83,7 @@ class Steps:
         estimate = self._estimate(self._times[: self._order(s)], s)
         if s == 0:
             ones = torch.ones(len(self.marginals.clean(0)), dtype=torch.float64)
-            return Step(start, estimate, 0 * ones, ones)
+            return Affine(start, estimate, 0 * ones, ones)
         kernel, noise = self._kernel(t, s)
         scaled = self.process.signal_scale(t) * times(kernel, self.marginals.degradation(s, t))
         passed = plus(torch.full((len(scaled),), self.process.signal_scale(s), dtype=torch.float64), -scaled)
@@ -92,7 +92,7 @@ class Steps:
             terms = self._heun(t, s, terms, passed, estimate[start])
         keep = self.corrects and self.process.shape(s) == self.process.shape(t)
         self._taken = (passed, estimate) if keep else None
-        return Step(start, terms, noise, passed)
+        return Affine(start, terms, noise, passed)
 
     def _order(self, s: float) -> int:
         """How many estimates the step to s uses."""
@@ -101,7 +101,7 @@ class Steps:
         assert left is not None
         return min(self._extrapolation.reach(estimates, s), self.order, left)
 
-    def _corrected(self, t: float) -> dict[Name, Tensor]:
+    def _corrected(self, t: float) -> Terms:
         """The terms of x_t once there is an estimate made of it."""
         assert self._taken is not None
         passed, estimate = self._taken
@@ -112,16 +112,14 @@ class Steps:
         unchanged = torch.ones(len(passed), dtype=torch.float64)
         return added({("x", t): unchanged}, through(passed, change))
 
-    def _heun(
-        self, t: float, s: float, euler: dict[Name, Tensor], passed: Tensor, estimate: Tensor
-    ) -> dict[Name, Tensor]:
+    def _heun(self, t: float, s: float, euler: Terms, passed: Tensor, estimate: Tensor) -> Terms:
         """x_s once there is an estimate made of the end of Euler's step."""
         frame, weight = self.marginals.frame(s), heun_weight(self.process, t, s)
         more = weight * passed if isinstance(weight, float) else times(passed, in_frames(weight, frame, frame))
         at_end = through(times(more, self.marginals.gain(s, s)), euler)
         return added(added(euler, at_end), {("x", t): -times(more, estimate)})
 
-    def _estimate(self, at: Sequence[float], s: float) -> dict[Name, Tensor]:
+    def _estimate(self, at: Sequence[float], s: float) -> Terms:
         """W_j G_j of a step from the first of some times to s."""
         first, *others = at
         shape, marginals = self.process.shape, self.marginals
@@ -141,7 +139,7 @@ class Steps:
             ]
             return self._extrapolation(estimates, s)
 
-        result: dict[Name, Tensor] = {}
+        result: Terms = {}
         for j, (u, target) in enumerate(zip(at, targets, strict=True)):
             weight = matrix_of(partial(part, j), marginals.frame(target), marginals.frame(s), diagonal=diagonal)
             result["x", u] = times(weight, gains[j])
@@ -171,11 +169,14 @@ class Steps:
         return matrix_of(mean, here, there), noise if noise.ndim == 1 else (noise + noise.T) / 2
 
 
-def added(a: dict[Name, Tensor], b: dict[Name, Tensor]) -> dict[Name, Tensor]:
+def added(a: Terms, b: Terms) -> Terms:
     """The terms of a sum."""
-    return {name: plus(a[name], b[name]) if name in a and name in b else a.get(name, b.get(name)) for name in a | b}  # type: ignore[dict-item]
+    result = dict(a)
+    for name, matrix in b.items():
+        result[name] = plus(result[name], matrix) if name in result else matrix
+    return result
 
 
-def through(matrix: Tensor, terms: dict[Name, Tensor]) -> dict[Name, Tensor]:
+def through(matrix: Tensor, terms: Terms) -> Terms:
     """The terms of a matrix times a sum."""
     return {name: times(matrix, a) for name, a in terms.items()}

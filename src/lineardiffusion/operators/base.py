@@ -22,16 +22,18 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import as_shape, check_event, check_finite, compute_dtype
+from lineardiffusion._checks import as_shape, check_event, check_finite, compute_dtype, in_dtype
 from lineardiffusion.chebyshev import gram_chebyshev
 from lineardiffusion.convergence import for_noise, resolve_options
 from lineardiffusion.krylov import SpectralFunction
-from lineardiffusion.lanczos import SpectrumBounds, adjoint_lanczos, gram_lanczos, spectrum_bounds
+from lineardiffusion.lanczos import SpectrumBounds, adjoint_lanczos, gram_lanczos, largest_at_most, spectrum_bounds
 from lineardiffusion.operators.rules import dispatch
 
 Cached = TypeVar("Cached")
 GramMap = Callable[..., Tensor]
 StepMap = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+_COMPUTED = (torch.float32, torch.float64)
 
 # A dense singular value decomposition beyond this many entries (0.5 GiB in float64) is refused.
 _MAX_DENSE_ENTRIES = 2**26
@@ -44,7 +46,7 @@ class LinearOperator(ABC):
         in_shape: event shape of the input, e.g. (3, 64, 64).
         out_shape: event shape of the output.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> class Vignette(ld.LinearOperator):
         ...     def __init__(self, mask):
@@ -203,7 +205,12 @@ class LinearOperator(ABC):
         return self.step_map(gain, None)(x, y, None)
 
     def step_map(
-        self, gain: float | SpectralFunction, deviation: SpectralFunction | None, *, complete: bool = False
+        self,
+        gain: float | SpectralFunction,
+        deviation: SpectralFunction | None,
+        *,
+        complete: bool = False,
+        of: float = 1.0,
     ) -> StepMap:
         r"""(x, y, noise) ↦ x + K (y − M x) + D noise: a draw of every kernel of a linear diffusion, for many x, y and
         noise. What depends on the functions alone is computed once, and kept for each precision and device.
@@ -218,30 +225,46 @@ class LinearOperator(ABC):
             complete: where M is diagonal in a basis of its events (`has_frame`), K = k(0) in the directions whose
                 singular value is zero, as if M had let them through: the limit of a gain that tends to zero. Other
                 operators know no such direction.
+            of: a number by which x is multiplied first, at no cost.
 
         Returns:
             A function of x (*batch, *in_shape), y (*batch, *out_shape) and noise, shaped like x or None without a
             deviation; its result has the shape and dtype of x.
 
-        Example:
+        Examples:
             >>> import torch, lineardiffusion as ld
             >>> step = ld.Diagonal(torch.tensor([1.0, 0.5])).step_map(0.5, lambda values: (1 - values / 2).sqrt())
             >>> step(torch.zeros(2), torch.ones(2), torch.zeros(2))
             tensor([0.5000, 0.2500])
         """
-        step = self._step_map(gain, deviation, 1.0, complete)
+        step = self._step_map(gain, deviation, 1.0, complete, of)
+        rows, columns = len(self.in_shape), len(self.out_shape)
 
         def checked(x: Tensor, y: Tensor, noise: Tensor | None) -> Tensor:
+            if (  # all is well, as in every step of a sampler, which is to lose no time over it
+                type(x) is type(y) is Tensor
+                and x.dtype == y.dtype
+                and x.dtype in _COMPUTED
+                and x.shape[-rows:] == self.in_shape
+                and y.shape[-columns:] == self.out_shape
+                and (deviation is None or (type(noise) is Tensor and noise.dtype == x.dtype and noise.shape == x.shape))
+            ):
+                return step(x, y, noise if deviation is not None else None)
             check_event(x, self.in_shape, "x")
             check_event(y, self.out_shape, "y")
-            work = x.to(compute_dtype(x.dtype))
-            drawn = None if deviation is None else _checked_noise(noise, self.in_shape).to(work.dtype)
-            return step(work, y.to(work.dtype), drawn).to(x.dtype)
+            dtype = compute_dtype(x.dtype)
+            drawn = None if deviation is None else in_dtype(_checked_noise(noise, self.in_shape), dtype)
+            return in_dtype(step(in_dtype(x, dtype), in_dtype(y, dtype), drawn), x.dtype)
 
         return checked
 
     def _step_map(
-        self, gain: float | SpectralFunction, deviation: SpectralFunction | None, scale: float, complete: bool
+        self,
+        gain: float | SpectralFunction,
+        deviation: SpectralFunction | None,
+        scale: float,
+        complete: bool,
+        of: float,
     ) -> StepMap:
         """`step_map` for scale · M, without checks: multiples of an operator share its structure."""
         operator = self if scale == 1 else scale * self
@@ -250,6 +273,7 @@ class LinearOperator(ABC):
             noisy = for_noise(noisy)
 
         def step(x: Tensor, y: Tensor, noise: Tensor | None) -> Tensor:
+            x = x if of == 1 else of * x
             residual = y - operator(x)
             if callable(gain):
                 mean = x + operator._adjoint_function(over_root(gain), residual)
@@ -281,19 +305,38 @@ class LinearOperator(ABC):
         bounds = self._current("norm", lambda: self._gram_bounds(accuracy=2e-7))
         return math.sqrt(bounds.largest)
 
+    def norm_at_most(self, bound: float) -> bool:
+        """Whether ‖M‖ ≤ bound. Of an operator of unknown structure that takes fewer products than its norm, the fewer
+        the farther both are apart; a yes is wrong with a probability of 1e-4. Where a class has a norm of its own, and
+        where the two are too close to tell, that."""
+        if bound < 0 or bound == math.inf:
+            return bound > 0
+        if bound > 0 and type(self).norm is LinearOperator.norm and "norm" not in self._cache:
+            with torch.no_grad():
+                decided = largest_at_most(*self._small_gram(torch.float32), bound**2)
+            if decided is not None:
+                return decided
+        return self.norm() <= bound
+
     def spectrum_bounds(self) -> SpectrumBounds:
         """Rough bounds of the eigenvalues of the smaller of MᵀM and MMᵀ, for operators of unknown structure."""
         return self._current("spectrum bounds", lambda: self._gram_bounds(accuracy=0.05, least=True, max_iterations=60))
 
     def _gram_bounds(self, **options: Any) -> SpectrumBounds:
+        with torch.no_grad():
+            product, start = self._small_gram(None)
+            return spectrum_bounds(product, start, event_ndim=start.ndim, **options)
+
+    def _small_gram(self, dtype: torch.dtype | None) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        """Products with the smaller of MᵀM and MMᵀ, and a random vector to begin with; by default in the best precision
+        there is."""
         rows = math.prod(self.out_shape) < math.prod(self.in_shape)
         event = self.out_shape if rows else self.in_shape
         noise = torch.randn(event, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        with torch.no_grad():
-            start = noise.to(self._example(event))
-            pull = self._pullback(start, event)
-            product = (lambda y: self(pull(y))) if rows else (lambda x: pull(self(x)))
-            return spectrum_bounds(product, start, event_ndim=len(event), **options)
+        start = noise.to(self._example(event))
+        start = start if dtype is None else start.to(dtype)
+        pull = self._pullback(start, event)
+        return (lambda y: self(pull(y))) if rows else (lambda x: pull(self(x))), start
 
     def _example(self, event: tuple[int, ...]) -> Tensor:
         """Zeros where this operator keeps its tensors, in the best precision there is."""
@@ -328,7 +371,7 @@ class LinearOperator(ABC):
             ValueError: the structure is unknown and the operator too large to be written as a dense matrix, or it has
                 blocks whose coordinates have different shapes.
 
-        Example:
+        Examples:
             >>> import torch, lineardiffusion as ld
             >>> u, s, vt = ld.Resize((3, 8, 6), (4, 3)).svd()
             >>> s.shape, vt.out_shape, u.in_shape

@@ -87,7 +87,7 @@ class Cosine(Basis):
         shape: event shape, channels first.
         axes: how many of the last axes are transformed; by default all but the first, the channels.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> ld.bases.Cosine((1, 4)).analyse(torch.ones(1, 4)).round(decimals=4).abs()
         tensor([[2., 0., 0., 0.]])
@@ -119,7 +119,7 @@ class Fourier(Basis):
         shape: event shape, channels first.
         axes: how many of the last axes are transformed; by default all but the first, the channels.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> ld.bases.Fourier((1, 4)).analyse(torch.ones(1, 4)).real
         tensor([[2., 0., 0., 0.]])
@@ -154,7 +154,7 @@ class BlockCosine(Basis):
     Raises:
         ValueError: blocks that do not divide the sizes.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> ld.bases.BlockCosine((3, 24, 32), 8).coordinates
         (3, 3, 4, 8, 8)
@@ -204,7 +204,7 @@ class Haar(Basis):
     Raises:
         ValueError: sizes that are odd at some level.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> ld.bases.Haar((1, 4), levels=2).analyse(torch.tensor([[1.0, 1.0, 3.0, 3.0]])).round(decimals=4)
         tensor([[ 4., -2.,  0.,  0.]])
@@ -270,7 +270,7 @@ class Principal(Basis):
     Raises:
         ValueError: a rank out of range, or images that are not finite.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> line = torch.tensor([[1.0, 1.0], [2.0, 2.0], [6.0, 6.0]])
         >>> ld.bases.Principal(line, rank=1).analyse(torch.tensor([3.0, 3.0])).round(decimals=4)

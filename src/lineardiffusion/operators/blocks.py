@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lineardiffusion._checks import as_constant, check_event, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
-from lineardiffusion.operators.base import LinearOperator, StepMap
-from lineardiffusion.operators.multipliers import Casts, Multiplier, cast
+from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap
+from lineardiffusion.operators.multipliers import Casts, Change, Multiplier
 from lineardiffusion.operators.rules import rule
 
 
@@ -26,7 +26,7 @@ class BlockDiagonal(LinearOperator):
     Raises:
         ValueError: no block, or blocks of different shapes.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> blocks = ld.BlockDiagonal([ld.Identity((2,)), 0.5 * ld.Identity((2,))])
         >>> blocks(torch.ones(2, 2))
@@ -53,17 +53,31 @@ class BlockDiagonal(LinearOperator):
         return _per_channel([block.transpose for block in self.blocks], y, len(self.out_shape))
 
     def gram_function(self, f: SpectralFunction, x: Tensor) -> Tensor:
-        check_event(x, self.in_shape, "x")
-        return _per_channel([partial(block.gram_function, f) for block in self.blocks], x, len(self.in_shape))
+        return self.gram_map(f)(x)
+
+    def gram_map(self, f: SpectralFunction) -> GramMap:
+        maps = [block.gram_map(f) for block in self.blocks]
+
+        def function(x: Tensor, onto: Tensor | None = None) -> Tensor:
+            check_event(x, self.in_shape, "x")
+            result = _per_channel(maps, x, len(self.in_shape))
+            return result if onto is None else onto + result
+
+        return function
 
     def cogram_function(self, f: SpectralFunction, y: Tensor) -> Tensor:
         check_event(y, self.out_shape, "y")
         return _per_channel([partial(block.cogram_function, f) for block in self.blocks], y, len(self.out_shape))
 
     def _step_map(
-        self, gain: float | SpectralFunction, deviation: SpectralFunction | None, scale: float, complete: bool
+        self,
+        gain: float | SpectralFunction,
+        deviation: SpectralFunction | None,
+        scale: float,
+        complete: bool,
+        of: float,
     ) -> StepMap:
-        steps = [block._step_map(gain, deviation, scale, complete and self.has_frame) for block in self.blocks]
+        steps = [block._step_map(gain, deviation, scale, complete and self.has_frame, of) for block in self.blocks]
         axis_x, axis_y = -len(self.in_shape), -len(self.out_shape)
 
         def step(x: Tensor, y: Tensor, noise: Tensor | None) -> Tensor:
@@ -84,6 +98,9 @@ class BlockDiagonal(LinearOperator):
     def norm(self) -> float:
         return max(block.norm() for block in self.blocks)
 
+    def norm_at_most(self, bound: float) -> bool:
+        return all(block.norm_at_most(bound) for block in self.blocks)
+
     def singular_values(self) -> Tensor:
         return torch.cat([block.singular_values() for block in self.blocks])
 
@@ -102,7 +119,7 @@ class ChannelMix(LinearOperator):
     Raises:
         ValueError: a weight that is not a finite, real, constant matrix.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> grey = ld.ChannelMix(torch.full((1, 3), 1 / 3), ld.Identity((2, 2)))
         >>> grey(torch.ones(3, 2, 2)).shape, round(grey.norm(), 4)
@@ -127,14 +144,23 @@ class ChannelMix(LinearOperator):
         return self.operator.transpose(_mix(self._weight(work).T, work, -len(self.out_shape))).to(y.dtype)
 
     def gram_function(self, f: SpectralFunction, x: Tensor) -> Tensor:
-        check_event(x, self.in_shape, "x")
+        return self.gram_map(f)(x)
+
+    def gram_map(self, f: SpectralFunction) -> GramMap:
         rotation = self._svd()[2]
-        return _rotated(rotation, self._blocks(len(rotation)).gram_function, f, x, len(self.in_shape))
+        rotated = _rotated(rotation, self._blocks(len(rotation)).gram_map(f), len(self.in_shape))
+
+        def function(x: Tensor, onto: Tensor | None = None) -> Tensor:
+            check_event(x, self.in_shape, "x")
+            return rotated(x) if onto is None else onto + rotated(x)
+
+        return function
 
     def cogram_function(self, f: SpectralFunction, y: Tensor) -> Tensor:
         check_event(y, self.out_shape, "y")
         rotation = self._svd()[0].T
-        return _rotated(rotation, self._blocks(len(rotation)).cogram_function, f, y, len(self.out_shape))
+        blocks = self._blocks(len(rotation))
+        return _rotated(rotation, partial(blocks.cogram_function, f), len(self.out_shape))(y)
 
     def _blocks(self, count: int) -> BlockDiagonal:
         """s_i A for `count` channels, the last of them with s_i = 0 where W has fewer singular values."""
@@ -142,13 +168,18 @@ class ChannelMix(LinearOperator):
         return self._cached(("blocks", count), lambda: BlockDiagonal([scale * self.operator for scale in scales]))
 
     def _step_map(
-        self, gain: float | SpectralFunction, deviation: SpectralFunction | None, scale: float, complete: bool
+        self,
+        gain: float | SpectralFunction,
+        deviation: SpectralFunction | None,
+        scale: float,
+        complete: bool,
+        of: float,
     ) -> StepMap:
         # Channel by channel, between rotations of both sides; what W does not see stays as it is, but for noise.
         left, singular, right = self._svd()
         axis_x, axis_y = -len(self.in_shape), -len(self.out_shape)
         to_left, to_right, from_right = (Casts(rotation.contiguous()) for rotation in (left.T, right, right.T))
-        steps = [self.operator._step_map(gain, deviation, scale * s, False) for s in singular.tolist()]
+        steps = [self.operator._step_map(gain, deviation, scale * s, False, of) for s in singular.tolist()]
         unseen = None if deviation is None else Multiplier(deviation(torch.zeros((), dtype=torch.float64)))
 
         def step(x: Tensor, y: Tensor, noise: Tensor | None) -> Tensor:
@@ -160,7 +191,8 @@ class ChannelMix(LinearOperator):
                 if i < len(steps):
                     results.append(steps[i](channel, told[i], drawn))
                 else:
-                    results.append(channel if unseen is None or drawn is None else unseen.onto(channel, drawn))
+                    kept = channel if of == 1 else of * channel
+                    results.append(kept if unseen is None or drawn is None else unseen.onto(kept, drawn))
             return _mix(from_right(x), torch.stack(results, axis_x), axis_x)
 
         return step
@@ -174,6 +206,10 @@ class ChannelMix(LinearOperator):
 
     def norm(self) -> float:
         return float(self._svd()[1].max()) * self.operator.norm()
+
+    def norm_at_most(self, bound: float) -> bool:
+        largest = float(self._svd()[1].max())
+        return self.operator.norm_at_most(bound / largest) if largest else bound >= 0
 
     def singular_values(self) -> Tensor:
         values = torch.outer(self._svd()[1], self.operator.singular_values()).flatten()
@@ -220,14 +256,13 @@ def _per_channel(functions: Sequence[Callable[[Tensor], Tensor]], x: Tensor, eve
     return torch.stack(results, dim=x.ndim - event_ndim)
 
 
-def _rotated(
-    rotation: Tensor,
-    function: Callable[[SpectralFunction, Tensor], Tensor],
-    f: SpectralFunction,
-    x: Tensor,
-    event_ndim: int,
-) -> Tensor:
+def _rotated(rotation: Tensor, function: Change, event_ndim: int) -> Change:
     """A function of blocks, between a rotation of the channels and its inverse."""
-    work = x.to(compute_dtype(x.dtype))
-    weight = cast(rotation, work)
-    return _mix(weight.T, function(f, _mix(weight, work, -event_ndim)), -event_ndim).to(x.dtype)
+    casts = Casts(rotation)
+
+    def rotated(x: Tensor) -> Tensor:
+        work = x.to(compute_dtype(x.dtype))
+        weight = casts(work)
+        return _mix(weight.T, function(_mix(weight, work, -event_ndim)), -event_ndim).to(x.dtype)
+
+    return rotated

@@ -6,7 +6,8 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from lineardiffusion.krylov import SpectralFunction
+from lineardiffusion._checks import Shape, compute_dtype
+from lineardiffusion.krylov import Matvec, SpectralFunction
 from lineardiffusion.lanczos import SpectrumBounds
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.rules import rule
@@ -32,14 +33,25 @@ class Composed(LinearOperator):
         self.factors = factors
 
     def apply(self, x: Tensor) -> Tensor:
+        y = x.to(compute_dtype(x.dtype))
         for factor in reversed(self.factors):
-            x = factor(x)
-        return x
+            y = factor(y)
+        return y.to(x.dtype)
 
     def transpose(self, y: Tensor) -> Tensor:
         for factor in self.factors:
             y = factor.transpose(y)
         return y
+
+    def _pullback(self, v: Tensor, event: Shape) -> Matvec:
+        pulls = [factor._pullback(v, event) for factor in self.factors]
+
+        def pull(y: Tensor) -> Tensor:
+            for pull_factor in pulls:
+                y = pull_factor(y)
+            return y
+
+        return pull
 
 
 @rule("product", LinearOperator, LinearOperator)
@@ -93,6 +105,9 @@ class Transposed(LinearOperator):
 
     def norm(self) -> float:
         return self.operator.norm()
+
+    def norm_at_most(self, bound: float) -> bool:
+        return self.operator.norm_at_most(bound)
 
     def spectrum_bounds(self) -> SpectrumBounds:
         return self.operator.spectrum_bounds()

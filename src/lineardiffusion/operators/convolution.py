@@ -13,7 +13,7 @@ from lineardiffusion._checks import Shape, as_constant, as_shape, check_event
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.lanczos import SpectrumBounds
 from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap
-from lineardiffusion.operators.dense import truncated_svd
+from lineardiffusion.operators.factorisation import truncated_svd
 from lineardiffusion.operators.rules import rule
 from lineardiffusion.operators.separable import Separable
 from lineardiffusion.operators.spectral import SpectralFilter
@@ -38,7 +38,7 @@ class Convolution(LinearOperator):
         ValueError: an unknown padding, or a kernel that is even-sized, too large for the shape, not finite, complex or
             being learned.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> blur = ld.Convolution(torch.tensor([0.25, 0.5, 0.25]), (1, 4))
         >>> blur(torch.tensor([[4.0, 0.0, 0.0, 0.0]]))
@@ -78,9 +78,14 @@ class Convolution(LinearOperator):
         return self.structure.cogram_function(f, y)
 
     def _step_map(
-        self, gain: float | SpectralFunction, deviation: SpectralFunction | None, scale: float, complete: bool
+        self,
+        gain: float | SpectralFunction,
+        deviation: SpectralFunction | None,
+        scale: float,
+        complete: bool,
+        of: float,
     ) -> StepMap:
-        return self.structure._step_map(gain, deviation, scale, complete)
+        return self.structure._step_map(gain, deviation, scale, complete, of)
 
     @property
     def has_exact_functions(self) -> bool:
@@ -92,6 +97,9 @@ class Convolution(LinearOperator):
 
     def norm(self) -> float:
         return self.structure.norm()
+
+    def norm_at_most(self, bound: float) -> bool:
+        return self.structure.norm_at_most(bound)
 
     def spectrum_bounds(self) -> SpectrumBounds:
         return self.structure.spectrum_bounds()

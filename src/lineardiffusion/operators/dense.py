@@ -11,7 +11,8 @@ from torch import Tensor
 from lineardiffusion._checks import Shape, as_constant, check_event, compute_dtype
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.factored import FactoredOperator
-from lineardiffusion.operators.multipliers import cast
+from lineardiffusion.operators.factorisation import truncated_svd
+from lineardiffusion.operators.multipliers import Casts, cast
 from lineardiffusion.operators.rules import rule
 
 
@@ -26,7 +27,7 @@ class Matrix(FactoredOperator):
     Raises:
         ValueError: a weight whose shape does not fit the event shapes, or that is not finite, complex or being learned.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> difference = ld.Matrix(torch.tensor([[1.0, -1.0]]), in_shape=(2,), out_shape=(1,))
         >>> difference(torch.tensor([5.0, 3.0])), round(difference.norm(), 4)
@@ -46,12 +47,12 @@ class Matrix(FactoredOperator):
     def apply(self, x: Tensor) -> Tensor:
         check_event(x, self.in_shape, "x")
         work = x.to(compute_dtype(x.dtype))
-        return _unflatten(_flatten(work, self.in_shape) @ self.weight.to(work).T, self.out_shape).to(x.dtype)
+        return _unflatten(_flatten(work, self.in_shape) @ self._weight(work).T, self.out_shape).to(x.dtype)
 
     def transpose(self, y: Tensor) -> Tensor:
         check_event(y, self.out_shape, "y")
         work = y.to(compute_dtype(y.dtype))
-        return _unflatten(_flatten(work, self.out_shape) @ self.weight.to(work), self.in_shape).to(y.dtype)
+        return _unflatten(_flatten(work, self.out_shape) @ self._weight(work), self.in_shape).to(y.dtype)
 
     @property
     def coordinates(self) -> Shape:
@@ -67,17 +68,24 @@ class Matrix(FactoredOperator):
     def _svd(self) -> tuple[Tensor, Tensor, Tensor]:
         return self._cached("svd", lambda: truncated_svd(self.weight))
 
+    def _weight(self, like: Tensor) -> Tensor:
+        return self._cached("weight", lambda: Casts(self.weight))(like)
+
+    def _bases(self) -> tuple[Casts, Casts]:
+        """U and Vᵀ."""
+        return self._cached("bases", lambda: (Casts(self._svd()[0]), Casts(self._svd()[2])))
+
     def _to_right(self, x: Tensor) -> Tensor:
-        return _flatten(x, self.in_shape) @ self._svd()[2].to(x).T
+        return _flatten(x, self.in_shape) @ self._bases()[1](x).T
 
     def _from_right(self, z: Tensor) -> Tensor:
-        return _unflatten(z @ self._svd()[2].to(z), self.in_shape)
+        return _unflatten(z @ self._bases()[1](z), self.in_shape)
 
     def _to_left(self, y: Tensor) -> Tensor:
-        return _flatten(y, self.out_shape) @ self._svd()[0].to(y)
+        return _flatten(y, self.out_shape) @ self._bases()[0](y)
 
     def _from_left(self, z: Tensor) -> Tensor:
-        return _unflatten(z @ self._svd()[0].to(z).T, self.out_shape)
+        return _unflatten(z @ self._bases()[0](z).T, self.out_shape)
 
 
 @rule("transpose", Matrix)
@@ -88,13 +96,6 @@ def _transpose(operator: Matrix) -> LinearOperator:
 @rule("product", Matrix, Matrix)
 def _product(left: Matrix, right: Matrix) -> LinearOperator:
     return Matrix(left.weight @ right.weight, in_shape=right.in_shape, out_shape=left.out_shape)
-
-
-def truncated_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Thin U, s, Vᵀ in which singular values that are zero within rounding are exactly zero."""
-    u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
-    cutoff = max(matrix.shape) * torch.finfo(matrix.dtype).eps * s.max()
-    return u, torch.where(s > cutoff, s, 0), vt
 
 
 def _flatten(x: Tensor, event: Shape) -> Tensor:

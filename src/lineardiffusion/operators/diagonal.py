@@ -11,7 +11,6 @@ from lineardiffusion._checks import as_constant, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.factored import FactoredOperator
-from lineardiffusion.operators.multipliers import cast
 from lineardiffusion.operators.rules import rule
 
 
@@ -24,7 +23,7 @@ class Diagonal(FactoredOperator):
     Raises:
         ValueError: weights that are NaN, infinite, complex or being learned, or a scalar.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> mask = ld.Diagonal(torch.tensor([1.0, 0.0]))
         >>> mask(torch.tensor([3.0, 4.0]))
@@ -43,7 +42,7 @@ class Diagonal(FactoredOperator):
     @classmethod
     def _apply_each(cls, operators: Sequence[Diagonal], x: Tensor) -> Tensor:
         work = x.to(compute_dtype(x.dtype))
-        return (cast(torch.stack([op.weight for op in operators]), work) * work).to(x.dtype)
+        return (torch.stack([op._multiplier().on(work) for op in operators]) * work).to(x.dtype)
 
 
 @rule("transpose", Diagonal)

@@ -114,7 +114,12 @@ class FactoredOperator(LinearOperator):
         return torch.cat([torch.zeros(1, dtype=torch.float64), self._eigenvalues().flatten()])
 
     def _step_map(
-        self, gain: float | SpectralFunction, deviation: SpectralFunction | None, scale: float, complete: bool
+        self,
+        gain: float | SpectralFunction,
+        deviation: SpectralFunction | None,
+        scale: float,
+        complete: bool,
+        of: float,
     ) -> StepMap:
         # In coordinates, with s = scale · S and u = s/|s|:  x + ū k (y − s x) = (1 − |s| k) x + ū k y.
         event, whole = self.in_shape, self._is_basis(self.in_shape)
@@ -131,7 +136,7 @@ class FactoredOperator(LinearOperator):
                 told = direction(self.spectrum()).conj() * k * math.copysign(1, scale)
                 beside = None if whole else gain(_ZERO)
         terms = [
-            self._term(None if whole else _ONE, 1 - seen if whole else -seen, event, self._to_right),
+            self._term(None if whole else of * _ONE, of * (1 - seen) if whole else -of * seen, event, self._to_right),
             self._term(beside, told if beside is None else told - beside, event, self._to_left),
         ]
         if deviation is not None:
@@ -148,7 +153,7 @@ class FactoredOperator(LinearOperator):
         return self._cached("eigenvalues", lambda: self.spectrum().abs().square())
 
     def norm(self) -> float:
-        return self._cached("norm", lambda: float(self.spectrum().abs().max()))
+        return self._cached("norm", lambda: largest_size(self.spectrum()))
 
     def singular_values(self) -> Tensor:
         values = self.spectrum().abs().broadcast_to(self.coordinates).flatten()
@@ -159,3 +164,11 @@ class FactoredOperator(LinearOperator):
 def direction(spectrum: Tensor) -> Tensor:
     """s/|s|, and 1 where s = 0."""
     return torch.where(spectrum == 0, 1, spectrum.sgn())
+
+
+def largest_size(values: Tensor) -> float:
+    """max |v|"""
+    if values.is_complex():
+        return float(values.abs().max())
+    low, high = values.aminmax()
+    return max(-float(low), float(high))

@@ -34,6 +34,9 @@ class Casts:
                 self._kept[key] = cast(self._values, like)
         return self._kept[key]
 
+    def __getstate__(self) -> dict[str, object]:
+        return {"_values": self._values, "_kept": {}}
+
 
 class Multiplier:
     """z ↦ w ∘ z for constant weights w."""
@@ -43,6 +46,10 @@ class Multiplier:
         single = weights.ndim == 0 and not torch.compiler.is_compiling()
         self.number = float(weights.real) if single else None
         self._casts = Casts(weights)
+
+    def on(self, like: Tensor) -> Tensor:
+        """w where a tensor is and in its precision; a single weight is on the CPU."""
+        return self._casts(like)
 
     def __call__(self, z: Tensor) -> Tensor:
         if self.number is not None:

@@ -30,7 +30,7 @@ class OrthogonalRows(LinearOperator):
     Raises:
         ValueError: c is not positive.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> class EvenPixels(ld.OrthogonalRows):
         ...     def apply(self, x):
@@ -71,7 +71,12 @@ class OrthogonalRows(LinearOperator):
         return Multiplier(at_zero), Multiplier((at_c - at_zero) / self.squared_norm)
 
     def _step_map(
-        self, gain: float | SpectralFunction, deviation: SpectralFunction | None, scale: float, complete: bool
+        self,
+        gain: float | SpectralFunction,
+        deviation: SpectralFunction | None,
+        scale: float,
+        complete: bool,
+        of: float,
     ) -> StepMap:
         # x + d_0 n + Mᵀ [κ y + M (δ n − κ s x)],  with d(s² MᵀM) = d_0 + δ MᵀM and K = κ Mᵀ.
         c = torch.tensor(self.squared_norm, dtype=torch.float64)
@@ -79,14 +84,14 @@ class OrthogonalRows(LinearOperator):
             kappa = gain(scale**2 * c) / c.sqrt() * ((scale > 0) - (scale < 0))
         else:
             kappa = gain * scale * torch.ones_like(c)
-        told, back = Multiplier(kappa), Multiplier(-scale * kappa)
+        told, back = Multiplier(kappa), Multiplier(-of * scale * kappa)
         draws = None if deviation is None else self._images(deviation, scale)
 
         def step(x: Tensor, y: Tensor, noise: Tensor | None) -> Tensor:
-            inner, total = back(x), x
+            inner, total = back(x), x if of == 1 else of * x
             if draws is not None and noise is not None:
                 beside, seen = draws
-                inner, total = seen.onto(inner, noise), beside.onto(x, noise)
+                inner, total = seen.onto(inner, noise), beside.onto(total, noise)
             return total + self.transpose(told.onto(self(inner), y))
 
         return step
@@ -113,7 +118,7 @@ class AveragePool(OrthogonalRows):
     Raises:
         ValueError: factors that do not divide the sizes.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> ld.AveragePool((1, 4), 2)(torch.tensor([[1.0, 3.0, 5.0, 7.0]]))
         tensor([[2., 6.]])
@@ -159,7 +164,7 @@ class Truncation(OrthogonalRows):
     Raises:
         ValueError: a basis that has no such smaller one, or a shape that does not fit it.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> halve = ld.Truncation(ld.bases.Cosine((1, 4)), (1, 2))
         >>> halve(torch.ones(1, 4)).round(decimals=4)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import check_event, column, compute_dtype
-from lineardiffusion.krylov import SpectralFunction
+from lineardiffusion._checks import Shape, check_event, column, compute_dtype
+from lineardiffusion.krylov import Matvec, SpectralFunction
 from lineardiffusion.lanczos import SpectrumBounds
 from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap, apply_each
 from lineardiffusion.operators.factored import FactoredOperator
@@ -20,7 +20,7 @@ _ONE = torch.ones((), dtype=torch.float64)
 class Identity(FactoredOperator):
     """M = I on events of the given shape.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> (0.5 * ld.Identity((2,)))(torch.tensor([2.0, 4.0]))
         tensor([1., 2.])
@@ -66,6 +66,10 @@ class Scaled(LinearOperator):
     def transpose(self, y: Tensor) -> Tensor:
         return (self.scale * self.operator.transpose(y.to(compute_dtype(y.dtype)))).to(y.dtype)
 
+    def _pullback(self, v: Tensor, event: Shape) -> Matvec:
+        pull = self.operator._pullback(v, event)
+        return lambda y: self.scale * pull(y)
+
     def gram_function(self, f: SpectralFunction, x: Tensor) -> Tensor:
         return self.operator.gram_function(lambda values: f(self.scale**2 * values), x)
 
@@ -76,9 +80,14 @@ class Scaled(LinearOperator):
         return self.operator.cogram_function(lambda values: f(self.scale**2 * values), y)
 
     def _step_map(
-        self, gain: float | SpectralFunction, deviation: SpectralFunction | None, scale: float, complete: bool
+        self,
+        gain: float | SpectralFunction,
+        deviation: SpectralFunction | None,
+        scale: float,
+        complete: bool,
+        of: float,
     ) -> StepMap:
-        return self.operator._step_map(gain, deviation, scale * self.scale, complete)
+        return self.operator._step_map(gain, deviation, scale * self.scale, complete, of)
 
     def _adjoint_function(self, g: SpectralFunction, y: Tensor) -> Tensor:
         return self.scale * self.operator._adjoint_function(lambda values: g(self.scale**2 * values), y)
@@ -93,6 +102,9 @@ class Scaled(LinearOperator):
 
     def norm(self) -> float:
         return abs(self.scale) * self.operator.norm()
+
+    def norm_at_most(self, bound: float) -> bool:
+        return self.operator.norm_at_most(bound / abs(self.scale)) if self.scale else bound >= 0
 
     def spectrum_bounds(self) -> SpectrumBounds:
         bounds = self.operator.spectrum_bounds()

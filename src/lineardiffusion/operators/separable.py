@@ -6,6 +6,7 @@ a function of MᵀM costs 2d small matrix products, whatever the number of chann
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache, reduce
 from typing import Literal, get_args
@@ -17,8 +18,8 @@ from torch.nn import functional as F
 from lineardiffusion._checks import Shape, as_constant, as_shape, check_event, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap, over_root
-from lineardiffusion.operators.dense import truncated_svd
 from lineardiffusion.operators.factored import FactoredOperator
+from lineardiffusion.operators.factorisation import largest_singular_value, norm_bound, truncated_svd
 from lineardiffusion.operators.multipliers import Casts, Multiplier, cast
 from lineardiffusion.operators.rules import rule
 
@@ -35,7 +36,7 @@ class Separable(FactoredOperator):
     Raises:
         ValueError: factors that do not fit `in_shape`, or that are not finite, complex or being learned.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> total = ld.Separable([torch.ones(1, 2), torch.eye(3)], in_shape=(2, 3))
         >>> total(torch.arange(6.0).reshape(2, 3))
@@ -84,27 +85,32 @@ class Separable(FactoredOperator):
     def _svds(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         return self._cached("svds", lambda: [truncated_svd(factor) for factor in self.factors])
 
-    def _basis(self, name: str, like: Tensor) -> list[Tensor]:
-        """U, Uᵀ, V or Vᵀ of every axis, in the precision and on the device of a tensor."""
+    def _bases(self) -> tuple[list[Casts], list[Casts]]:
+        """U and Vᵀ of every axis."""
 
-        def make() -> list[Casts]:
-            parts = {"U": [u for u, _, _ in self._svds()], "Vᵀ": [vt for _, _, vt in self._svds()]}
-            parts |= {"Uᵀ": [u.T for u in parts["U"]], "V": [vt.T for vt in parts["Vᵀ"]]}
-            return [Casts(matrix.contiguous()) for matrix in parts[name]]
+        def make() -> tuple[list[Casts], list[Casts]]:
+            return [Casts(u) for u, _, _ in self._svds()], [Casts(vt) for _, _, vt in self._svds()]
 
-        return [casts(like) for casts in self._cached(name, make)]
+        return self._cached("bases", make)
 
     def _to_right(self, x: Tensor) -> Tensor:
-        return along_axes(self._basis("Vᵀ", x), x)
+        return along_axes([vt(x) for vt in self._bases()[1]], x)
 
     def _from_right(self, z: Tensor) -> Tensor:
-        return along_axes(self._basis("V", z), z)
+        return along_axes([vt(z).T for vt in self._bases()[1]], z)
 
     def _to_left(self, y: Tensor) -> Tensor:
-        return along_axes(self._basis("Uᵀ", y), y)
+        return along_axes([u(y).T for u in self._bases()[0]], y)
 
     def _from_left(self, z: Tensor) -> Tensor:
-        return along_axes(self._basis("U", z), z)
+        return along_axes([u(z) for u in self._bases()[0]], z)
+
+    def norm(self) -> float:
+        return self._cached("norm", lambda: math.prod(map(largest_singular_value, self.factors)))
+
+    def norm_at_most(self, bound: float) -> bool:
+        # Nothing is factorised where a bound of the norm is enough.
+        return math.prod(map(norm_bound, self.factors)) <= bound or self.norm() <= bound
 
     def gram_map(self, f: SpectralFunction) -> GramMap:
         diagonal = self._cached("gram diagonal", self._gram_diagonal)
@@ -120,15 +126,20 @@ class Separable(FactoredOperator):
         return function
 
     def _step_map(
-        self, gain: float | SpectralFunction, deviation: SpectralFunction | None, scale: float, complete: bool
+        self,
+        gain: float | SpectralFunction,
+        deviation: SpectralFunction | None,
+        scale: float,
+        complete: bool,
+        of: float,
     ) -> StepMap:
         diagonal = self._cached("gram diagonal", self._gram_diagonal)
         if diagonal is None:
-            return super()._step_map(gain, deviation, scale, complete)
+            return super()._step_map(gain, deviation, scale, complete, of)
         # (1 − λ g) ∘ x + g ∘ Mᵀ y + d ∘ n, with g = k/√λ, all of them functions of the diagonal λ of MᵀM.
         values = scale**2 * diagonal
         g = over_root(gain)(values) if callable(gain) else gain * torch.ones_like(values)
-        kept, told = Multiplier(1 - values * g), Multiplier(scale * g)
+        kept, told = Multiplier(of * (1 - values * g)), Multiplier(scale * g)
         drawn = None if deviation is None else Multiplier(deviation(values))
 
         def step(x: Tensor, y: Tensor, noise: Tensor | None) -> Tensor:
@@ -138,11 +149,11 @@ class Separable(FactoredOperator):
         return step
 
     def _gram_diagonal(self) -> Tensor | None:
-        """The diagonal of MᵀM where it is diagonal, as for a selection of pixels (nearest); otherwise None."""
-        grams = [factor.T @ factor for factor in self.factors]
-        if any(bool((gram - gram.diag().diag()).any()) for gram in grams):
+        """The diagonal of MᵀM where no row has more than one number, as in a selection of pixels (nearest), so that
+        there is nothing else; otherwise None."""
+        if any(bool(((factor != 0).sum(1) > 1).any()) for factor in self.factors):
             return None
-        return outer([gram.diag() for gram in grams])
+        return outer([factor.square().sum(0) for factor in self.factors])
 
     @property
     def coordinates(self) -> Shape:
@@ -175,7 +186,7 @@ class Resize(Separable):
     Raises:
         ValueError: an unknown mode, or sizes that do not fit `in_shape`.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> halve = ld.Resize((1, 4), 2, mode="area")
         >>> halve(torch.tensor([[1.0, 3.0, 5.0, 7.0]]))
@@ -202,7 +213,9 @@ def _resampling(n: int, m: int, mode: Mode, antialias: bool) -> Tensor:
     """The (m, n) matrix that resamples one axis: the columns of the resized identity image."""
     options = {"align_corners": False, "antialias": antialias} if mode in ("bilinear", "bicubic") else {}
     identity = torch.eye(n, dtype=torch.float64)[None, None]
-    return F.interpolate(identity, size=(m, n), mode=mode, **options)[0, 0]
+    matrix = F.interpolate(identity, size=(m, n), mode=mode, **options)[0, 0]
+    # A kernel treats both ends of an axis alike, but for the rounding of positions; a selection may not.
+    return matrix if mode.startswith("nearest") else (matrix + matrix.flip(0, 1)) / 2
 
 
 def along_axes(matrices: Sequence[Tensor], x: Tensor) -> Tensor:

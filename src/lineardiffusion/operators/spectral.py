@@ -18,8 +18,7 @@ from lineardiffusion._checks import Shape, as_constant, as_shape, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.bases import Basis, Cosine, Fourier
-from lineardiffusion.operators.factored import FactoredOperator
-from lineardiffusion.operators.multipliers import cast
+from lineardiffusion.operators.factored import FactoredOperator, largest_size
 from lineardiffusion.operators.rules import rule
 from lineardiffusion.operators.separable import spatial_axes
 
@@ -43,7 +42,7 @@ class SpectralFilter(FactoredOperator):
         ValueError: a basis of other events; a gain that does not fit, is not finite or is being learned, or whose
             filter would turn real signals into complex ones.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> mean = ld.SpectralFilter((1, 4), torch.tensor([1.0, 0.0, 0.0, 0.0]))
         >>> mean(torch.tensor([[1.0, 2.0, 3.0, 6.0]]))
@@ -64,15 +63,16 @@ class SpectralFilter(FactoredOperator):
             raise ValueError(f"basis: expected one of events {self.in_shape}, got {self.transform}")
         coordinates = self.transform.coordinates
         try:
-            full = self.gain.broadcast_to(coordinates)
+            self.gain.broadcast_to(coordinates)
         except RuntimeError:
             raise ValueError(
                 f"gain: expected a shape that broadcasts to {coordinates}, got {tuple(gain.shape)}"
             ) from None
         if isinstance(self.transform, Fourier):
-            axes = tuple(range(-self.transform.axes, 0))
-            mirrored = full.flip(axes).roll([1] * len(axes), axes).conj()
-            if not torch.allclose(full, mirrored, rtol=1e-9, atol=1e-9 * float(full.abs().max())):
+            numbers = self.gain.reshape(self.gain.shape or (1,))
+            axes = tuple(range(-min(self.transform.axes, numbers.ndim), 0))
+            mirrored = numbers.flip(axes).roll([1] * len(axes), axes).conj()
+            if largest_size(numbers - mirrored) > 1e-9 * largest_size(numbers):
                 raise ValueError("gain: expected gain[−k] = conj(gain[k]), so that real signals stay real")
         elif gain.is_complex():
             raise ValueError(f"gain: expected real values for basis {basis!r}, got complex ones")
@@ -108,10 +108,10 @@ class SpectralFilter(FactoredOperator):
         if any(op.transform != first.transform or op.gain.shape != first.gain.shape for op in operators):
             return super()._apply_each(operators, x)
         missing = len(first.transform.coordinates) - first.gain.ndim
-        stacked = torch.stack([op.gain for op in operators])
-        gains = stacked.reshape(len(operators), *[1] * missing, *first.gain.shape)
         work = x.to(compute_dtype(x.dtype))
-        return first._from_right(cast(gains, work) * first._to_right(work)).to(x.dtype)
+        stacked = torch.stack([op._multiplier().on(work) for op in operators]).to(work.device)
+        gains = stacked.reshape(len(operators), *[1] * missing, *first.gain.shape)
+        return first._from_right(gains * first._to_right(work)).to(x.dtype)
 
 
 def _as_basis(basis: str | Basis, shape: Shape, gain_ndim: int) -> Basis:

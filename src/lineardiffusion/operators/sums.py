@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lineardiffusion._checks import compute_dtype
+from lineardiffusion._checks import Shape, compute_dtype
+from lineardiffusion.krylov import Matvec
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.convolution import Convolution
 from lineardiffusion.operators.dense import Matrix
@@ -45,6 +46,10 @@ class Sum(LinearOperator):
         first, *rest = self.terms
         work = y.to(compute_dtype(y.dtype))
         return sum((term.transpose(work) for term in rest), first.transpose(work)).to(y.dtype)
+
+    def _pullback(self, v: Tensor, event: Shape) -> Matvec:
+        first, *rest = [term._pullback(v, event) for term in self.terms]
+        return lambda y: sum((pull(y) for pull in rest), first(y))
 
 
 @rule("sum", LinearOperator, LinearOperator)

@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Literal, get_args, overload
+from typing import Literal, TypeGuard, get_args, overload
 
 import torch
 from torch import Tensor
 
 from lineardiffusion._checks import (
     Shape,
+    as_index,
+    as_number,
     check_constant,
     check_event,
     check_finite,
@@ -46,8 +48,12 @@ Coupling = Literal["markov", "shared"]
 _TERMINAL_SNR = 2e-3
 # Standardised values and latents are of either sign, and images in [0, 1] stay below this.
 _PIXELS = 10.0
-# Kernels that are kept: a sampler visits the same pairs of times again and again.
+# Operators and kernels that are kept: a sampler visits the same pairs of times again and again.
+_OPERATOR_BYTES = 2**28
 _KERNEL_BYTES = 2**29
+# In the place of a_t/a_s where a_t = 0: it makes M zero to all digits and leaves it the polar factor of R, which is what
+# kernels tend to where the signal fades.
+_VANISHING = 1e-18
 # Pairs of neighbouring times at which a continuous process is looked at for feasibility.
 _LOOKED_AT = 200
 
@@ -73,7 +79,7 @@ class LinearDiffusion(Configured):
         ValueError: lengths that do not fit, or noise that a "markov" coupling does not allow. The error names the time
             and the smallest feasible σ_t; `ld.feasible_sigmas` raises all of them as far as necessary.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> p = ld.LinearDiffusion(ld.paths.heat((1, 8), blur_sigma=2.0), ld.schedules.cosine(100))
         >>> p.diffuse(torch.zeros(4, 1, 8), t=2.5, generator=torch.Generator().manual_seed(0)).shape
@@ -95,6 +101,10 @@ class LinearDiffusion(Configured):
         if coupling not in get_args(Coupling):
             raise ValueError(f"coupling: expected one of {get_args(Coupling)}, got {coupling!r}")
         if not isinstance(schedule, Schedule):
+            if isinstance(schedule, str) or callable(schedule):
+                raise TypeError(
+                    f"schedule: expected one such as ld.schedules.linear(1000), or σ_0, …, σ_T, got {schedule!r}"
+                )
             schedule = _as_table(schedule, signal_scales)
         elif signal_scales is not None:
             raise ValueError("signal_scales: expected None beside a schedule, which has its own")
@@ -103,8 +113,10 @@ class LinearDiffusion(Configured):
                 raise TypeError(f"path: expected a path or a sequence of operators, got one operator: [{path}]")
             path = ChainPath(path, [schedule.signal(t) for t in range((schedule.num_steps or 0) + 1)])
         self.path, self.schedule, self.coupling = path.on(schedule), schedule, coupling
+        self._operators: BoundedCache[LinearOperator] = BoundedCache(_OPERATOR_BYTES, _operator_bytes)
         self._kernels: BoundedCache[MarkovKernel] = BoundedCache(_KERNEL_BYTES, _kernel_bytes)
-        self._signal: LinearOperator | None = None
+        self._shared_kernels: BoundedCache[SharedNoiseKernel] = BoundedCache(_KERNEL_BYTES, _kernel_bytes)
+        self._signal: tuple[float, LinearOperator] | None = None  # at a time, of white noise
         self._warned: set[str] = set()  # of what there was a warning
         self._looked = False  # at data on an accelerator
         self._levels: dict[float, NoiseLevel] = {}
@@ -144,7 +156,7 @@ class LinearDiffusion(Configured):
         t = self.time(t, low="above")
         return max(t - 1, 0) if self.num_steps else math.nextafter(t, 0)
 
-    def time(self, t: float, name: str = "t", low: Literal["from", "above"] = "from") -> float:
+    def time(self, t: Time, name: str = "t", low: Literal["from", "above"] = "from") -> float:
         """One time, checked: an int where it is one in a process with steps, so that equal times are the same.
 
         Raises:
@@ -155,18 +167,16 @@ class LinearDiffusion(Configured):
         if type(t) is int and steps is not None:
             number: float = t
         else:
-            try:
-                number = float(t)
-            except (TypeError, ValueError, RuntimeError):
-                shown = tuple(t.shape) if isinstance(t, Tensor) else repr(t)
-                raise TypeError(f"{name}: expected a number, got {shown}") from None
+            number = as_number(t, name)
             if steps is not None and number.is_integer():
                 number = int(number)
         if not 0 <= number <= self.schedule.end or (low == "above" and number == 0):
             bound = "<" if low == "above" else "≤"
             raise ValueError(f"{name}: expected 0 {bound} {name} ≤ {self.schedule.end}, got {number}")
         if self.path.integral and type(number) is not int:
-            raise ValueError(f"{name}: expected an integer, as a chain of operators has no states between, got {number}")
+            raise ValueError(
+                f"{name}: expected an integer, as a chain of operators has no states between, got {number}"
+            )
         return number
 
     def times(self, t: Tensor, count: int | None = None, low: Literal["from", "above"] = "from") -> Tensor:
@@ -181,9 +191,10 @@ class LinearDiffusion(Configured):
         if count is not None and len(t) != count:
             raise ValueError(f"t: expected one time, or one for each of {count} events, got {len(t)}")
         if t.device.type == "cpu":
-            values = t.tolist()
-            for value in (min(values), max(values)):
-                self.time(value, low=low)
+            least, integral = 0.0 if low == "from" else math.nextafter(0, 1), self.path.integral
+            for value in t.tolist():
+                if not least <= value <= self.end or (integral and value % 1):
+                    self.time(value, low=low)  # which refuses it
         return t
 
     def common_shape(self, t: Tensor) -> Shape:
@@ -267,14 +278,27 @@ class LinearDiffusion(Configured):
     # ------------------------------------------------------------------ operators and distributions
 
     def degradation(self, s: float, t: float) -> LinearOperator:
-        """R_{s→t}, in data range: c_t = R_{s→t} c_s."""
-        return self.path.between(*self._pair(t, s, equal=True)[::-1])
+        """R_{s→t}, in data range: c_t = R_{s→t} c_s, s ≤ t; kept."""
+        t, s = self._pair(t, s, equal=True)
+        return self._operators.get(("R", s, t), lambda: self.path.between(s, t))
 
     def operator(self, s: float, t: float) -> LinearOperator:
-        """M_{s→t} = (a_t/a_s) R_{s→t}"""
+        """M_{s→t} = (a_t/a_s) R_{s→t}, s ≤ t; kept.
+
+        Raises:
+            ValueError: a_s = 0 and a_t > 0: there is no such operator.
+        """
         t, s = self._pair(t, s, equal=True)
-        before = self.signal_scale(s)
-        return self.path.scaled(s, t, self.signal_scale(t) / before if before else 0.0)
+        return self._operators.get(("M", s, t), lambda: self.path.scaled(s, t, self._scale(s, t)))
+
+    def _scale(self, s: float, t: float) -> float:
+        """a_t/a_s"""
+        before, after = self.signal_scale(s), self.signal_scale(t)
+        if before == 0 and after > 0:
+            raise ValueError(
+                f"s: expected a signal that never comes back, got a_s = 0 at s = {s} and a_t = {after:.6g} at t = {t}"
+            )
+        return after / before if before else 0.0
 
     def marginal(self, t: float) -> GaussianMarginal:
         """q(x_t | x_0) = N(M_{1:t} x_0, σ_t² I), Eq. 3."""
@@ -309,20 +333,31 @@ class LinearDiffusion(Configured):
         t, s = self._pair(t, s)
         return self.step_kernel(t, s, eta).gaussian(x_t, mean_s)
 
-    def step_kernel(self, t: float, s: float, eta: float) -> MarkovKernel:
-        """The kernel of `kernel`, prepared once and kept: what samplers use.
+    def step_kernel(self, t: float, s: float, eta: float, *, of: Literal["mean", "clean"] = "mean") -> MarkovKernel:
+        """The kernel of `kernel`, prepared once and kept.
+
+        Arguments:
+            t, s, eta: as there.
+            of: what the kernel is given beside x_t: μ_s, or the clean image c_s = μ_s / a_s, as samplers do.
 
         Raises:
             ValueError: times that do not fit, η outside [0, 1], or no such kernel exists for these times.
         """
-        t, s = self._pair(t, s)
-        return self._kernels.get((t, s, eta), lambda: self._make_kernel(t, s, as_eta(eta)))
+        kernel = self._kernels.find((t, s, eta, of))
+        if kernel is None:
+            (t, s), eta = self._pair(t, s), as_eta(eta)
+            kernel = self._kernels.get((t, s, eta, of), lambda: self._make_kernel(t, s, eta, of))
+        return kernel
 
-    def _make_kernel(self, t: float, s: float, eta: float) -> MarkovKernel:
+    def _make_kernel(self, t: float, s: float, eta: float, of: str) -> MarkovKernel:
         operator, sigma_s, sigma_t = self.operator(s, t), self._noise(s), self._noise(t)
         if self.coupling == "shared" or not self.path.integral:  # products of feasible steps are feasible
             check_feasible(operator, sigma_s, sigma_t, at=f" from t = {t} to s = {s}")
-        return MarkovKernel(operator, sigma_s, sigma_t, eta, carried=self.path.shape(s) == self.path.shape(t))
+        if self.signal_scale(t) == 0:
+            operator = self.path.scaled(s, t, _VANISHING)
+        carried = self.path.shape(s) == self.path.shape(t)
+        scale = self.signal_scale(s) if of == "clean" else 1.0
+        return MarkovKernel(operator, sigma_s, sigma_t, eta, carried=carried, scale=scale)
 
     def shared_noise_kernel(
         self, x_t: Tensor, mean_t: Tensor, mean_s: Tensor, t: float, s: float | None, gamma: float
@@ -341,58 +376,71 @@ class LinearDiffusion(Configured):
         return self.shared_step_kernel(t, s, gamma).gaussian(x_t, mean_t, mean_s)
 
     def shared_step_kernel(self, t: float, s: float | None, gamma: float) -> SharedNoiseKernel:
-        """The kernel of `shared_noise_kernel`."""
+        """The kernel of `shared_noise_kernel`, prepared once and kept."""
         t, s = self._pair(t, s)
         if self.path.shape(t) != self.path.shape(s):
             raise ValueError(
                 f"s: expected a time of the shape of t = {t}, {self.path.shape(t)}, got s = {s} of {self.path.shape(s)}"
             )
-        return SharedNoiseKernel(self._noise(s), self._noise(t), gamma, self.path.shape(t))
+        gamma = as_number(gamma, "gamma")
+        return self._shared_kernels.get(
+            (t, s, gamma), lambda: SharedNoiseKernel(self._noise(s), self._noise(t), gamma, self.path.shape(t))
+        )
 
     def prior(
         self,
         n: int,
         generator: torch.Generator | None = None,
         *,
+        t: float | None = None,
         noise: Tensor | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """n samples of N(0, Σ_T), with shape (n, *shape(T)): where sampling starts. Warns as `check_prior`.
+        """n samples of N(0, Σ_t), with shape (n, *shape(t)): where sampling starts. Warns as `check_prior`.
 
         Arguments:
             n: how many.
             generator: the source of the noise; the global one by default.
+            t: the time, T by default.
             noise: standard normal noise of the shape of the result, in the place of a generator.
             dtype, device: of the result; torch's defaults where they are not given.
         """
-        self.check_prior()
-        zeros = torch.zeros(n, *self.shape(self.end), dtype=dtype, device=device)
-        return self.add_noise(zeros, self.end, draw_noise(zeros, noise, generator))
+        t = self.end if t is None else t
+        self.check_prior(t)
+        zeros = torch.zeros(as_index(n, 0, 2**31, "n"), *self.shape(t), dtype=dtype, device=device)
+        return self.add_noise(zeros, t, draw_noise(zeros, noise, generator))
 
-    def terminal_snr(self) -> float:
-        r"""‖Σ_T^{−1/2} M_{1:T}‖²: the largest signal-to-noise ratio that is left in x_T, of a direction in which the
-        data have variance 1. For DDPM and Blurring Diffusion a_T²/σ_T²."""
-        level, scale = self._noise(self.time(self.end)), self.signal_scale(self.end)
+    def terminal_snr(self, t: float | None = None) -> float:
+        r"""‖Σ_t^{−1/2} M_{1:t}‖², by default for t = T: the largest signal-to-noise ratio that is left in x_T, of a
+        direction in which the data have variance 1. For DDPM and Blurring Diffusion a_T²/σ_T²."""
+        t = self.time(self.end if t is None else t)
+        level, scale = self._noise(t), self.signal_scale(t)
         if not isinstance(level, Covariance):
             if scale == 0:
                 return 0.0
-            return (scale * self.path.norm(0, self.time(self.end)) / level) ** 2 if level else math.inf
-        if self._signal is None:  # it keeps its norm, for as long as what it is made of stays
-            self._signal = level.inverse_root() @ self.operator(0, self.end)
-        return self._signal.norm() ** 2
+            return (scale * self.path.norm(0, t) / level) ** 2 if level else math.inf
+        if self._signal is None or self._signal[0] != t:
+            self._signal = t, level.inverse_root() @ self.operator(0, t)
+        return self._signal[1].norm() ** 2  # it keeps its norm, for as long as what it is made of stays
 
-    def check_prior(self) -> None:
-        """Warn, once for each process, where `terminal_snr` is above 0.002: x_T is then not the noise that samplers
-        start from, and their samples are drawn towards a mean of zero."""
-        if "prior" in self._warned or self.terminal_snr() <= _TERMINAL_SNR:
+    def check_prior(self, t: float | None = None) -> None:
+        """Warn, once for each process, where `terminal_snr` is above 0.002: x_t, by default x_T, is then not the noise
+        that samplers start from, and their samples are drawn towards a mean of zero."""
+        if "prior" in self._warned or self.terminal_snr(t) <= _TERMINAL_SNR:
             return
+        at_end = t is None or t == self.end
+        state, remedy = (
+            ("x_T", "schedule that ends in noise, more of its steps")
+            if at_end
+            else (f"x_t at t = {t}", "grid that starts later")
+        )
         self._warn(
             "prior",
-            f"x_T is not noise: a signal-to-noise ratio of ‖M_(1:T)‖²/σ_T² = {self.terminal_snr():.3g} is left in it, "
-            f"expected at most {_TERMINAL_SNR}. Samples that start from N(0, σ_T² I) are drawn towards zero. Use a "
-            f"schedule that ends in noise, more of its steps, or give the sampler prior=images, which start from "
-            f"process.diffuse(images, {self.end}).",
+            f"{state} is not noise: a signal-to-noise ratio of ‖M_(1:t)‖²/σ_t² = {self.terminal_snr(t):.3g} is left in "
+            f"it, expected at most {_TERMINAL_SNR}. Samples that start from N(0, σ_t² I) are drawn towards zero. Use a "
+            f"{remedy}, or give the sampler prior=images, which start from "
+            f"process.diffuse(images, {self.end if t is None else t}).",
         )
 
     # ------------------------------------------------------------------ training pairs
@@ -434,7 +482,7 @@ class LinearDiffusion(Configured):
         with full_precision(x0):
             if isinstance(time, Tensor):
                 return self.path.apply_each(time, x0)
-            return self.path.between(0, time)(x0)
+            return self.degradation(0, time)(x0)
 
     # ------------------------------------------------------------------ helpers
 
@@ -444,8 +492,8 @@ class LinearDiffusion(Configured):
             return self.time(t)
         count = x0.shape[0] if x0.ndim == len(self.path.shape(0)) + 1 else None
         if count is None:
-            expected = ("B", *self.path.shape(0))
-            raise ValueError(f"x0: expected shape {expected} for {len(t)} times, got {tuple(x0.shape)}")
+            event = ", ".join(map(str, self.path.shape(0)))
+            raise ValueError(f"x0: expected shape ({len(t)}, {event}) for as many times, got {tuple(x0.shape)}")
         self.common_shape(self.times(t, count))
         return t
 
@@ -455,7 +503,7 @@ class LinearDiffusion(Configured):
             if len(self._scales) > 4096:
                 self._scales.clear()
             signal, sigma = self.schedule(t)
-            self._scales[t] = signal * self.path.gain(t), sigma
+            self._scales[t] = float(signal * self.path.gain(t)), sigma
         return self._scales[t]
 
     def _noise(self, t: float) -> NoiseLevel:
@@ -468,14 +516,14 @@ class LinearDiffusion(Configured):
         return self._levels[t]
 
     def _pair(self, t: float, s: float | None, *, equal: bool = False) -> tuple[float, float]:
-        t = self.time(t)
+        t = self.time(t, low="from" if equal else "above")
         if s is None:
             if not self.num_steps:
                 raise ValueError("s: expected a time, as this process has no steps")
-            s = max(t - 1, 0) if t else -1
-        s = s if s == -1 else self.time(s, "s")
+            s = max(t - 1, 0)
+        s = self.time(s, "s")
         if s > t or (s == t and not equal):
-            raise ValueError(f"s: expected s < t = {t}, got {s}")
+            raise ValueError(f"s: expected s {'≤' if equal else '<'} t = {t}, got {s}")
         return t, s
 
     def _check_feasible(self) -> None:
@@ -492,10 +540,13 @@ class LinearDiffusion(Configured):
                 check_feasible(self.operator(s, t), sigma_s, sigma_t, at=at)
                 continue
             before, after = self.signal_scale(s), self.signal_scale(t)
-            if sigma_s == 0 or after == 0:
+            if after == 0:
+                continue
+            self._scale(s, t)
+            if sigma_s == 0:
                 continue
             # ‖R‖ may at most be
-            bound = sigma_t / sigma_s * before / after if before else 0.0
+            bound = sigma_t / sigma_s * before / after
             if not self.path.norm_at_most(s, t, bound):
                 check_feasible(self.operator(s, t), sigma_s, sigma_t, at=at)
 
@@ -525,7 +576,8 @@ class LinearDiffusion(Configured):
             return NotImplemented
         return (self.path, self.schedule, self.coupling) == (other.path, other.schedule, other.coupling)
 
-    __hash__ = object.__hash__
+    def __hash__(self) -> int:
+        return hash((self.path, self.schedule, self.coupling))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}: {self.path!r} × {self.schedule!r}"
@@ -544,7 +596,7 @@ def feasible_sigmas(chain: OperatorChain | Sequence[LinearOperator], targets: Se
     Raises:
         ValueError: targets that do not fit.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> ld.feasible_sigmas([2.0 * ld.Identity((4,))] * 3, [0.0, 0.5, 0.6, 3.0])
         [0.0, 0.5, 1.0, 3.0]
@@ -571,10 +623,16 @@ def _as_table(sigmas: Sequence[NoiseLevel] | Tensor, signal_scales: Sequence[flo
     return table(scales, numbers)  # type: ignore[arg-type]
 
 
-def _is_batch(t: Time) -> bool:
+def _is_batch(t: Time) -> TypeGuard[Tensor]:
     return isinstance(t, Tensor) and t.ndim > 0
 
 
-def _kernel_bytes(kernel: MarkovKernel) -> int:
+def _operator_bytes(operator: LinearOperator) -> int:
+    """Of its numbers in float64 and in float32, and of transforms of them."""
+    return 16 * count_numbers(operator)
+
+
+def _kernel_bytes(kernel: MarkovKernel | SharedNoiseKernel) -> int:
     """Of the spectra that a kernel keeps, about: a handful of numbers for each that its operator has."""
-    return 64 * count_numbers(kernel.operator) if kernel.operator.has_exact_functions else 0
+    operator = kernel.operator if isinstance(kernel, MarkovKernel) else kernel.covariance
+    return 64 * count_numbers(operator) if operator.has_exact_functions else 0

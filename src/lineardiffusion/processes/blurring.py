@@ -33,7 +33,7 @@ class BlurringDiffusion(LinearDiffusion):
     Raises:
         ValueError: an argument out of range.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> p = ld.BlurringDiffusion((1, 16, 16), num_steps=100)
         >>> p.operator(0, 50).gain.shape, p.degradation(20, 80).basis

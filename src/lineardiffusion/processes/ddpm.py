@@ -24,7 +24,7 @@ class DDPM(LinearDiffusion):
     Raises:
         ValueError: a schedule that is unknown or does not decrease from 1.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> p = ld.DDPM((3, 64, 64))
         >>> round(p.signal_scale(1000), 4), round(p.snr(1), 1)

@@ -21,7 +21,7 @@ class EDM(LinearDiffusion):
     Arguments:
         shape: event shape.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> p = ld.EDM((3, 64, 64))
         >>> p.sigma(1.0), p.signal_scale(0.5)

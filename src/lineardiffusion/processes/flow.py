@@ -24,7 +24,7 @@ class FlowMatching(LinearDiffusion):
     Raises:
         ValueError: a shift that is not positive.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> p = ld.FlowMatching((3, 64, 64), shift=3.0)
         >>> p.sigma(0.5), p.signal_scale(1.0)

@@ -36,7 +36,7 @@ class ScaleSpaceDiffusion(LinearDiffusion):
         ValueError: levels beyond what the shape holds, odd sizes for "haar", or a resolution schedule that is not
             monotone.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> p = ld.ScaleSpaceDiffusion((3, 48, 64), levels=2)
         >>> p.shape(0), p.shape(1000), p.shape_changes()

@@ -24,7 +24,7 @@ class AncestralSampler(MarkovSampler):
     Raises:
         TypeError, ValueError: as there.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> p = ld.ScaleSpaceDiffusion((1, 8, 8), levels=2, num_steps=100)
         >>> d = ld.Denoiser(lambda x, t_index, size: x.new_zeros(len(x), 1, *size), p)

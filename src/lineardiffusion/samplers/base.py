@@ -18,13 +18,17 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import as_index, as_range, check_event, compute_dtype, draw_noise
+from lineardiffusion._checks import as_index, as_range, check_event, compute_dtype, draw_noise, in_dtype
 from lineardiffusion.config import Configured
 from lineardiffusion.denoiser import Denoiser, first_weight
 from lineardiffusion.residual import Noise
 from lineardiffusion.samplers.history import History
 from lineardiffusion.samplers.inversion import invert
 from lineardiffusion.schedules.grids import Steps, as_times
+
+
+# Steps that are known to be allowed.
+_KEPT_PAIRS = 4096
 
 
 class Draws(NamedTuple):
@@ -63,6 +67,7 @@ class Sampler(Configured, ABC):
             )
         self.denoiser, self.steps, self.clip = denoiser, steps, as_range(clip)
         self.times = as_times(denoiser.process, steps)
+        self._allowed: set[tuple[float, float]] = set()  # steps that were checked
         self._steps_left = {s: left for left, s in enumerate(reversed(self.times[1:]), start=1)}
 
     @abstractmethod
@@ -110,6 +115,21 @@ class Sampler(Configured, ABC):
         Raises:
             ValueError: times that do not fit, or a history that does not lead to t.
         """
+        if (t, s) not in self._allowed:
+            t, s = self._checked(t, s)
+            if len(self._allowed) > _KEPT_PAIRS:
+                self._allowed.clear()
+            self._allowed.add((t, s))
+        history = self.history() if history is None else history
+        if history.time not in (None, t):
+            raise ValueError(f"history: expected one of steps that lead to t = {t}, got one to {history.time}")
+        draws = Draws(lambda like: draw_noise(like, noise, generator), lambda like: draw_noise(like, None, generator))
+        x_s, _ = self.advance(in_dtype(x_t, compute_dtype(x_t.dtype)), t, s, draws, history, conditioning)
+        history.time = s
+        return x_s
+
+    def _checked(self, t: float, s: float) -> tuple[float, float]:
+        """Two times between which there may be a step."""
         process = self.denoiser.process
         t, s = process.time(t), process.time(s, "s")
         if s >= t:
@@ -119,14 +139,7 @@ class Sampler(Configured, ABC):
                 f"s: expected a time of shape {process.shape(process.before(t))}, that of just below t, got s = {s} of "
                 f"shape {process.shape(s)}; steps over a change of shape must start at one of {process.shape_changes()}"
             )
-        history = self.history() if history is None else history
-        if history.time not in (None, t):
-            raise ValueError(f"history: expected one of steps that lead to t = {t}, got one to {history.time}")
-        check_event(x_t, process.shape(t), "x_t")
-        draws = Draws(lambda like: draw_noise(like, noise, generator), lambda like: draw_noise(like, None, generator))
-        x_s, _ = self.advance(x_t.to(compute_dtype(x_t.dtype)), t, s, draws, history, conditioning)
-        history.time = s
-        return x_s
+        return t, s
 
     def __call__(
         self,
@@ -251,9 +264,7 @@ class Sampler(Configured, ABC):
         weight = torch.empty(0) if weight is None else weight
         like = weight.new_empty((n, *process.shape(t)), dtype=compute_dtype(weight.dtype))
         if prior is None:
-            if t == process.end:
-                process.check_prior()
-            return process.add_noise(torch.zeros_like(like), t, source(like))
+            return process.prior(n, t=t, noise=source(like), dtype=like.dtype, device=like.device)
         if len(prior) != n:
             prior = prior[source.choose(len(prior)).to(prior.device)]
         return process.diffuse(prior.to(like), t, noise=source(like))

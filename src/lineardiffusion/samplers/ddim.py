@@ -37,7 +37,7 @@ class DDIMSampler(MarkovSampler):
     Raises:
         TypeError, ValueError: as there, or η outside [0, 1].
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> p = ld.DDPM((1, 8, 8))
         >>> d = ld.Denoiser(lambda x, t_index: torch.zeros_like(x), p)

@@ -51,13 +51,19 @@ class Extrapolation:
         decay: H as a function of h.
         rule: "moment" or "midpoint".
         clip: range of the estimates.
+        across: H where the shape changes, if that is another function.
     """
 
     def __init__(
-        self, denoiser: Denoiser, decay: Decay, rule: Rule = "moment", clip: tuple[float, float] | None = None
+        self,
+        denoiser: Denoiser,
+        decay: Decay,
+        rule: Rule = "moment",
+        clip: tuple[float, float] | None = None,
+        across: Decay | None = None,
     ) -> None:
         self.denoiser, self.process = denoiser, denoiser.process
-        self.decay, self.rule, self.clip = decay, rule, clip
+        self.decay, self.across, self.rule, self.clip = decay, across or decay, rule, clip
         self._combinations: BoundedCache[_Combination] = BoundedCache(_CACHE_BYTES, _bytes)
 
     def carried(self, estimate: Estimate, s: float) -> Tensor:
@@ -112,7 +118,8 @@ class Extrapolation:
                 ratio = (_length(values, scale) / h).clamp(min=1 / _MAX_RATIO)
                 return weights(self.decay(h), [-ratio], self.rule)[1]
 
-            return _filtered([change.function(second)])
+            add = change.gram_map(second)
+            return _Combination(lambda estimates: add(estimates[1] - estimates[0], estimates[0]), [change])
         h = torch.where(h > 0, h, math.nan)  # chains of operators may have any number here
         nodes = [(log_ratio(process, u) - start) / h for u in others]
         nodes = [torch.where((node < 0) | (u == s), node, math.nan) for node, u in zip(nodes, others, strict=True)]
@@ -130,7 +137,7 @@ class Extrapolation:
 
         def gain(values: Tensor) -> Tensor:
             h = _length(values, scale)
-            weight = weights(self.decay(h), [-(length / h).clamp(min=1 / _MAX_RATIO)], self.rule)[1]
+            weight = weights(self.across(h), [-(length / h).clamp(min=1 / _MAX_RATIO)], self.rule)[1]
             return torch.where(values > removed, weight * values.rsqrt(), 0.0)
 
         correct = degradation.step_map(gain, None)

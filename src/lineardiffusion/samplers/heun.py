@@ -27,8 +27,8 @@ class HeunSampler(Sampler):
 
         x* = m + ½ e^h (m₂ − m),   e^h = (σ_t/a_t r_t) / (σ_s/a_s r_s)
 
-    in every direction of the path's frame: the slopes d(x/a)/d(σ/a) are averaged, as in EDM. With `schedules.flow` those
-    of dx/dt are, which is e^h = σ_t/σ_s. Euler's method is what is left for the step to s = 0, over a change of shape,
+    in every direction of the path's frame: slopes d(x/a)/d(σ/a) are averaged, as in EDM. With `schedules.flow` those of
+    dx/dt are, which is e^h = σ_t/σ_s. Euler's method is what is left for the step to s = 0, over a change of shape,
     and in directions that x_t does not see (e^h = ∞).
 
     Arguments:
@@ -43,7 +43,7 @@ class HeunSampler(Sampler):
     Raises:
         TypeError, ValueError: as `Sampler`.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> d = ld.Denoiser(lambda x, c_noise: torch.zeros_like(x), ld.EDM((1, 8, 8)), ld.EDMPrediction())
         >>> ld.HeunSampler(d, ld.grids.karras(18))(2, seeds=[0, 1], progress=False).shape
@@ -61,17 +61,17 @@ class HeunSampler(Sampler):
         clean = self._estimate(x_t, t, s, conditioning)
         if s == 0:
             return clean, clean
-        kernel, scale = process.step_kernel(t, s, 0.0), process.signal_scale(s)
+        kernel = process.step_kernel(t, s, 0.0, of="clean")
         with full_precision(x_t):
             if not kernel.is_deterministic:
-                return kernel.sample(x_t, scale * clean, draws.kernel(clean)), clean
-            euler = kernel.mean(x_t, scale * clean)
+                return kernel.sample(x_t, clean, draws.kernel(clean)), clean
+            euler = kernel.mean(x_t, clean)
         following = self._estimate(euler, s, s, conditioning)
         with full_precision(x_t):
             weight = self._weights.get((t, s), lambda: heun_weight(process, t, s))
             change = following - clean
             star = clean + (weight(change) if isinstance(weight, LinearOperator) else weight * change)
-            return kernel.mean(x_t, scale * star), clean
+            return kernel.mean(x_t, star), clean
 
     def _estimate(self, x: Tensor, t: float, s: float, conditioning: dict[str, Any]) -> Tensor:
         clean = self.denoiser.carry(*self.denoiser.estimate(x, t, **conditioning), s)

@@ -6,8 +6,8 @@ the inverse of the slope of f for white data of unit variance,
     P = (α_t² + σ_t²) / (α_s α_t + σ_s σ_t),   α_t = a_t r_t in every direction of the path's frame.
 
 For the optimal denoiser of Gaussian data of any covariance this converges where σ/α no more than doubles in a step, the
-faster the smaller the steps. Chains of operators have no such frame: there P = M_{s→t}, DDIM inversion repeated until it
-agrees with itself.
+faster the smaller the steps. Chains of operators have no such frame: there P = M_{s→t}, which is DDIM inversion until
+it agrees with itself.
 
 References:
     | Denoising Diffusion Implicit Models (Song et al., 2021), Sec. 4.3, https://arxiv.org/abs/2010.02502

@@ -80,7 +80,7 @@ class MarkovSampler(Sampler):
             if history.taken is not None:
                 x_t = self._corrected(history.taken, history.estimates)
             own = self._extrapolation.carried(estimate, s)
-            used = history.estimates[: self._order(history.estimates, s)]
+            used = [estimate] if self.order == 1 else history.estimates[: self._order(history.estimates, s)]
             clean = own if len(used) == 1 else self._extrapolation(used, s)
             again = self._kernel(x_t, t, s, own, draws)
             keep = self.corrector and self.denoiser.process.shape(s) == self.denoiser.process.shape(t)
@@ -91,14 +91,13 @@ class MarkovSampler(Sampler):
         """x_s as a function of the estimate of c_s, the noise being drawn."""
         if s == 0:
             return lambda clean: clean
-        process = self.denoiser.process
-        kernel, scale = process.step_kernel(t, s, self.eta), process.signal_scale(s)
+        kernel = self.denoiser.process.step_kernel(t, s, self.eta, of="clean")
         spread = self._spread.sample(t, s, own, draws.other) if (t, s) in self._spread else None
         noise = None if kernel.is_deterministic else draws.kernel(own)
 
         def x_s(clean: Tensor) -> Tensor:
-            mean = scale * (clean if spread is None else clean + spread)
-            return kernel.mean(x_t, mean) if noise is None else kernel.sample(x_t, mean, noise)
+            clean = clean if spread is None else clean + spread
+            return kernel.mean(x_t, clean) if noise is None else kernel.sample(x_t, clean, noise)
 
         return x_s
 

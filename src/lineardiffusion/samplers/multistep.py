@@ -46,7 +46,11 @@ def markov_decay(h: Tensor, eta: float) -> Tensor:
 
 
 def shared_noise_decay(h: Tensor, eta: float) -> Tensor:
-    r"""H of the kernel of shared noise with γ = √(1 − η²) σ_s/σ_t: e^{−H} = γ (a_t r_t)/(a_s r_s) = √(1 − η²) e^{−h}."""
+    r"""H of the kernel of shared noise with γ = √(1 − η²) σ_s/σ_t: e^{−H} = γ (a_t r_t)/(a_s r_s) = √(1 − η²) e^{−h}.
+
+    Arguments:
+        h, eta: as in `markov_decay`.
+    """
     return h - 0.5 * math.log1p(-(eta**2)) if eta < 1 else torch.full_like(h, math.inf)
 
 
@@ -59,12 +63,11 @@ def moments(decay: Tensor, count: int) -> list[Tensor]:
     """
     near = decay.abs() < _SERIES_BELOW
     small, large = torch.where(near, decay, 0.0), torch.where(near, 1.0, decay)
-    # ∫ u^k e^{Hu} du = Σ_j H^j / (j! (k + 1 + j)), a power of H at a time
-    integrals = [torch.zeros_like(small) for _ in range(count)]
-    power = torch.ones_like(small)
-    for j in range(_TERMS):
-        integrals = [total + power / (k + 1 + j) for k, total in enumerate(integrals)]
-        power = power * small / (j + 1)
+    # ∫ u^k e^{Hu} du = Σ_j H^j / (j! (k + 1 + j))
+    j = torch.arange(_TERMS, dtype=torch.float64)
+    powers = small ** j.reshape(-1, *[1] * small.ndim)
+    factors = 1 / (torch.arange(1, count + 1)[:, None] + j) * torch.exp(-torch.lgamma(j + 1))
+    integrals = torch.tensordot(factors, powers, 1)
     at_end = -1 / torch.expm1(-large)  # 1/(1 − e^{−H})
     recursion = [torch.ones_like(large)]
     for k in range(1, count):
@@ -83,8 +86,8 @@ def weights(decay: Tensor, nodes: Sequence[Tensor], rule: Rule = "moment") -> li
         nodes: u_1, u_2, … (at most three), which broadcast with H.
         rule: "midpoint" puts ½ in the place of M_1 where there are two nodes; more are always the moment rule.
     """
-    shape = torch.broadcast_shapes(decay.shape, *(node.shape for node in nodes))  # type: ignore[no-untyped-call]
-    usable = ~decay.isnan().expand(shape)
+    decay, *nodes = torch.broadcast_tensors(decay, *nodes)  # type: ignore[no-untyped-call]
+    usable = ~decay.isnan()
     decay = torch.where(usable, decay, 0.0)
     powers = moments(decay, len(nodes) + 1)
     if rule == "midpoint" and len(nodes) == 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from lineardiffusion.posterior import as_eta
 from lineardiffusion.samplers.base import Draws, Sampler
 from lineardiffusion.samplers.extrapolation import Extrapolation
 from lineardiffusion.samplers.history import Estimate, History
+from lineardiffusion.samplers.multistep import markov_decay, shared_noise_decay
 from lineardiffusion.schedules.grids import Steps
 
 
@@ -40,7 +42,7 @@ class SharedNoiseSampler(Sampler):
     Raises:
         TypeError, ValueError: as `Sampler`, or an argument out of range.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> schedule = ld.schedules.table([1.0] * 11, [0.0] + [0.01] * 10)
         >>> p = ld.LinearDiffusion(ld.paths.heat((1, 8, 8), blur_sigma=4.0), schedule, coupling="shared")
@@ -59,9 +61,8 @@ class SharedNoiseSampler(Sampler):
     ) -> None:
         super().__init__(denoiser, steps, clip)
         self.eta, self.order = as_eta(eta), as_index(order, 1, 3, "order")
-        # e^{−H} = γ (a_t r_t)/(a_s r_s) = √(1 − η²) e^{−h}
-        lost = -0.5 * math.log1p(-(self.eta**2)) if self.eta < 1 else math.inf
-        self._extrapolation = Extrapolation(denoiser, lambda h: h + lost, clip=self.clip)
+        decay, across = (partial(function, eta=self.eta) for function in (shared_noise_decay, markov_decay))
+        self._extrapolation = Extrapolation(denoiser, decay, clip=self.clip, across=across)
 
     def advance(
         self, x_t: Tensor, t: float, s: float, draws: Draws, history: History, conditioning: dict[str, Any]
@@ -71,15 +72,15 @@ class SharedNoiseSampler(Sampler):
         history.estimates = [estimate, *history.estimates][: self.order]
         with full_precision(x_t):
             own = self._extrapolation.carried(estimate, s)
-            left = self.steps_left(s)
-            order = min(self._extrapolation.reach(history.estimates, s), self.order if left is None else left)
-            used = history.estimates[: 1 if s == 0 else order]
             if s == 0:
                 return own, own
-            mean_s = process.signal_scale(s) * (self._extrapolation(used, s) if len(used) > 1 else own)
+            left = self.steps_left(s)
+            order = min(self._extrapolation.reach(history.estimates, s), self.order if left is None else left)
+            used = history.estimates[:order]
             if process.shape(s) != process.shape(t):
+                mean_s = process.signal_scale(s) * self._extrapolation(used, s)
                 return process.step_kernel(t, s, self.eta).sample(x_t, mean_s, draws.kernel(own)), own
-            mean_t = process.signal_scale(t) * self._extrapolation(used, s, at=t)
+            mean_t, mean_s = (process.signal_scale(u) * self._extrapolation(used, s, at=u) for u in (t, s))
             kernel = process.shared_step_kernel(t, s, self._factor(t, s))
             if kernel.is_deterministic:
                 return kernel.mean(x_t, mean_t, mean_s), own

@@ -7,10 +7,6 @@ from lineardiffusion.schedules.continuous import edm as edm
 from lineardiffusion.schedules.continuous import flow as flow
 from lineardiffusion.schedules.continuous import ve as ve
 from lineardiffusion.schedules.continuous import vp as vp
-from lineardiffusion.schedules.legacy import as_alpha_bar as as_alpha_bar
-from lineardiffusion.schedules.legacy import cosine_log_snr_schedule as cosine_log_snr_schedule
-from lineardiffusion.schedules.legacy import cosine_schedule as cosine_schedule
-from lineardiffusion.schedules.legacy import linear_schedule as linear_schedule
 from lineardiffusion.schedules.named import NoiseSchedule as NoiseSchedule
 from lineardiffusion.schedules.named import as_schedule as as_schedule
 from lineardiffusion.schedules.named import cosine as cosine

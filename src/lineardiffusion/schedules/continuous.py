@@ -33,7 +33,7 @@ class flow(Schedule):
     Raises:
         ValueError: a shift that is not positive.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> from lineardiffusion import schedules
         >>> schedules.flow().sigma(0.25), schedules.flow(shift=3.0).sigma(0.25)
@@ -68,7 +68,7 @@ class edm(Schedule):
     Raises:
         ValueError: numbers outside these ranges.
 
-    Example:
+    Examples:
         >>> from lineardiffusion import schedules
         >>> schedules.edm().sigma(0.5), round(schedules.edm().sigma(schedules.edm().first), 9)
         (0.625, 0.002)

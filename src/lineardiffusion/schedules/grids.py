@@ -3,7 +3,7 @@ r"""Grids: the times that a sampler visits, from noise to data, each a call of t
 `grid.times(process)` are exactly n times in descending order, without the final 0. The times at which the shape changes
 are among them, since from there on x_t is of another shape: the nearest time of the grid is moved to each.
 
-Example:
+Examples:
     >>> import lineardiffusion as ld
     >>> from lineardiffusion.schedules import grids
     >>> p = ld.DDPM((3, 64, 64))
@@ -98,7 +98,7 @@ def _up_to(n: int, steps: int) -> int:
 class uniform(Grid):
     """Equal distances: integers from T to 1, both included, where the process has steps, else T (1 − k/n).
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> from lineardiffusion.schedules import grids
         >>> grids.uniform(3).times(ld.DDPM((1,))), grids.uniform(1).times(ld.DDPM((1,)))
@@ -167,7 +167,7 @@ class karras(Grid):
         ValueError: levels that are not in this order; when it is used, levels that the process has not, or a process
             whose signal-to-noise ratio does not fall strictly.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> from lineardiffusion.schedules import grids
         >>> p = ld.DDPM((3, 64, 64))
@@ -214,7 +214,7 @@ class log_snr(Grid):
 
     Where a_T = 0, the first time is T and the others are as if the log-SNR there were that at T − `schedule.first`.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> from lineardiffusion.schedules import grids
         >>> [round(t, 2) for t in grids.log_snr(5).times(ld.DDPM((3, 64, 64)))]
@@ -254,7 +254,7 @@ def as_times(process: LinearDiffusion, steps: Steps) -> list[float]:
         TypeError: none of these.
         ValueError: times that are not so, or between which the shape changes; a grid that does not fit the process.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> from lineardiffusion.schedules import grids
         >>> grids.as_times(ld.DDPM((1,), 100), 3), grids.as_times(ld.DDPM((1,), 100), [60, 12.5])

@@ -37,7 +37,7 @@ class linear(VariancePreserving):
     Raises:
         ValueError: no step, or ends that are not in (0, 1) and in this order.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from lineardiffusion import schedules
         >>> schedules.linear(1000).signal(torch.tensor([0, 1, 1000])).square()
@@ -157,7 +157,7 @@ def as_schedule(schedule: NoiseSchedule, num_steps: int | None) -> Schedule:
         TypeError: none of these.
         ValueError: an unknown name, another number of steps, or values that do not fall from ᾱ_0 = 1 to ᾱ_T ≥ 0.
 
-    Example:
+    Examples:
         >>> from lineardiffusion import schedules
         >>> schedules.as_schedule("cosine", 100) == schedules.cosine(100)
         True

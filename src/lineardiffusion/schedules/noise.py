@@ -34,7 +34,7 @@ class Schedule(Configured, ABC):
         first: the least noisy time, before 0, that a grid of sampling times visits.
         is_isotropic: whether the noise of x_t is σ_t² I for all t.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> from lineardiffusion import schedules
         >>> class Cosine(schedules.Schedule):

@@ -25,7 +25,7 @@ class piecewise(Schedule):
     Raises:
         ValueError: lengths, times or levels that are not so; from `time`, where a²/σ² does not fall strictly.
 
-    Example:
+    Examples:
         >>> from lineardiffusion import schedules
         >>> stages = schedules.piecewise([0, 0.5, 0.5, 1], signal=[1, 0.5, 0.25, 0], sigma=[0, 0.5, 0.75, 1])
         >>> stages.sigma(0.25), stages.sigma(0.5), stages.signal(0.75)

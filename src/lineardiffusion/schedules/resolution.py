@@ -96,7 +96,7 @@ class convex_decay(Powered):
     Raises:
         ValueError: a power that is not positive.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> ld.convex_decay(0.5)(3, ld.schedules.linear(1000)), ld.convex_decay(0.5)(3, ld.schedules.flow())
         ([556, 890], [0.5555555555555556, 0.888888888888889])
@@ -170,7 +170,7 @@ class snr_matched(Rule):
     Raises:
         ValueError: a negative variance, or a threshold that is not positive.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> ld.snr_matched(ld.lab.power_law((1, 64)).gain)(4, ld.schedules.linear(1000))
         [89, 167, 278]
@@ -207,7 +207,7 @@ class changes_at(Configured):
     Raises:
         ValueError: times that are not so; when it is used, a number of them that does not fit the levels.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> schedule = ld.changes_at([360, 570])
         >>> ld.ScaleSpaceDiffusion((1, 32, 32), levels=3, resolution_schedule=schedule).shape_changes()
@@ -249,9 +249,7 @@ def as_changes(
         if noise_schedule.num_steps is None:
             return changes
         if not all(t.is_integer() or t > noise_schedule.end for t in changes):
-            raise ValueError(
-                f"resolution_schedule: expected integers for a process of {noise_schedule.num_steps} steps, got {changes}"
-            )
+            raise ValueError(f"resolution_schedule: expected integer times, since the process has steps, got {changes}")
         return [int(t) if t.is_integer() else t for t in changes]
     if noise_schedule.num_steps is None:
         raise ValueError(

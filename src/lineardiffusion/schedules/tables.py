@@ -1,8 +1,8 @@
 r"""Noise schedules of networks that were trained on integer times 1…T: tables of a_t and σ_t.
 
-Between integers, where grids of sampling times may go, a table is continued by λ = ln(a/σ) and ln(a² + σ²) (0 where
-variance is preserved) linear in t; next to clean data, where λ is infinite, by σ/a linear, and next to pure noise by
-a/σ linear.
+Between integers, where grids of sampling times may go, a table is continued by λ = ln(a/σ) linear in t; next to clean
+data, where λ is infinite, by σ/a linear, and next to pure noise by a/σ linear. Where variance is preserved it stays so,
+a² + σ² = 1; other tables have ln a linear, so that a scale of 1 stays 1, and next to pure noise ln(a² + σ²).
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class Tabulated(Schedule):
         nodes = signal.log() - sigma.log()
         self._falls = bool((nodes[1:] < nodes[:-1]).all())
         self._sorted = Constants(-nodes)
-        self._intervals = Constants(_intervals(signal, sigma, nodes))
+        total = signal.square() + sigma.square()
+        self._preserves_variance = bool(((total - 1).abs() < 1e-9).all())
+        self._intervals = Constants(_intervals(signal, sigma, nodes, total if self._preserves_variance else None))
 
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         table = self._intervals.on(t.device)
@@ -45,6 +47,8 @@ class Tabulated(Schedule):
         straight = torch.lerp(signal, next_signal, w).log() - torch.lerp(sigma, next_sigma, w).log()
         ratio = 2 * torch.where(is_straight > 0, straight, torch.lerp(node, next_node, w))
         size = (0.5 * torch.lerp(total, next_total, w)).exp()
+        if not self._preserves_variance:  # there it is the size of a, but next to pure noise
+            size = torch.where(next_node.isinf() & (next_node < 0), size, size * torch.sigmoid(ratio).rsqrt())
         nearest = t.round().long()
         exact = self._nodes.on(t.device)[:, nearest]
         at_integer = t == nearest
@@ -92,11 +96,15 @@ def _check_levels(signal: Tensor, sigma: Tensor) -> None:
         raise ValueError(f"sigma: expected σ_t ≥ 0, and σ_T > 0 where a_T = 0, got a least one of {float(sigma.min())}")
 
 
-def _intervals(signal: Tensor, sigma: Tensor, nodes: Tensor) -> Tensor:
+def _intervals(signal: Tensor, sigma: Tensor, nodes: Tensor, total: Tensor | None) -> Tensor:
     """What `levels` needs for each of [0, 1], …, [T − 1, T]: whether (a : σ) is straight there, λ at its ends, (a : σ)
-    at its ends as it is where it is straight, and ln(a² + σ²)."""
+    at its ends as it is where it is straight, and ln(a² + σ²), or ln a² where there is no `total` and a signal at both
+    ends."""
     straight = ~(nodes[:-1].isfinite() & nodes[1:].isfinite())
-    total = (signal.square() + sigma.square()).log()
+    size = (signal.square() + sigma.square()).log() if total is None else total.log()
+    size = torch.stack([size[:-1], size[1:]])
+    if total is None:
+        size = torch.where(signal[1:] > 0, torch.stack([signal[:-1], signal[1:]]).square().log(), size)
     # σ/a linear where there is a signal at both ends, else a/σ, else from (1 : 0) to (0 : 1).
     by = torch.where(signal[1:] > 0, 0, torch.where(sigma[:-1] > 0, 1, 2))
     ends = []
@@ -104,7 +112,7 @@ def _intervals(signal: Tensor, sigma: Tensor, nodes: Tensor) -> Tensor:
         for part in (slice(None, -1), slice(1, None)):
             a, s = signal[part], sigma[part]
             ends.append(values[part] / torch.where(by == 0, a, torch.where(by == 1, s, a + s)))
-    return torch.stack([straight.double(), nodes[:-1], nodes[1:], *ends, total[:-1], total[1:]])
+    return torch.stack([straight.double(), nodes[:-1], nodes[1:], *ends, *size])
 
 
 def as_levels(values: Sequence[float] | np.ndarray[Any, Any] | Tensor, name: str) -> Tensor:
@@ -134,11 +142,11 @@ class table(Tabulated):
     Raises:
         ValueError: levels that are not so; from `time`, where a²/σ² does not fall strictly.
 
-    Example:
+    Examples:
         >>> from lineardiffusion import schedules
         >>> t = schedules.table(signal=[1.0, 1.0, 1.0], sigma=[0.0, 0.1, 0.4])
         >>> t.sigma(2), round(t.sigma(0.5), 4)
-        (0.4, 0.0501)
+        (0.4, 0.05)
     """
 
     def __init__(self, signal: Sequence[float] | Tensor, sigma: Sequence[float] | Tensor) -> None:
@@ -162,7 +170,7 @@ class CovarianceTable(Tabulated):
         TypeError: a level that is neither.
         ValueError: as `table`; from `noise`, a time that is no integer.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> from lineardiffusion import schedules
         >>> blue = ld.GramCovariance(ld.Diagonal(torch.tensor([1.0, 7.0])))
@@ -211,7 +219,7 @@ class from_alpha_bar(VariancePreserving):
     Raises:
         ValueError: values that are not so.
 
-    Example:
+    Examples:
         >>> from lineardiffusion import schedules
         >>> schedules.from_alpha_bar([1.0, 0.64, 0.25]).signal(1)
         0.8
@@ -243,7 +251,7 @@ class zero_terminal_snr(VariancePreserving):
         TypeError: not a schedule.
         ValueError: another schedule.
 
-    Example:
+    Examples:
         >>> from lineardiffusion import schedules
         >>> schedule = schedules.zero_terminal_snr(schedules.linear(1000))
         >>> schedule.signal(1000), schedule.sigma(1000), round(schedule.signal(1), 5)

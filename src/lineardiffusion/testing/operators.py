@@ -21,7 +21,7 @@ _LARGEST_DENSE = 512
 class Opaque(LinearOperator):
     """The same operator with its structure hidden, known by `apply` alone: everything else goes by VJP and Lanczos.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> ld.testing.check_operator(ld.testing.Opaque(ld.Resize((1, 8), 4)))
     """
@@ -56,7 +56,7 @@ def check_operator(operator: LinearOperator, seed: int = 0) -> None:
     Raises:
         ValueError: with the property that fails, and by how much.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> ld.testing.check_operator(ld.Resize((1, 8), 4))
         >>> class Shift(ld.LinearOperator):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ def check_process(process: LinearDiffusion, samples: int = 1000, seed: int = 0, 
     Raises:
         ValueError: with the property that fails, the times, and by how much.
 
-    Example:
+    Examples:
         >>> import lineardiffusion as ld
         >>> ld.testing.check_process(ld.ScaleSpaceDiffusion((1, 8, 8), levels=2, num_steps=50))
         >>> ld.testing.check_process(ld.LinearDiffusion(ld.paths.identity((3, 4)), ld.schedules.flow()))
@@ -116,17 +117,20 @@ Kernel = Callable[[Tensor, Tensor, Tensor], Gaussian]  # x_t, μ_t, μ_s ↦ the
 
 
 def _kernels(process: LinearDiffusion, s: float, t: float) -> Iterator[tuple[str, Kernel]]:
-    names = {1.0: "posterior", 0.5: "DDIM kernel (η = 0.5)", 0.0: "DDIM kernel (η = 0)"}
+    def markov(x_t: Tensor, mean_t: Tensor, mean_s: Tensor, eta: float) -> Gaussian:
+        return process.kernel(x_t, mean_s, t, s, eta)
+
+    def shared(x_t: Tensor, mean_t: Tensor, mean_s: Tensor, gamma: float) -> Gaussian:
+        return process.shared_noise_kernel(x_t, mean_t, mean_s, t, s, gamma)
+
     if process.coupling == "markov":
-        for eta, name in names.items():
-            yield name, lambda x_t, _, mean_s, eta=eta: process.kernel(x_t, mean_s, t, s, eta)
+        yield "posterior", partial(markov, eta=1.0)
+        for eta in (0.5, 0.0):
+            yield f"DDIM kernel (η = {eta:g})", partial(markov, eta=eta)
     if process.shape(s) == process.shape(t):
         for share in (0.0, 0.5, 1.0):
             gamma = share * _most_shared(process, s, t)
-            yield (
-                f"kernel of shared noise (γ = {gamma:.4g})",
-                lambda x_t, mean_t, mean_s, gamma=gamma: process.shared_noise_kernel(x_t, mean_t, mean_s, t, s, gamma),
-            )
+            yield f"kernel of shared noise (γ = {gamma:.4g})", partial(shared, gamma=gamma)
 
 
 def _most_shared(process: LinearDiffusion, s: float, t: float) -> float:

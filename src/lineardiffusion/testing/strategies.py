@@ -1,6 +1,6 @@
 """Hypothesis strategies for what the library is made of: shapes, noise schedules, operators and processes.
 
-Example:
+Examples:
     >>> from hypothesis import given
     >>> import lineardiffusion as ld
     >>> from lineardiffusion.testing import strategies
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 from hypothesis import strategies as st
@@ -33,8 +33,8 @@ from lineardiffusion.operators import (
     Resize,
     Separable,
     SpectralFilter,
+    bases,
 )
-from lineardiffusion.operators import bases
 from lineardiffusion.operators.separable import Mode
 from lineardiffusion.paths import Path
 from lineardiffusion.processes.base import Coupling, LinearDiffusion
@@ -120,7 +120,7 @@ def _heat(draw: st.DrawFn, schedule: Schedule) -> Path:
 
 
 def _pyramid(draw: st.DrawFn, schedule: Schedule) -> Path:
-    mode = draw(st.sampled_from([*_MODES, "haar"]))
+    mode: Mode | Literal["haar"] = draw(st.sampled_from([*_MODES, "haar"]))
     if mode == "haar":
         levels, factor = draw(st.integers(1, 3)), 2.0
         shape = (draw(st.integers(1, 2)), *(2 ** (levels - 1) * n for n in draw(shapes(1, 2, 2))))
@@ -128,10 +128,8 @@ def _pyramid(draw: st.DrawFn, schedule: Schedule) -> Path:
         shape = draw(shapes(min_dims=3, max_dims=3, max_side=6))
         factor = draw(st.sampled_from([1.5, 2.0, 3.0]))
         levels = draw(st.integers(1, _most_levels(max(shape[1:]), factor)))
-    if schedule.num_steps:
-        times = st.integers(1, schedule.num_steps)
-    else:
-        times = st.floats(0.05 * schedule.end, schedule.end)
+    least, end = 0.05 * schedule.end, schedule.end
+    times = st.integers(1, int(end)) if schedule.num_steps else st.floats(least, end)
     changes = changes_at(sorted(draw(st.lists(times, min_size=levels - 1, max_size=levels - 1))))
     return paths.pyramid(shape, levels, changes, mode, factor)
 
@@ -144,18 +142,18 @@ def _most_levels(side: int, factor: float) -> int:
 
 
 def _spectral(draw: st.DrawFn, schedule: Schedule) -> Path:
-    """Some directions fade, and some are gone from some time on."""
-    height, width = 2 * draw(st.integers(1, 2)), 2 * draw(st.integers(1, 3))
-    shape = (draw(st.integers(1, 2)), height, width)
-    basis = draw(
-        st.sampled_from([bases.Cosine(shape), bases.Fourier(shape), bases.BlockCosine(shape, 2), bases.Haar(shape, 1)])
-    )
-    rates = 3 * torch.rand(shape, generator=_generator(draw), dtype=torch.float64)
-    gone = draw(st.floats(0.2, 1.5))
+    """Some coordinates fade, and some are gone from some time on."""
+    shape = (draw(st.integers(1, 2)), 2 * draw(st.integers(1, 2)), 2 * draw(st.integers(1, 3)))
+    known = [bases.Cosine(shape), bases.Fourier(shape), bases.BlockCosine(shape, 2), bases.Haar(shape)]
+    basis: bases.Basis = draw(st.sampled_from(known))
+    rates = 3 * torch.rand(basis.coordinates, generator=_generator(draw), dtype=torch.float64)
+    if isinstance(basis, bases.Fourier):  # real events have the same gain at k and −k
+        rates = (rates + rates.flip(-2, -1).roll((1, 1), (-2, -1))) / 2
+    gone = draw(st.floats(1, 4))
 
     def gains(t: float) -> Tensor:
-        u = t / schedule.end
-        return torch.where(u * rates < 3 * gone, torch.exp(-u * rates), 0.0)
+        faded = t / schedule.end * rates
+        return torch.where(faded < gone, torch.exp(-faded), 0.0)
 
     return paths.spectral(basis, gains)
 

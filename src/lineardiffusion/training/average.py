@@ -23,7 +23,7 @@ class ExponentialMovingAverage:
     Raises:
         ValueError: a decay out of range.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> model = torch.nn.Linear(2, 1)
         >>> average = ld.training.ExponentialMovingAverage(model, decay=0.99)

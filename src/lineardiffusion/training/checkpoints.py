@@ -119,7 +119,7 @@ class Checkpoints:
     Raises:
         ValueError: fewer than one to be kept.
 
-    Example:
+    Examples:
         >>> import tempfile, torch, lineardiffusion as ld
         >>> checkpoints = ld.training.Checkpoints(tempfile.mkdtemp(), keep=2)
         >>> for step in (10, 20, 30):

@@ -29,7 +29,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     The file behind the name is new and empty, never one that was there before, so that no link that somebody has put
     there is followed. Its permissions are those that the umask leaves.
 
-    Example:
+    Examples:
         >>> import tempfile, lineardiffusion as ld
         >>> from pathlib import Path
         >>> path = Path(tempfile.mkdtemp()) / "figures.json"
@@ -84,7 +84,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
         BlockingIOError: another process has it; the message names the folder and that process.
         NotADirectoryError: there is something else of that name.
 
-    Example:
+    Examples:
         >>> import tempfile, lineardiffusion as ld
         >>> from pathlib import Path
         >>> with ld.training.locked_folder(Path(tempfile.mkdtemp()) / "run"):

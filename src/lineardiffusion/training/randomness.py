@@ -10,7 +10,7 @@ import torch
 def keyed_generator(*keys: int | str) -> torch.Generator:
     """A CPU generator seeded by all the keys, in their order.
 
-    Example:
+    Examples:
         >>> import torch, lineardiffusion as ld
         >>> draws = [torch.rand((), generator=ld.training.keyed_generator(0, "flip", 7)) for _ in range(2)]
         >>> bool(draws[0] == draws[1])

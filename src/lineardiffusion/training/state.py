@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from lineardiffusion.descriptions import differences
+
 
 def state_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a `state_dict()`, or of an average, as whole tensors on the CPU; under FSDP gathered from all
@@ -24,13 +26,17 @@ def restore_tensors(tensors: Mapping[str, Tensor], into: Mapping[str, Tensor], w
         what: what it is, for the error.
 
     Raises:
-        ValueError: names or shapes that differ.
+        ValueError: names or shapes that differ, or the state of a denoiser of another process or prediction.
     """
     missing, unknown = sorted(into.keys() - tensors.keys()), sorted(tensors.keys() - into.keys())
     if missing or unknown:
         raise ValueError(f"{what}: the names do not fit: missing {missing[:3]}, unknown {unknown[:3]}")
     for name, target in into.items():
-        if tensors[name].shape != target.shape:
+        if name.rpartition(".")[2] == "_extra_state":  # what a denoiser says of itself, which cannot be copied
+            found = differences(target, tensors[name])
+            if found:
+                raise ValueError(f"{what}: weights of another denoiser: {'; '.join(found)}")
+        elif tensors[name].shape != target.shape:
             raise ValueError(f"{what}: {name} has shape {tuple(tensors[name].shape)}, not {tuple(target.shape)}")
     for name, target in into.items():
         target.copy_(_placed(tensors[name], target))
