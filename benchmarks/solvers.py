@@ -26,25 +26,32 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import solvers_exact as exact
 from benchmarks.runs import write_table
 from benchmarks.small_models import BATCH_SIZE, MODELS, RUNS, STEPS, digits
-from benchmarks.solvers_draws import COUNT, MAIN, OTHERS, OURS, PEERS, drawn, jobs
+from benchmarks.solvers_draws import COUNT, MAIN, OTHERS, OURS, PEERS, drawn, jobs, kept
 from benchmarks.timing import environment
 from examples.experiment.features import Judge, Moments, frechet_of_moments, moments, train_judge
 from examples.experiment.pictures import grid, write_png
+
+Case = tuple[str, str, int]
+"""Model, solver and calls."""
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "solvers.json"
 IMAGES, PAGE = ROOT / "docs" / "images", ROOT / "docs" / "solvers.md"
 REPLICATES = 200
+END = ("3, log_snr", 100, 250)
+"""Where the flow of η = 0 leads: a solver and its calls, and of how many digits."""
 
 
 # ---------------------------------------------------------------------- measuring
 
 
-def measure_exact(images: Tensor) -> list[dict[str, Any]]:
+def measure_exact(images: Tensor, anew: bool) -> list[dict[str, Any]]:
     path = RUNS / "exact.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    known: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    if not anew:
+        return known
     for row in exact.rows(images, known):
         rows.append(row)
         if row not in known:
@@ -73,11 +80,16 @@ def spread(values: Tensor, centre: float) -> list[float]:
     return [round(centre + float(end), 3) for end in ends]
 
 
-def measure_digits(data: Path, judge: Judge, reference: Moments) -> list[dict[str, Any]]:
-    """A row for each model, solver and number of calls, and against the best peer where there are some."""
+def measure_digits(cases: list[Case], data: Path, judge: Judge, reference: Moments, anew: bool) -> list[dict[str, Any]]:
+    """A row for each model, solver and number of calls: the Fréchet distance; for η = 0 how far digits end from where
+    many steps lead from the same noise (root mean square over pixels); and for ours the best peer, and what they are
+    above it."""
     rows: list[dict[str, Any]] = []
     resampled: list[Tensor] = []
-    for model, name, calls in jobs():
+    with_end = {
+        case for case in cases if not case[1].startswith("ancestral") and (anew or kept(case[0], *END).exists())
+    }
+    for model, name, calls in cases:
         found = drawn(model, name, calls, data)
         if found is None:
             continue
@@ -86,7 +98,12 @@ def measure_digits(data: Path, judge: Judge, reference: Moments) -> list[dict[st
         distance = frechet_of_moments(moments(features), reference)
         resampled.append(replicates(features, reference))
         row = {"model": model, "solver": name, "calls": calls, "used": used, "frechet": round(distance, 3)}
-        rows.append({**row, "interval": spread(resampled[-1], distance)})
+        row["interval"] = spread(resampled[-1], distance)
+        flows = not name.startswith("ancestral") and (anew or kept(model, *END).exists())
+        end = drawn(model, *END[:2], data, END[2]) if flows else None
+        if end is not None:
+            row["off"] = round(float((images[: END[2]] - end[0]).square().mean().sqrt()), 4)
+        rows.append(row)
     for row, own in zip(rows, resampled, strict=True):
         peers = [i for i, r in enumerate(rows) if r["solver"] in PEERS and r["calls"] == row["calls"]]
         if row["model"] == "DDPM" and row["solver"] in OURS and peers:
@@ -188,27 +205,31 @@ def _curve(rows: list[dict[str, Any]], value: str) -> tuple[list[int], list[floa
     return [row["calls"] for row in rows], [row[value] for row in rows]
 
 
-def pictures(data: Path, report: dict[str, Any]) -> dict[str, list[str]]:
+def pictures(cases: list[Case], data: Path, report: dict[str, Any]) -> dict[str, list[str]]:
     """Digits of the same seeds, a row for each solver; what each row is."""
-    shown: dict[str, list[tuple[str, str, int]]] = {"solvers_ddpm": [], "solvers_ssd": []}
+    shown: dict[str, list[Case]] = {"solvers_ddpm": [], "solvers_ssd": []}
     for calls in (5, 10):
         peers = [row for row in report["digits"] if row["solver"] in PEERS and row["calls"] == calls]
-        best = min(peers, key=lambda row: row["frechet"])["solver"]
-        for name in ("1, uniform", "2 midpoint, log_snr", "3, log_snr", best):
+        best = [min(peers, key=lambda row: row["frechet"])["solver"]] if peers else []
+        for name in ("1, uniform", "2 midpoint, log_snr", "3, log_snr", *best):
             shown["solvers_ddpm"].append(("DDPM", name, calls))
     for model in ("SSD, bilinear", "SSD, Haar"):
         for name in ("1, uniform", "1, log_snr", "2 midpoint, log_snr"):
             shown["solvers_ssd"].append((model, name, 10))
-    for file, cases in shown.items():
-        rows = [found[0][:20] for case in cases if (found := drawn(*case, data)) is not None]
-        write_png(grid(torch.cat(rows), columns=20), IMAGES / f"{file}.png")
-    return {file: [f"{model}: {name}, {calls} calls" for model, name, calls in cases] for file, cases in shown.items()}
+    shown = {file: [case for case in rows if case in cases] for file, rows in shown.items()}
+    for file, rows in shown.items():
+        parts = [found[0][:20] for case in rows if (found := drawn(*case, data)) is not None]
+        if parts:
+            write_png(grid(torch.cat(parts), columns=20), IMAGES / f"{file}.png")
+    return {file: [f"{model}: {name}, {calls} calls" for model, name, calls in rows] for file, rows in shown.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a .npz file with images (N, 28, 28) and labels")
-    data = parser.parse_args().data
+    parser.add_argument("--kept", action="store_true", help="show what is finished; train and draw nothing")
+    arguments = parser.parse_args()
+    data, cases = arguments.data, [job for job in jobs() if not arguments.kept or kept(*job).exists()]
     torch.set_num_threads(1)
     images, labels = digits(data)
     judge = train_judge(images, labels, 10, RUNS / "cache")
@@ -220,10 +241,10 @@ def main() -> None:
         "count": COUNT,
         "judge_accuracy": judge.accuracy,
         "held_out_real_digits": round(held_out, 3),
-        "exact": measure_exact(images),
-        "digits": measure_digits(data, judge, reference),
+        "exact": measure_exact(images, not arguments.kept),
+        "digits": measure_digits(cases, data, judge, reference, not arguments.kept),
     }
-    report["pictures"] = pictures(data, report)
+    report["pictures"] = pictures(cases, data, report)
     RESULTS.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     plot(report, IMAGES / "solvers.png")
     write_table(PAGE, "solvers", digits_table(report, "DDPM"))

@@ -118,10 +118,15 @@ def noise(seeds: range) -> Tensor:
     return torch.stack([torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
+def kept(model: str, name: str, calls: int, count: int = COUNT) -> Path:
+    """Where the digits of a solver are kept."""
+    return FOLDER / f"{model}, {name}, {calls} calls, {count}.pt".replace(" ", "-").replace(",", "").lower()
+
+
 def drawn(model: str, name: str, calls: int, data: Path, count: int = COUNT) -> tuple[Tensor, int] | None:
     """Digits (count, 1, 32, 32) and how many calls of the network each took, kept from an earlier time if they are
     there; None where a grid has not so many different times."""
-    path = FOLDER / f"{model}, {name}, {calls} calls, {count}.pt".replace(" ", "-").replace(",", "").lower()
+    path = kept(model, name, calls, count)
     if not path.exists():
         solver = {**OURS, **PEERS}[name]
         try:
@@ -132,8 +137,8 @@ def drawn(model: str, name: str, calls: int, data: Path, count: int = COUNT) -> 
             return None
         FOLDER.mkdir(parents=True, exist_ok=True)
         torch.save({"images": images.half(), "calls": used}, path)
-    kept = torch.load(path, weights_only=True)
-    return kept["images"].float(), kept["calls"]
+    found = torch.load(path, weights_only=True)
+    return found["images"].float(), found["calls"]
 
 
 def jobs() -> list[tuple[str, str, int]]:
