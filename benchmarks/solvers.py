@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import solvers_exact as exact
 from benchmarks.runs import write_table
 from benchmarks.small_models import BATCH_SIZE, MODELS, RUNS, STEPS, digits
-from benchmarks.solvers_draws import COUNT, MAIN, OTHERS, OURS, PEERS, drawn, jobs, kept
+from benchmarks.solvers_draws import COUNT, MAIN, OURS, PEERS, drawn, jobs, kept
 from benchmarks.timing import environment
 from examples.experiment.features import Judge, Moments, frechet_of_moments, moments, train_judge
 from examples.experiment.pictures import grid, write_png
@@ -86,9 +86,6 @@ def measure_digits(cases: list[Case], data: Path, judge: Judge, reference: Momen
     above it."""
     rows: list[dict[str, Any]] = []
     resampled: list[Tensor] = []
-    with_end = {
-        case for case in cases if not case[1].startswith("ancestral") and (anew or kept(case[0], *END).exists())
-    }
     for model, name, calls in cases:
         found = drawn(model, name, calls, data)
         if found is None:
@@ -136,39 +133,24 @@ def exact_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def digits_table(report: dict[str, Any], model: str) -> str:
-    """Fréchet distances of a model, solvers in rows and calls in columns."""
-    rows = [row for row in report["digits"] if row["model"] == model]
-    calls = sorted({row["calls"] for row in rows})
-    lines = ["| solver | " + " | ".join(map(str, calls)) + " |", "|---|" + "---|" * len(calls)]
-    for name in (*OURS, *PEERS):
-        own = {row["calls"]: row for row in rows if row["solver"] == name}
-        if own:
-            values = [_distance(own[n]) if n in own else "" for n in calls]
-            lines.append(f"| {f'*{name}*' if name in PEERS else name} | {' | '.join(values)} |")
-    return "\n".join(lines)
-
-
-def _distance(row: dict[str, Any]) -> str:
-    return f"{row['frechet']:.2f}" + (f" ({row['used']})" if row["used"] != row["calls"] else "")
-
-
-def models_table(report: dict[str, Any]) -> str:
-    """Fréchet distances of the other models."""
-    rows = {(row["model"], row["solver"], row["calls"]): row for row in report["digits"]}
-    calls = sorted({row["calls"] for row in report["digits"] if row["model"] != "DDPM"})
+def digits_table(report: dict[str, Any], models: list[str]) -> str:
+    """Fréchet distances, and how far from the end of the flow; peers in italics."""
+    rows = {(row["model"], row["solver"], row["calls"]): row for row in report["digits"] if row["model"] in models}
+    calls = sorted({n for _, _, n in rows})
     lines = ["| model | solver | " + " | ".join(f"{n} calls" for n in calls) + " |", "|---|---|" + "---|" * len(calls)]
-    for model in MODELS:
-        for name in OTHERS:
-            found = [rows.get((model, name, n)) for n in calls]
-            if any(found):
-                values = ["" if row is None else f"{row['frechet']:.2f} ± {_half(row):.2f}" for row in found]
-                lines.append(f"| {model} | {name} | " + " | ".join(values) + " |")
+    for model in models:
+        for name in (*OURS, *PEERS):
+            own = [rows.get((model, name, n)) for n in calls]
+            if any(own):
+                cells = ["" if row is None else _cell(row) for row in own]
+                lines.append(f"| {model} | {f'*{name}*' if name in PEERS else name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _half(row: dict[str, Any]) -> float:
-    return float(row["interval"][1] - row["interval"][0]) / 2
+def _cell(row: dict[str, Any]) -> str:
+    calls = f" ({row['used']} calls)" if row["used"] != row["calls"] else ""
+    half = (row["interval"][1] - row["interval"][0]) / 2
+    return f"{row['frechet']:.2f} ± {half:.2f}" + (f"; {row['off']:.3f}" if "off" in row else "") + calls
 
 
 def plot(report: dict[str, Any], path: Path) -> None:
@@ -247,8 +229,8 @@ def main() -> None:
     report["pictures"] = pictures(cases, data, report)
     RESULTS.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     plot(report, IMAGES / "solvers.png")
-    write_table(PAGE, "solvers", digits_table(report, "DDPM"))
-    write_table(PAGE, "solvers of other models", models_table(report))
+    write_table(PAGE, "solvers", digits_table(report, ["DDPM"]))
+    write_table(PAGE, "solvers of other models", digits_table(report, [model for model in MODELS if model != "DDPM"]))
     write_table(PAGE, "solvers, exact", exact_table(report))
 
 

@@ -27,7 +27,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ancestral 2, midpoint": {"sampler": "ancestral", "order": 2, "rule": "midpoint"},
 }
 # A process with changes of resolution is not diagonal in any basis: minutes, where the others take seconds.
-DATA_WITH_LEVELS = ("power law",)
+DATA_WITH_LEVELS, GRIDS_WITH_LEVELS = ("power law",), ("uniform", "log_snr")
 SETTINGS_WITH_LEVELS = ("1", "2", "2, midpoint", "3")
 
 Process = Callable[[tuple[int, int, int]], ld.LinearDiffusion]
@@ -56,13 +56,14 @@ def rows(images: Tensor, known: list[dict[str, Any]]) -> Iterator[dict[str, Any]
         "digits": (covariance, mean),
     }
     done = {tuple(row[key] for key in ("data", "process", "grid", "solver", "calls")): row for row in known}
-    for name, make in PROCESSES.items():
-        process = make(shape)
-        levels = bool(process.shape_changes())
-        for source in DATA_WITH_LEVELS if levels else data:
-            spectrum, centre = data[source]
+    for source, (spectrum, centre) in data.items():
+        for name, make in PROCESSES.items():
+            process = make(shape)
+            levels = bool(process.shape_changes())
+            if levels and source not in DATA_WITH_LEVELS:
+                continue
             for solver in SETTINGS_WITH_LEVELS if levels else SETTINGS:
-                for grid in GRIDS:
+                for grid in GRIDS_WITH_LEVELS if levels else GRIDS:
                     for calls in CALLS_WITH_LEVELS if levels else CALLS:
                         key = (source, name, grid, solver, calls)
                         row = dict(zip(("data", "process", "grid", "solver", "calls"), key, strict=True))
