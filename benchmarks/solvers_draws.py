@@ -109,7 +109,14 @@ MAIN = (
     "UniPC, exponential",
 )
 """What is drawn of DDPM at other numbers of calls than 5 and 10."""
-OTHERS = ("1, uniform", "1, log_snr", "2 midpoint, uniform", "2 midpoint, log_snr", "3, log_snr")
+OTHERS = (
+    "1, uniform",
+    "1, log_snr",
+    "2 midpoint, uniform",
+    "2 midpoint, trailing",
+    "2 midpoint, log_snr",
+    "3, log_snr",
+)
 """What is drawn of the other models."""
 
 
