@@ -75,7 +75,8 @@ def _error(
 ) -> float | None:
     """W2/√tr C; None where the grid has not so many different times."""
     try:
-        steps = ld.grids.as_times(process, getattr(ld.grids, grid)(calls))[:-1]
+        steps = getattr(ld.grids, grid)(calls)
+        steps.times(process)
     except ValueError:
         return None
     report = ld.lab.evaluate(process, covariance, mean, steps=steps, **SETTINGS[solver])
