@@ -4,8 +4,9 @@
 
 Each run trains for the same processor time on one core, two runs side by side on two cores; three seeds. Processor
 time, since the wall clock of a shared machine favours whoever runs while it is quiet; on a quiet one the two are the
-same. Then 1000 digits are drawn with 50 steps (Blurring Diffusion: 250), and their Fréchet distance to the real ones is taken in the features of
-a small classifier of real digits. What is finished is kept in runs/benchmark-digits and not done again.
+same. Then 1000 digits are drawn with 50 steps (Blurring Diffusion: 250), and their Fréchet distance to the real ones is
+taken in the features of a small classifier of real digits. What is finished is kept in runs/benchmark-digits and not
+done again.
 
 Writes results/digits.json, pictures, and the table in docs/training.md.
 """

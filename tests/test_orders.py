@@ -89,12 +89,13 @@ TIMES = [0.7, 0.63, 0.58, 0.53, CHANGE, 0.45, 0.38, 0.31, 0.2]
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
-@pytest.mark.parametrize(("make", "order"), [(scalar, 1), (scalar, 3), (heat, 2), (heat, 3), (haar, 2)])
+@pytest.mark.parametrize(("make", "order"), [(scalar, 1), (scalar, 3), (heat, 2), (heat, 3), (haar, 3)])
 @pytest.mark.parametrize("kind", ["predictor", "corrector", "shared"])
 def test_polynomial_estimates_are_integrated_exactly(make, order, kind, eta):
     """Of estimates that are polynomials in the log-SNR of each direction, whatever the state: a predictor of order p
-    integrates degree p − 1, its corrector degree p."""
+    integrates degree p − 1, its corrector degree p; into a new shape a sampler of order 3 goes to second order."""
     frame, degree = make(), order if kind == "corrector" else order - 1
+    degree = 1 if make is haar else degree
     if kind == "shared" and eta == 1:
         return  # nothing of x_t is kept: x* is the estimate at s itself
     coefficients = f64(degree + 1, N, seed=1)
@@ -130,7 +131,7 @@ def test_polynomial_estimates_are_integrated_exactly(make, order, kind, eta):
         x_s = sampler.step(x, t, s, noise=torch.zeros(2, *frame.process.shape(s)), history=history)
         if kind == "corrector":
             # The estimate made at a change of shape is of other directions than those after it.
-            if taken and history.taken and taken.order == order and (make is not haar or taken.t not in TIMES[4:6]):
+            if taken and history.taken and taken.order > degree - 1 and (make is not haar or taken.t not in TIMES[4:6]):
                 torch.testing.assert_close(history.taken.x_t, exact(taken.x_t, taken.t, t), rtol=1e-11, atol=1e-11)
                 checked += 1
         elif i >= order - 1:
@@ -211,4 +212,6 @@ def test_measured_orders(make, order, corrector):
     errors = [error(n) for n in ((32, 64) if order < 3 else (56, 112))]
     measured = math.log2(errors[0] / errors[1])
     print(f"{make.__name__}, order {order}, corrector {corrector}: {errors[1]:.1e}, {measured:.3f}")
-    assert abs(measured - order - corrector) <= 0.1
+    # The corrector takes no step into a new shape again, which is of first order then.
+    gained = corrector and make is not haar
+    assert abs(measured - order - gained) <= 0.1

@@ -98,7 +98,7 @@ class Recursion:
         estimates = [Estimate(torch.empty(0), t, t) for t in self._times]
         left = self.sampler.steps_left(s)
         assert left is not None
-        return min(self._extrapolation.reach(estimates, s), self.order, left)
+        return self._extrapolation.reach(estimates, s, min(self.order, left))
 
     def _corrected(self, t: float) -> Terms:
         """The terms of x_t once there is an estimate made of it."""

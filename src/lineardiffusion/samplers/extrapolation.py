@@ -8,7 +8,8 @@ the eigenvalues λ of MᵀM:
     into the new shape     c* = ĉ_s + R⁺ w(MMᵀ) (ĉ_j − R ĉ_s),    ĉ_j an estimate at the old shape
     the step after that    c* = ĉ_s + w(MᵀM) (ĉ_j − ĉ_s),         ĉ_j the one which led to this shape
 
-with the weight w of second order, and nothing where λ = 0, of which the state before knows nothing.
+with the weight w of second order, and nothing where λ = 0, of which the state before knows nothing. The former belongs
+to a sampler of third order; one of second order takes that step to first order.
 """
 
 from __future__ import annotations
@@ -75,20 +76,27 @@ class Extrapolation:
         clean = self.denoiser.carry(estimate.clean, estimate.r, s)
         return clean if self.clip is None else clean.clamp(*self.clip)
 
-    def reach(self, estimates: Sequence[Estimate], s: float) -> int:
-        """How many of the first estimates a step from the first one's time to s may use."""
+    def reach(self, estimates: Sequence[Estimate], s: float, order: int) -> int:
+        """How many of the first estimates a step from the first one's time to s uses.
+
+        Into a new shape it is of an order less, which leaves a sampler its order, since there are few such steps. The
+        estimates at both shapes are answers of a network to different questions: they differ by more than the time
+        between them accounts for, and what is extrapolated of that does not vanish with the steps.
+        """
         path, t = self.process.path, estimates[0].t
-        if s == 0:
+        if s == 0 or order == 1:
             return 1
         alike = 0
         while alike < len(estimates) and path.shape(estimates[alike].t) == path.shape(t):
             alike += 1
         crossing = path.shape(s) != path.shape(t)
         if not crossing and (alike > 1 or len(estimates) == 1):
-            return alike
+            return min(order, alike)
         # From here on, across a change of shape: second order, where directions have nothing but the operator's gains.
         numbers = path.gains(t).ndim == 0 and path.gains(s).ndim == 0
-        return min(2, alike if crossing else len(estimates)) if numbers else 1
+        if not numbers:
+            return 1
+        return min(order - 1, 2, alike) if crossing else min(2, len(estimates))
 
     def __call__(self, estimates: Sequence[Estimate], s: float, at: float | None = None) -> Tensor:
         """c* of a step from the first estimate's time to s, as a clean image of time `at`, by default s.

@@ -39,7 +39,7 @@ class MarkovSampler(Sampler):
         denoiser, steps, clip: as `Sampler`.
         eta: η in [0, 1].
         order: 1, 2 or 3: how many estimates x* is made of. No step has a higher order than there are steps left with it
-            (the last, to s = 0, is of first order) or estimates at hand; across a change of shape it is 2 at most.
+            (the last, to s = 0, is of first order) or estimates at hand; into a new shape it is one less.
         rule: "moment", exact for estimates that are polynomials in log-SNR; or "midpoint", the second order of
             DPM-Solver++(2M) and UniPC (bh2), whose third order is the moment rule.
         corrector: take each step again once there is an estimate at its end, but for those over a change of shape.
@@ -106,7 +106,7 @@ class MarkovSampler(Sampler):
     def _order(self, estimates: list[Estimate], s: float) -> int:
         """How many of the estimates the step from the first one to s uses."""
         left = self.steps_left(s)
-        return min(self._extrapolation.reach(estimates, s), self.order, self.order if left is None else left)
+        return self._extrapolation.reach(estimates, s, self.order if left is None else min(self.order, left))
 
     def _corrected(self, taken: Taken, estimates: list[Estimate]) -> Tensor:
         """The end of the last step, now that there is an estimate of it."""

@@ -76,7 +76,9 @@ class SharedNoiseSampler(Sampler):
             if s == 0:
                 return own, own
             left = self.steps_left(s)
-            order = min(self._extrapolation.reach(history.estimates, s), self.order if left is None else left)
+            order = self._extrapolation.reach(
+                history.estimates, s, self.order if left is None else min(self.order, left)
+            )
             used = history.estimates[:order]
             if process.shape(s) != process.shape(t):
                 mean_s = process.signal_scale(s) * self._extrapolation(used, s)
