@@ -22,10 +22,10 @@ from typing import Any
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
 
 import torch
-from diffusers import DDPMScheduler
 from torch import Tensor
 
 import lineardiffusion as ld
+import steps
 from lineardiffusion.testing import Opaque
 from peers import Peer, peers
 from runs import write_table
@@ -110,29 +110,6 @@ def diffusing(threads: int) -> Iterator[Row]:
         yield row("diffuse at t = 999 / at t = 1", case, 1.5, figures["ratio"], **figures)
 
 
-def sampler_steps(threads: int) -> Iterator[Row]:
-    """A sampler's step with a network that returns its input / the step of diffusers' scheduler on the same tensor."""
-    for shape in SHAPES:
-        scheduler = DDPMScheduler(num_train_timesteps=1000, prediction_type="sample", beta_start=1e-4, beta_end=0.02)
-        scheduler.set_timesteps(1000)
-        x = images(*shape)
-        for process, bound in (
-            (ld.DDPM(shape[1:]), 1.0),
-            (ld.ScaleSpaceDiffusion(shape[1:], levels=4), 1.0),
-            (ld.BlurringDiffusion(shape[1:]), None),
-        ):
-            grows = bool(process.shape_changes())
-            network = (lambda x, i, size: x) if grows else (lambda x, i: x)
-            sampler = ld.AncestralSampler(ld.Denoiser(network, process), clip=(-1, 1))
-            with torch.no_grad():
-                figures = ratio(
-                    lambda s=sampler, x=x: s.step(x, 201, 200),
-                    lambda s=scheduler, x=x: s.step(x, 200, x).prev_sample,
-                )
-            case = f"{shape}, {type(process).__name__}, {on(threads)}"
-            yield row("ancestral step / DDPMScheduler.step", case, bound, figures["ratio"], **figures)
-
-
 class Counted(Opaque):
     """Counts the products with M, each of which Lanczos' method follows by one with Mᵀ."""
 
@@ -201,11 +178,15 @@ PARTS: dict[str, Callable[..., Iterator[Row]]] = {
     "opaque": opaque_noise,
     "noise": noise_of_resizes,
     "diffuse": diffusing,
-    "steps": sampler_steps,
+    "steps": lambda threads: steps.bare_steps(row, on(threads)),
+    "peers": lambda threads: steps.peers_steps(row, on(threads)),
+    "training": lambda threads: steps.training_steps(row, on(threads)),
+    "chains": lambda: steps.opaque_chains(row, on(1)),
+    "building": lambda: steps.building(row, on(1)),
 }
 
 
-ONE_THREAD = ("import", "opaque")
+ONE_THREAD = ("import", "opaque", "chains", "building")
 
 
 def measure(names: list[str]) -> list[Row]:
