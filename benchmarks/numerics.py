@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 
 import lineardiffusion as ld
-import steps
 from lineardiffusion.testing import Opaque
 from peers import Peer, peers
 from runs import write_table
@@ -178,15 +177,10 @@ PARTS: dict[str, Callable[..., Iterator[Row]]] = {
     "opaque": opaque_noise,
     "noise": noise_of_resizes,
     "diffuse": diffusing,
-    "steps": lambda threads: steps.bare_steps(row, on(threads)),
-    "peers": lambda threads: steps.peers_steps(row, on(threads)),
-    "training": lambda threads: steps.training_steps(row, on(threads)),
-    "chains": lambda: steps.opaque_chains(row, on(1)),
-    "building": lambda: steps.building(row, on(1)),
 }
 
 
-ONE_THREAD = ("import", "opaque", "chains", "building")
+ONE_THREAD = ("import", "opaque")
 
 
 def measure(names: list[str]) -> list[Row]:

@@ -1,9 +1,19 @@
-"""What the library costs beside the arithmetic that a formula asks for: parts of numerics.py."""
+"""What the library costs beside the arithmetic that a formula asks for: steps, losses, opaque chains, building.
+
+    python benchmarks/steps.py               about five minutes; writes results/steps.json and the table in
+                                             docs/benchmarks.md
+
+Every figure of time is a ratio of two measured side by side, on one thread. Says which bounds are missed, and ends with
+an error then.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,10 +22,13 @@ from torch import Tensor
 
 import lineardiffusion as ld
 from lineardiffusion.testing import Opaque
-from timing import ratio
+from numerics import line, row, table
+from runs import write_table
+from timing import environment, ratio
 
 Row = dict[str, Any]
-MakeRow = Callable[..., Row]
+HERE = Path(__file__).resolve().parent
+RESULTS, PAGE = HERE / "results" / "steps.json", HERE.parent / "docs" / "benchmarks.md"
 
 CELLS = [(1, 3, 64, 64), (64, 3, 64, 64)]
 
@@ -30,7 +43,7 @@ def images(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
-def bare_steps(row: MakeRow, threads: str) -> Iterator[Row]:
+def bare_steps() -> Iterator[Row]:
     """A sampler's step / the arithmetic it cannot do without, on the same tensors."""
     for shape, bound in zip(CELLS, (1.6, 1.15), strict=True):
         x, clean = images(*shape), images(*shape)
@@ -41,7 +54,7 @@ def bare_steps(row: MakeRow, threads: str) -> Iterator[Row]:
 
         with torch.no_grad():
             figures = ratio(lambda s=sampler, x=x: s.step(x, 201, 200), bare, rounds=41)
-        case = f"{shape}, {threads}"
+        case = f"{shape}"
         yield row("DDPM step / two multiply-adds and the draw", case, bound, figures["ratio"], **figures)
     for shape in (*CELLS, (1, 3, 256, 256)):
         x, clean = images(*shape), images(*shape)
@@ -54,15 +67,15 @@ def bare_steps(row: MakeRow, threads: str) -> Iterator[Row]:
         with torch.no_grad():
             figures = ratio(lambda p=sampler, x=x: p.step(x, 201, 200), transforms, rounds=21)
             name = "Blurring step (predicting data) / its two transforms and the draw"
-            yield row(name, f"{shape}, {threads}", None, figures["ratio"], **figures)
+            yield row(name, f"{shape}", None, figures["ratio"], **figures)
         sampler = ld.AncestralSampler(ld.Denoiser(trivial(clean), ld.BlurringDiffusion(shape[1:])))
         with torch.no_grad():
             figures = ratio(lambda p=sampler, x=x: p.step(x, 201, 200), transforms, rounds=21)
-        case = f"{shape}, {threads}"
+        case = f"{shape}"
         yield row("Blurring step / its two transforms and the draw", case, 2.0, figures["ratio"], **figures)
 
 
-def peers_steps(row: MakeRow, threads: str) -> Iterator[Row]:
+def peers_steps() -> Iterator[Row]:
     """Steps with η = 1 and 0 / those of diffusers' schedulers, on the same tensors."""
     for shape in (*CELLS, (16, 3, 64, 64), (16, 3, 256, 256)):
         x = images(*shape)
@@ -77,11 +90,11 @@ def peers_steps(row: MakeRow, threads: str) -> Iterator[Row]:
                         lambda s=scheduler, x=x: s.step(x, 200, x).prev_sample,
                         rounds=21,
                     )
-                case = f"{shape}, {type(process).__name__}, {threads}"
+                case = f"{shape}, {type(process).__name__}"
                 yield row(f"step, η = {eta:g} / {kind.__name__}.step", case, 1.0, figures["ratio"], **figures)
 
 
-def training_steps(row: MakeRow, threads: str) -> Iterator[Row]:
+def training_steps() -> Iterator[Row]:
     """A loss of what is not "clean" / one of "clean", with a network that costs nothing."""
     shape = (256, 3, 32, 32)
     x0 = images(*shape)
@@ -94,7 +107,7 @@ def training_steps(row: MakeRow, threads: str) -> Iterator[Row]:
                 lambda d=losses["clean"], t=t: ld.denoising_loss(d, x0, t),
                 rounds=21,
             )
-            case = f"{shape}, {type(process).__name__}, {threads}"
+            case = f"{shape}, {type(process).__name__}"
             yield row(f"loss of {name} / of clean", case, 1.1, figures["ratio"], **figures)
 
 
@@ -108,7 +121,7 @@ class Counted(Opaque):
         return super().apply(x)
 
 
-def opaque_chains(row: MakeRow, threads: str) -> Iterator[Row]:
+def opaque_chains() -> Iterator[Row]:
     """Applications of the steps of a chain of which only `apply` is known."""
     steps, event = 1000, (1, 16, 16)
     blur = ld.Convolution(torch.tensor([0.02, 0.96, 0.02]), event)
@@ -121,7 +134,7 @@ def opaque_chains(row: MakeRow, threads: str) -> Iterator[Row]:
     x0 = images(8, *event)
     Counted.applications = 0
     process.diffuse(x0, torch.tensor([1, 200, 300, 400, 600, 800, 900, 1000]))
-    yield row("applications for one batch of 8 times, T = 1000", threads, steps, Counted.applications)
+    yield row("applications for one batch of 8 times, T = 1000", "", steps, Counted.applications)
     with torch.no_grad():
         Counted.applications = 0
         x_t = process.diffuse(x0, 400)
@@ -134,13 +147,13 @@ def opaque_chains(row: MakeRow, threads: str) -> Iterator[Row]:
             sampler(8, seeds=range(8), progress=False)
             yield row(
                 f"applications of 25 steps with η = {eta:g}, T = 1000, over those of one posterior ({products})",
-                threads,
+                "",
                 2.0 * steps,
                 Counted.applications / products,
             )
 
 
-def building(row: MakeRow, threads: str) -> Iterator[Row]:
+def building() -> Iterator[Row]:
     """Seconds until a process is there."""
 
     class Mask(ld.LinearOperator):
@@ -162,4 +175,26 @@ def building(row: MakeRow, threads: str) -> Iterator[Row]:
     for case, (make, bound) in makers.items():
         start = time.perf_counter()
         make()
-        yield row("building a process, s", f"{case}, {threads}", bound, round(time.perf_counter() - start, 3))
+        yield row("building a process, s", f"{case}", bound, round(time.perf_counter() - start, 3))
+
+
+PARTS = (bare_steps, peers_steps, training_steps, opaque_chains, building)
+
+
+def main() -> int:
+    torch.set_num_threads(1)
+    rows = []
+    for part in PARTS:
+        for result in part():
+            rows.append(result)
+            print(line(result), flush=True)
+    results = {"environment": environment("diffusers"), "rows": rows}
+    RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_table(PAGE, "steps", table(results))
+    missed = [result for result in rows if not result["met"]]
+    print(f"{len(rows)} figures, {len(missed)} bounds missed")
+    return min(1, len(missed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
