@@ -270,6 +270,8 @@ def combine(p: float | Tensor, x: Tensor, q: float | Tensor, y: Tensor) -> Tenso
     """p x + q y for coefficients that are numbers, or tensors with one for each sample; 0 · x is nothing."""
     if not isinstance(p, Tensor) and p == 0:
         return _times(q, y)
+    if not isinstance(p, Tensor) and not isinstance(q, Tensor) and q == 1:
+        return torch.add(y, x, alpha=p)
     if not isinstance(q, Tensor):
         return torch.add(_times(p, x), y, alpha=q) if q else _times(p, x)
     return torch.addcmul(_times(p, x), column(q, y), y)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_index, as_shape, check_event, check_finite, compute_dtype
+from lineardiffusion._checks import Shape, as_index, as_shape, check_event, check_finite, compute_dtype, in_dtype
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.operators.multipliers import Casts, cast
 from lineardiffusion.operators.separable import along_axes, for_each_axis, spatial_axes
@@ -45,8 +45,8 @@ class Basis(Configured, ABC):
             ValueError: x does not end in `shape`.
         """
         check_event(x, self.shape, "x")
-        z = self._analyse(x.to(compute_dtype(x.dtype)))
-        return z if z.is_complex() else z.to(x.dtype)
+        z = self._analyse(in_dtype(x, compute_dtype(x.dtype)))
+        return z if z.is_complex() else in_dtype(z, x.dtype)
 
     def synthesise(self, z: Tensor) -> Tensor:
         """V z, from (*batch, *coordinates) to (*batch, *shape).
@@ -58,8 +58,8 @@ class Basis(Configured, ABC):
         if z.ndim < count or tuple(z.shape[z.ndim - count :]) != self.coordinates:
             expected = ", ".join(map(str, self.coordinates))
             raise ValueError(f"z: expected coordinates of shape (*batch, {expected}), got {tuple(z.shape)}")
-        x = self._synthesise(z if z.is_complex() else z.to(compute_dtype(z.dtype)))
-        return x if z.is_complex() else x.to(z.dtype)
+        x = self._synthesise(z if z.is_complex() else in_dtype(z, compute_dtype(z.dtype)))
+        return x if z.is_complex() else in_dtype(x, z.dtype)
 
     @abstractmethod
     def _analyse(self, x: Tensor) -> Tensor:

@@ -87,17 +87,25 @@ def combination(terms: Sequence[Term], synthesise: Change) -> Callable[[Sequence
 
     def function(vectors: Sequence[Tensor], onto: Tensor | None = None) -> Tensor:
         total, coordinates = onto, None
-        in_place = not torch.is_grad_enabled()  # where memory is new, and no graph needs what was there
+        # In place where memory is new, and no graph needs what was there.
+        total_is_new, coordinates_are_new, in_place = False, False, not torch.is_grad_enabled()
         for (beside, inside, analyse), x in zip(terms, vectors, strict=True):
             if beside is not None:
-                total = beside(x) if total is None else beside.onto(total, x)
+                if total is None:
+                    total = beside(x)
+                    total_is_new = total is not x
+                else:
+                    total = beside.onto_(total, x) if in_place and total_is_new else beside.onto(total, x)
+                    total_is_new = True
             if inside is not None:
                 z = analyse(x)
                 if coordinates is None:
                     coordinates = inside.into(z) if in_place and z is not x else inside(z)
-                    in_place = in_place and coordinates is not x
+                    coordinates_are_new = coordinates is not x
+                elif in_place and coordinates_are_new:
+                    coordinates = inside.onto_(coordinates, z)
                 else:
-                    coordinates = inside.onto_(coordinates, z) if in_place else inside.onto(coordinates, z)
+                    coordinates, coordinates_are_new = inside.onto(coordinates, z), True
         if coordinates is None:
             return torch.zeros_like(vectors[0]) if total is None else total
         result = synthesise(coordinates)
