@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lineardiffusion._checks import full_precision, to_device
 from lineardiffusion.caches import BoundedCache
-from lineardiffusion.operators.base import LinearOperator, count_numbers
+from lineardiffusion.operators.base import LinearOperator, prepared_bytes
 from lineardiffusion.operators.scalar import Identity
 from lineardiffusion.paths import identity
 from lineardiffusion.processes.base import LinearDiffusion
@@ -79,7 +79,7 @@ class Carrier:
         return carried[to_device(order.argsort(), clean.device)]
 
     def _kept(self, r: float, s: float) -> _Map:
-        return self._maps.find((r, s)) or self._maps.get((r, s), lambda: self._map(r, s))
+        return self._maps.get((r, s), lambda: self._map(r, s))
 
     def _map(self, r: float, s: float) -> _Map:
         operator = self.process.degradation(min(r, s), max(r, s))
@@ -111,7 +111,7 @@ class _Map(NamedTuple):
 
 
 def _bytes(kept: _Map) -> int:
-    return 64 * count_numbers(kept.operator) if kept.operator.has_exact_functions else 0
+    return prepared_bytes(kept.operator)
 
 
 def _damped_inverse(values: Tensor) -> Tensor:

@@ -96,9 +96,7 @@ class Recursion:
     def _order(self, s: float) -> int:
         """How many estimates the step to s uses."""
         estimates = [Estimate(torch.empty(0), t, t) for t in self._times]
-        left = self.sampler.steps_left(s)
-        assert left is not None
-        return self._extrapolation.reach(estimates, s, min(self.order, left))
+        return self._extrapolation.reach(estimates, s, self.sampler.lowered(self.order, s))
 
     def _corrected(self, t: float) -> Terms:
         """The terms of x_t once there is an estimate made of it."""

@@ -17,7 +17,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,17 @@ from lineardiffusion.operators.rules import dispatch
 Cached = TypeVar("Cached")
 GramMap = Callable[..., Tensor]
 StepMap = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+class StepRule(NamedTuple):
+    """What a step is made of, for scale · M, since multiples of an operator share its structure; else as `step_map`."""
+
+    gain: float | SpectralFunction
+    deviation: SpectralFunction | None
+    scale: float
+    complete: bool
+    of: float
+
 
 _COMPUTED = (torch.float32, torch.float64)
 
@@ -237,7 +248,7 @@ class LinearOperator(ABC):
             >>> step(torch.zeros(2), torch.ones(2), torch.zeros(2))
             tensor([0.5000, 0.2500])
         """
-        step = self._step_map(gain, deviation, 1.0, complete, of)
+        step = self._step_map(StepRule(gain, deviation, 1.0, complete, of))
         rows, columns = len(self.in_shape), len(self.out_shape)
 
         def checked(x: Tensor, y: Tensor, noise: Tensor | None) -> Tensor:
@@ -258,15 +269,9 @@ class LinearOperator(ABC):
 
         return checked
 
-    def _step_map(
-        self,
-        gain: float | SpectralFunction,
-        deviation: SpectralFunction | None,
-        scale: float,
-        complete: bool,
-        of: float,
-    ) -> StepMap:
-        """`step_map` for scale · M, without checks: multiples of an operator share its structure."""
+    def _step_map(self, rule: StepRule) -> StepMap:
+        """`step_map` by a rule, without checks."""
+        gain, deviation, scale, _, of = rule
         operator = self if scale == 1 else scale * self
         noisy = None if deviation is None else operator.gram_map(deviation)
         if noisy is not None and not operator.has_exact_functions:
@@ -576,3 +581,14 @@ def _device_of(operator: LinearOperator) -> torch.device:
 def count_numbers(operator: LinearOperator) -> int:
     """How many numbers the tensors of an operator hold."""
     return sum(part.numel() for part in _state_of(operator) if isinstance(part, Tensor))
+
+
+def operator_bytes(operator: LinearOperator) -> int:
+    """Of the numbers of an operator in float64 and in float32, and of transforms of them."""
+    return 16 * count_numbers(operator)
+
+
+def prepared_bytes(operator: LinearOperator) -> int:
+    """What a map of an operator that is prepared for its spectrum keeps, about: a handful of numbers for each that the
+    operator has, in both precisions; nothing where Lanczos' method evaluates it."""
+    return 64 * count_numbers(operator) if operator.has_exact_functions else 0

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lineardiffusion._checks import as_constant, check_event, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
-from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap
+from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap, StepRule
 from lineardiffusion.operators.multipliers import Casts, Change, Multiplier
 from lineardiffusion.operators.rules import rule
 
@@ -69,15 +69,9 @@ class BlockDiagonal(LinearOperator):
         check_event(y, self.out_shape, "y")
         return _per_channel([partial(block.cogram_function, f) for block in self.blocks], y, len(self.out_shape))
 
-    def _step_map(
-        self,
-        gain: float | SpectralFunction,
-        deviation: SpectralFunction | None,
-        scale: float,
-        complete: bool,
-        of: float,
-    ) -> StepMap:
-        steps = [block._step_map(gain, deviation, scale, complete and self.has_frame, of) for block in self.blocks]
+    def _step_map(self, rule: StepRule) -> StepMap:
+        rule = rule._replace(complete=rule.complete and self.has_frame)
+        steps = [block._step_map(rule) for block in self.blocks]
         axis_x, axis_y = -len(self.in_shape), -len(self.out_shape)
 
         def step(x: Tensor, y: Tensor, noise: Tensor | None) -> Tensor:
@@ -167,19 +161,15 @@ class ChannelMix(LinearOperator):
         scales = [*self._svd()[1].tolist(), *[0.0] * (count - min(self.weight.shape))]
         return self._cached(("blocks", count), lambda: BlockDiagonal([scale * self.operator for scale in scales]))
 
-    def _step_map(
-        self,
-        gain: float | SpectralFunction,
-        deviation: SpectralFunction | None,
-        scale: float,
-        complete: bool,
-        of: float,
-    ) -> StepMap:
+    def _step_map(self, rule: StepRule) -> StepMap:
         # Channel by channel, between rotations of both sides; what W does not see stays as it is, but for noise.
         left, singular, right = self._svd()
         axis_x, axis_y = -len(self.in_shape), -len(self.out_shape)
         to_left, to_right, from_right = (Casts(rotation.contiguous()) for rotation in (left.T, right, right.T))
-        steps = [self.operator._step_map(gain, deviation, scale * s, False, of) for s in singular.tolist()]
+        deviation, of = rule.deviation, rule.of
+        steps = [
+            self.operator._step_map(rule._replace(scale=rule.scale * s, complete=False)) for s in singular.tolist()
+        ]
         unseen = None if deviation is None else Multiplier(deviation(torch.zeros((), dtype=torch.float64)))
 
         def step(x: Tensor, y: Tensor, noise: Tensor | None) -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from lineardiffusion._checks import Shape, as_constant, as_shape, check_event
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.lanczos import SpectrumBounds
-from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap
+from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap, StepRule
 from lineardiffusion.operators.factorisation import truncated_svd
 from lineardiffusion.operators.rules import rule
 from lineardiffusion.operators.separable import Separable
@@ -77,15 +77,8 @@ class Convolution(LinearOperator):
     def cogram_function(self, f: SpectralFunction, y: Tensor) -> Tensor:
         return self.structure.cogram_function(f, y)
 
-    def _step_map(
-        self,
-        gain: float | SpectralFunction,
-        deviation: SpectralFunction | None,
-        scale: float,
-        complete: bool,
-        of: float,
-    ) -> StepMap:
-        return self.structure._step_map(gain, deviation, scale, complete, of)
+    def _step_map(self, rule: StepRule) -> StepMap:
+        return self.structure._step_map(rule)
 
     @property
     def has_exact_functions(self) -> bool:

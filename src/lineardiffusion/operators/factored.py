@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lineardiffusion._checks import Shape, check_event, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
-from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap
+from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap, StepRule
 from lineardiffusion.operators.multipliers import Change, Multiplier, Term, combination, unless_zero
 
 _ZERO, _ONE = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
@@ -113,14 +113,8 @@ class FactoredOperator(LinearOperator):
     def _zero_and_eigenvalues(self) -> Tensor:
         return torch.cat([torch.zeros(1, dtype=torch.float64), self._eigenvalues().flatten()])
 
-    def _step_map(
-        self,
-        gain: float | SpectralFunction,
-        deviation: SpectralFunction | None,
-        scale: float,
-        complete: bool,
-        of: float,
-    ) -> StepMap:
+    def _step_map(self, rule: StepRule) -> StepMap:
+        gain, deviation, scale, complete, of = rule
         # In coordinates, with s = scale · S and u = s/|s|:  x + ū k (y − s x) = (1 − |s| k) x + ū k y.
         event, whole = self.in_shape, self._is_basis(self.in_shape)
         spectrum, values = scale * self.spectrum(), scale**2 * self._eigenvalues()

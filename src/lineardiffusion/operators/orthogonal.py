@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from lineardiffusion._checks import as_shape, check_event, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
-from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap
+from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap, StepRule
 from lineardiffusion.operators.bases import Basis, first
 from lineardiffusion.operators.multipliers import Multiplier
 from lineardiffusion.operators.rules import rule
@@ -70,14 +70,8 @@ class OrthogonalRows(LinearOperator):
         at_zero, at_c = f(torch.tensor([0.0, scale**2 * self.squared_norm], dtype=torch.float64))
         return Multiplier(at_zero), Multiplier((at_c - at_zero) / self.squared_norm)
 
-    def _step_map(
-        self,
-        gain: float | SpectralFunction,
-        deviation: SpectralFunction | None,
-        scale: float,
-        complete: bool,
-        of: float,
-    ) -> StepMap:
+    def _step_map(self, rule: StepRule) -> StepMap:
+        gain, deviation, scale, _, of = rule
         # x + d_0 n + Mᵀ [κ y + M (δ n − κ s x)],  with d(s² MᵀM) = d_0 + δ MᵀM and K = κ Mᵀ.
         c = torch.tensor(self.squared_norm, dtype=torch.float64)
         if callable(gain):

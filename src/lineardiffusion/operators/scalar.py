@@ -10,7 +10,7 @@ from torch import Tensor
 from lineardiffusion._checks import Shape, check_event, column, compute_dtype
 from lineardiffusion.krylov import Matvec, SpectralFunction
 from lineardiffusion.lanczos import SpectrumBounds
-from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap, apply_each
+from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap, StepRule, apply_each
 from lineardiffusion.operators.factored import FactoredOperator
 from lineardiffusion.operators.rules import rule
 
@@ -79,15 +79,8 @@ class Scaled(LinearOperator):
     def cogram_function(self, f: SpectralFunction, y: Tensor) -> Tensor:
         return self.operator.cogram_function(lambda values: f(self.scale**2 * values), y)
 
-    def _step_map(
-        self,
-        gain: float | SpectralFunction,
-        deviation: SpectralFunction | None,
-        scale: float,
-        complete: bool,
-        of: float,
-    ) -> StepMap:
-        return self.operator._step_map(gain, deviation, scale * self.scale, complete, of)
+    def _step_map(self, rule: StepRule) -> StepMap:
+        return self.operator._step_map(rule._replace(scale=rule.scale * self.scale))
 
     def _adjoint_function(self, g: SpectralFunction, y: Tensor) -> Tensor:
         return self.scale * self.operator._adjoint_function(lambda values: g(self.scale**2 * values), y)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from lineardiffusion._checks import Shape, as_constant, as_shape, check_event, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
-from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap, over_root
+from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap, StepRule, over_root
 from lineardiffusion.operators.factored import FactoredOperator
 from lineardiffusion.operators.factorisation import largest_singular_value, norm_bound, truncated_svd
 from lineardiffusion.operators.multipliers import Casts, Multiplier, cast
@@ -125,17 +125,11 @@ class Separable(FactoredOperator):
 
         return function
 
-    def _step_map(
-        self,
-        gain: float | SpectralFunction,
-        deviation: SpectralFunction | None,
-        scale: float,
-        complete: bool,
-        of: float,
-    ) -> StepMap:
+    def _step_map(self, rule: StepRule) -> StepMap:
         diagonal = self._cached("gram diagonal", self._gram_diagonal)
         if diagonal is None:
-            return super()._step_map(gain, deviation, scale, complete, of)
+            return super()._step_map(rule)
+        gain, deviation, scale, _, of = rule
         # (1 − λ g) ∘ x + g ∘ Mᵀ y + d ∘ n, with g = k/√λ, all of them functions of the diagonal λ of MᵀM.
         values = scale**2 * diagonal
         g = over_root(gain)(values) if callable(gain) else gain * torch.ones_like(values)

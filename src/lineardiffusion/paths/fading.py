@@ -13,7 +13,7 @@ from torch import Tensor
 from lineardiffusion._checks import Shape, as_number, compute_dtype, to_device
 from lineardiffusion.caches import BoundedCache
 from lineardiffusion.config import configured
-from lineardiffusion.operators.base import LinearOperator, apply_each, count_numbers
+from lineardiffusion.operators.base import LinearOperator, apply_each, operator_bytes
 from lineardiffusion.operators.bases import Basis, dct_matrix
 from lineardiffusion.operators.multipliers import cast
 from lineardiffusion.operators.scalar import Identity
@@ -173,7 +173,7 @@ class spectral(Path):
             raise TypeError(f"basis, gains: expected one of ld.bases and a function of t, got {basis!r} and {gains!r}")
         self.basis, self._function = basis, gains
         self.event = basis.shape
-        self._filters: BoundedCache[LinearOperator] = BoundedCache(_FILTER_BYTES, _filter_bytes)
+        self._filters: BoundedCache[LinearOperator] = BoundedCache(_FILTER_BYTES, operator_bytes)
         if not bool((self.gains(0) == 1).all()):
             raise ValueError("gains: expected 1 at t = 0, where x_0 is the data")
 
@@ -209,11 +209,6 @@ class spectral(Path):
     def apply_each(self, times: Tensor, x: Tensor) -> Tensor:
         filters = [self._filters.get(t, lambda t=t: self.between(0, t)) for t in times.tolist()]  # type: ignore[misc]
         return apply_each(filters, x)
-
-
-def _filter_bytes(operator: LinearOperator) -> int:
-    """Of its gains in float64 and in float32."""
-    return 16 * count_numbers(operator)
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:

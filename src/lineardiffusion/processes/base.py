@@ -33,7 +33,7 @@ from lineardiffusion.config import Configured, configured
 from lineardiffusion.covariance import Covariance, NoiseLevel, as_covariance, as_noise_level
 from lineardiffusion.gaussian import Gaussian, GaussianMarginal
 from lineardiffusion.kernels import MarkovKernel, as_eta, check_feasible
-from lineardiffusion.operators.base import LinearOperator, apply_each, count_numbers
+from lineardiffusion.operators.base import LinearOperator, apply_each, operator_bytes, prepared_bytes
 from lineardiffusion.operators.chain import OperatorChain
 from lineardiffusion.paths import Path, chain
 from lineardiffusion.posterior import transition
@@ -109,7 +109,7 @@ class LinearDiffusion(Configured):
                 raise TypeError(f"path: expected a path or a sequence of operators, got one operator: [{path}]")
             path = chain(path, [schedule.signal(t) for t in range((schedule.num_steps or 0) + 1)])
         self.path, self.schedule, self.coupling = path.on(schedule), schedule, coupling
-        self._operators: BoundedCache[LinearOperator] = BoundedCache(_OPERATOR_BYTES, _operator_bytes)
+        self._operators: BoundedCache[LinearOperator] = BoundedCache(_OPERATOR_BYTES, operator_bytes)
         self._kernels: BoundedCache[MarkovKernel] = BoundedCache(_KERNEL_BYTES, _kernel_bytes)
         self._shared_kernels: BoundedCache[SharedNoiseKernel] = BoundedCache(_KERNEL_BYTES, _kernel_bytes)
         self._signal: tuple[float, LinearOperator] | None = None  # at a time, of white noise
@@ -242,7 +242,7 @@ class LinearDiffusion(Configured):
     def snr(self, t: Tensor) -> Tensor: ...
     def snr(self, t: Time) -> Time:
         """Signal-to-noise ratio a_t² / σ_t², infinite at t = 0; as `signal_scale`."""
-        if isinstance(t, Tensor) and t.ndim:
+        if is_batch(t):
             return (self.signal_scale(t) / self.sigma(t)).square()
         sigma = self.sigma(t)
         return (self.signal_scale(t) / sigma) ** 2 if sigma else math.inf
@@ -533,12 +533,7 @@ def _as_table(sigmas: Sequence[NoiseLevel] | Tensor, signal_scales: Sequence[flo
     return table(scales, numbers)  # type: ignore[arg-type]
 
 
-def _operator_bytes(operator: LinearOperator) -> int:
-    """Of its numbers in float64 and in float32, and of transforms of them."""
-    return 16 * count_numbers(operator)
-
-
 def _kernel_bytes(kernel: MarkovKernel | SharedNoiseKernel) -> int:
     """Of the spectra that a kernel keeps, about: a handful of numbers for each that its operator has."""
     operator = kernel.operator if isinstance(kernel, MarkovKernel) else kernel.covariance
-    return 64 * count_numbers(operator) if operator.has_exact_functions else 0
+    return prepared_bytes(operator)

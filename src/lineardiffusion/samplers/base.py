@@ -216,9 +216,9 @@ class Sampler(Configured, ABC):
         iterations = as_index(iterations, 1, 2**31, "iterations")
         return invert(self.denoiser, _bar(pairs, progress), x_0, iterations, self.clip, conditioning)
 
-    def steps_left(self, s: float) -> int | None:
-        """How many steps of the grid are left, with the one to s; None where s is none of its times."""
-        return self._steps_left.get(s)
+    def lowered(self, order: int, s: float) -> int:
+        """The order, or how many steps of the grid are left with the one to s, where those are fewer."""
+        return min(order, self._steps_left.get(s, order))
 
     def _times_from(self, start: tuple[float, Tensor], n: int) -> tuple[list[float], Tensor]:
         process = self.denoiser.process

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from lineardiffusion.caches import BoundedCache
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.operators.base import LinearOperator, count_numbers
+from lineardiffusion.operators.base import LinearOperator, prepared_bytes
 from lineardiffusion.processes.base import LinearDiffusion
 from lineardiffusion.samplers.history import Estimate
 from lineardiffusion.samplers.multistep import Rule, weights
@@ -193,4 +193,4 @@ class _Combination(NamedTuple):
 
 
 def _bytes(combination: _Combination) -> int:
-    return 1024 + 64 * sum(count_numbers(op) for op in combination.operators if op.has_exact_functions)
+    return 1024 + sum(map(prepared_bytes, combination.operators))

@@ -11,7 +11,7 @@ from lineardiffusion._checks import full_precision
 from lineardiffusion.caches import BoundedCache
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.operators.base import LinearOperator, count_numbers
+from lineardiffusion.operators.base import LinearOperator, prepared_bytes
 from lineardiffusion.processes.base import LinearDiffusion
 from lineardiffusion.samplers.base import Sampler
 from lineardiffusion.samplers.draws import Draws
@@ -91,4 +91,4 @@ def heun_weight(process: LinearDiffusion, t: float, s: float) -> float | LinearO
 
 
 def _bytes(weight: float | LinearOperator) -> int:
-    return 1024 + (64 * count_numbers(weight) if isinstance(weight, LinearOperator) else 0)
+    return 1024 + (prepared_bytes(weight) if isinstance(weight, LinearOperator) else 0)

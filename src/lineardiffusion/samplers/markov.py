@@ -105,8 +105,7 @@ class MarkovSampler(Sampler):
 
     def _order(self, estimates: list[Estimate], s: float) -> int:
         """How many of the estimates the step from the first one to s uses."""
-        left = self.steps_left(s)
-        return self._extrapolation.reach(estimates, s, self.order if left is None else min(self.order, left))
+        return self._extrapolation.reach(estimates, s, self.lowered(self.order, s))
 
     def _corrected(self, taken: Taken, estimates: list[Estimate]) -> Tensor:
         """The end of the last step, now that there is an estimate of it."""

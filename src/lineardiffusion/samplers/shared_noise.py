@@ -75,10 +75,7 @@ class SharedNoiseSampler(Sampler):
             own = self._extrapolation.carried(estimate, s)
             if s == 0:
                 return own, own
-            left = self.steps_left(s)
-            order = self._extrapolation.reach(
-                history.estimates, s, self.order if left is None else min(self.order, left)
-            )
+            order = self._extrapolation.reach(history.estimates, s, self.lowered(self.order, s))
             used = history.estimates[:order]
             if process.shape(s) != process.shape(t):
                 mean_s = process.signal_scale(s) * self._extrapolation(used, s)
