@@ -7,18 +7,9 @@ import json
 import pytest
 import torch
 from examples.flexi_unet import FlexiUNet, FullUNet
-from safetensors import safe_open
 
 import lineardiffusion as ld
-
-
-def load(path):
-    with safe_open(path, "pt") as file:
-        return file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-
-
-def relative_error(result, expected):
-    return float((result - expected).norm() / expected.norm())
+from vectors import load, relative_error
 
 
 def test_process(shared):

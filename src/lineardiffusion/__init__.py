@@ -21,6 +21,7 @@ Systems of the literature are one line: this process is `ScaleSpaceDiffusion((1,
 `BlurringDiffusion`, `FlowMatching` and `EDM`. A degradation of your own is a `LinearOperator` with an `apply`.
 """
 
+from lineardiffusion import families as families
 from lineardiffusion import lab as lab
 from lineardiffusion import losses as losses
 from lineardiffusion import paths as paths
@@ -35,6 +36,11 @@ from lineardiffusion.convergence import lanczos_options as lanczos_options
 from lineardiffusion.covariance import Covariance as Covariance
 from lineardiffusion.covariance import GramCovariance as GramCovariance
 from lineardiffusion.denoiser import Denoiser as Denoiser
+from lineardiffusion.families import DDPM as DDPM
+from lineardiffusion.families import EDM as EDM
+from lineardiffusion.families import BlurringDiffusion as BlurringDiffusion
+from lineardiffusion.families import FlowMatching as FlowMatching
+from lineardiffusion.families import ScaleSpaceDiffusion as ScaleSpaceDiffusion
 from lineardiffusion.gaussian import Gaussian as Gaussian
 from lineardiffusion.gaussian import GaussianMarginal as GaussianMarginal
 from lineardiffusion.guidance import guided as guided
@@ -66,18 +72,14 @@ from lineardiffusion.operators import Scaled as Scaled
 from lineardiffusion.operators import Separable as Separable
 from lineardiffusion.operators import SpectralFilter as SpectralFilter
 from lineardiffusion.operators import Sum as Sum
+from lineardiffusion.operators import TruncatedFilter as TruncatedFilter
 from lineardiffusion.operators import Truncation as Truncation
 from lineardiffusion.operators import bases as bases
 from lineardiffusion.posterior import ddim_kernel as ddim_kernel
 from lineardiffusion.posterior import posterior as posterior
 from lineardiffusion.posterior import transition as transition
 from lineardiffusion.predictions import EDMPrediction as EDMPrediction
-from lineardiffusion.processes import DDPM as DDPM
-from lineardiffusion.processes import EDM as EDM
-from lineardiffusion.processes import BlurringDiffusion as BlurringDiffusion
-from lineardiffusion.processes import FlowMatching as FlowMatching
 from lineardiffusion.processes import LinearDiffusion as LinearDiffusion
-from lineardiffusion.processes import ScaleSpaceDiffusion as ScaleSpaceDiffusion
 from lineardiffusion.processes import feasible_sigmas as feasible_sigmas
 from lineardiffusion.residual import Residual as Residual
 from lineardiffusion.samplers import AncestralSampler as AncestralSampler

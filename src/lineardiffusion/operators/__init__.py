@@ -19,3 +19,4 @@ from lineardiffusion.operators.separable import Resize as Resize
 from lineardiffusion.operators.separable import Separable as Separable
 from lineardiffusion.operators.spectral import SpectralFilter as SpectralFilter
 from lineardiffusion.operators.sums import Sum as Sum
+from lineardiffusion.operators.truncated import TruncatedFilter as TruncatedFilter

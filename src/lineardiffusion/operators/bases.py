@@ -75,7 +75,36 @@ class Basis(Configured, ABC):
         Raises:
             ValueError: there is none.
         """
-        raise ValueError(f"basis: expected Cosine, BlockCosine or Haar, whose coordinates can be cut, got {self}")
+        raise ValueError(
+            f"basis: expected Standard, Cosine, BlockCosine, Haar or Principal, whose coordinates can be cut, "
+            f"got {self}"
+        )
+
+
+@configured("bases.Standard")
+class Standard(Basis):
+    """The pixels themselves, V = I.
+
+    Arguments:
+        shape: event shape.
+
+    Examples:
+        >>> import torch, lineardiffusion as ld
+        >>> ld.bases.Standard((1, 2)).analyse(torch.tensor([[1.0, 2.0]]))
+        tensor([[1., 2.]])
+    """
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        self.shape = self.coordinates = as_shape(shape)
+
+    def _analyse(self, x: Tensor) -> Tensor:
+        return x
+
+    def _synthesise(self, z: Tensor) -> Tensor:
+        return z
+
+    def smaller(self, shape: Sequence[int]) -> Basis:
+        return Standard(_cut(self, shape, len(self.shape)))
 
 
 @configured("bases.Cosine")
@@ -303,6 +332,13 @@ class Principal(Basis):
 
     def _synthesise(self, z: Tensor) -> Tensor:
         return torch.matmul(z, self._casts(z).T).reshape(*z.shape[:-1], *self.shape)
+
+    def smaller(self, shape: Sequence[int]) -> Basis:
+        """Of events that are the first coordinates themselves, of shape (k,)."""
+        event = as_shape(shape)
+        if len(event) != 1 or event[0] > self.rank:
+            raise ValueError(f"shape: expected (k,), k ≤ {self.rank} principal coordinates, got {event}")
+        return Standard(event)
 
     def __repr__(self) -> str:
         return f"Principal({len(self.images)} images of {self.shape}, rank={self.rank})"

@@ -15,3 +15,4 @@ from lineardiffusion.paths.chain import chain as chain
 from lineardiffusion.paths.fading import heat as heat
 from lineardiffusion.paths.fading import spectral as spectral
 from lineardiffusion.paths.pyramid import pyramid as pyramid
+from lineardiffusion.paths.truncated import truncated as truncated

@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from lineardiffusion import paths
+from lineardiffusion.denoiser import Denoiser
+from lineardiffusion.families.base import Card, Family
+from lineardiffusion.losses import MinSNR
 from lineardiffusion.operators.separable import Mode
-from lineardiffusion.processes.base import LinearDiffusion
+from lineardiffusion.samplers.ancestral import AncestralSampler
 from lineardiffusion.schedules import NoiseSchedule, ResolutionSchedule, as_schedule
+from lineardiffusion.schedules.grids import Steps
 
 
-class ScaleSpaceDiffusion(LinearDiffusion):
+class ScaleSpaceDiffusion(Family):
     r"""x_t = √ᾱ_t R_t x_0 + √(1 − ᾱ_t) ε with R_t x_0 the image at the resolution r(t), resized level by level:
 
         M_t = √α_t I                      where r(t) = r(t − 1),
@@ -42,6 +46,19 @@ class ScaleSpaceDiffusion(LinearDiffusion):
         ((3, 48, 64), (3, 24, 32), [751])
     """
 
+    card = Card(
+        paper="Mukhopadhyay et al., 2026",
+        url="https://arxiv.org/abs/2603.08709",
+        degradation="resized to the resolution of $t$, level by level",
+        noise="white",
+        schedule=r"$a_t^2 = \bar\alpha_t$, $\sigma_t^2 = 1 - \bar\alpha_t$, as DDPM",
+        prediction="$c_{t-1}$, the clean image just below $t$",
+        sampler="ancestral, 1000 steps",
+        exact="exact",
+    )
+    prediction = "clean"
+    weighting = MinSNR(5.0)
+
     def __init__(
         self,
         shape: Sequence[int],
@@ -54,3 +71,6 @@ class ScaleSpaceDiffusion(LinearDiffusion):
     ) -> None:
         path = paths.pyramid(shape, levels, resolution_schedule, mode, factor)
         super().__init__(path, as_schedule(schedule, num_steps))
+
+    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> AncestralSampler:
+        return AncestralSampler(denoiser, steps)

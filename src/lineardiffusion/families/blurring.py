@@ -6,11 +6,15 @@ import math
 from collections.abc import Sequence
 
 from lineardiffusion import paths
-from lineardiffusion.processes.base import LinearDiffusion
+from lineardiffusion.denoiser import Denoiser
+from lineardiffusion.families.base import Card, Family
+from lineardiffusion.losses import SNR
+from lineardiffusion.samplers.ancestral import AncestralSampler
 from lineardiffusion.schedules import NoiseSchedule, as_schedule
+from lineardiffusion.schedules.grids import Steps
 
 
-class BlurringDiffusion(LinearDiffusion):
+class BlurringDiffusion(Family):
     r"""x_t = V diag(a_t d_t) Vᵀ x_0 + σ_t ε with Vᵀ the cosine transform, and for the frequency f_k of each coefficient
 
         d_t(k) = (1 − d_min) exp(−‖f_k‖² τ_t) + d_min,   τ_t = σ_B(t)²/2,   σ_B(t) = σ_B,max sin²(π t / 2T).
@@ -40,6 +44,19 @@ class BlurringDiffusion(LinearDiffusion):
         (torch.Size([16, 16]), 'dct')
     """
 
+    card = Card(
+        paper="Hoogeboom & Salimans, 2023",
+        url="https://arxiv.org/abs/2209.05557",
+        degradation=r"heat equation, $\sigma_B = 20 \sin^2(\pi t/2T)$ pixels, floor $10^{-3}$",
+        noise="white",
+        schedule="cosine log-SNR",
+        prediction="noise",
+        sampler="ancestral, 1000 steps",
+        exact="exact",
+    )
+    prediction = "noise"
+    weighting = SNR()
+
     def __init__(
         self,
         shape: Sequence[int],
@@ -53,3 +70,6 @@ class BlurringDiffusion(LinearDiffusion):
         if not 0 < min_scale <= 1:
             raise ValueError(f"min_scale: expected a number in (0, 1], got {min_scale}")
         super().__init__(paths.heat(shape, blur_sigma_max, min_scale), as_schedule(schedule, num_steps))
+
+    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> AncestralSampler:
+        return AncestralSampler(denoiser, steps)

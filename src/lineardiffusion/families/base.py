@@ -1,0 +1,87 @@
+"""What a named system of the literature is: a process, and how its paper trains a network and samples."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lineardiffusion.denoiser import Denoiser
+from lineardiffusion.losses import Weighting, denoising_loss
+from lineardiffusion.predictions import Prediction
+from lineardiffusion.processes.base import LinearDiffusion
+from lineardiffusion.samplers.base import Sampler
+from lineardiffusion.schedules.grids import Steps
+from lineardiffusion.times import ByShape, TimeSampler
+
+
+class Card(NamedTuple):
+    """A row of the page of families: Markdown, with formulas between dollar signs.
+
+    Attributes:
+        paper: authors and year.
+        url: of the paper.
+        degradation, noise, schedule: R_t, Σ_t, and a_t and σ_t.
+        prediction: what the network returns.
+        sampler: what the paper samples with.
+        exact: "exact", or what is approximated.
+    """
+
+    paper: str
+    url: str
+    degradation: str
+    noise: str
+    schedule: str
+    prediction: str
+    sampler: str
+    exact: str
+
+
+class Family(LinearDiffusion, ABC):
+    """A process of the literature, with what its network predicts, how it is trained and how it is sampled. A subclass
+    gives its path and schedule to `LinearDiffusion`, its card, and its `sampler`.
+
+    Attributes:
+        card: its row on the page of families.
+        prediction: what its network returns (`ld.Denoiser`).
+        drawn_times: how the times of a training batch are drawn.
+        weighting: of its loss.
+    """
+
+    card: ClassVar[Card]
+    prediction: str | Prediction = "noise"
+    drawn_times: TimeSampler = ByShape()
+    weighting: Weighting | None = None
+
+    def denoiser(self, network: Callable[..., Any]) -> Denoiser:
+        """A network as the paper trains it: of this process, with its prediction."""
+        return Denoiser(network, self, self.prediction)
+
+    @abstractmethod
+    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> Sampler:
+        """The paper's sampler, with its constants.
+
+        Arguments:
+            denoiser: from `denoiser`.
+            steps: as for `ld.DDIMSampler`; the paper's by default.
+        """
+
+    def loss(
+        self, denoiser: Denoiser, x0: Tensor, generator: torch.Generator | None = None, **conditioning: Any
+    ) -> Tensor:
+        """The paper's loss of each image, at times drawn as the paper draws them.
+
+        Arguments:
+            denoiser: from `denoiser`.
+            x0: data, with shape (B, *shape(0)).
+            generator: the source of times and noise; the global one by default.
+            conditioning: passed on to the network.
+
+        Returns:
+            Losses, with shape (B,); their mean is what to minimise.
+        """
+        t = self.drawn_times.sample(self, len(x0), generator)
+        return denoising_loss(denoiser, x0, t, None, self.weighting, generator, **conditioning)

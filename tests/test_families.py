@@ -1,0 +1,39 @@
+"""What all families of the literature promise."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+
+import lineardiffusion as ld
+from lineardiffusion.families import Card, Family
+
+SHAPE = (3, 32, 32)
+FAMILIES = [kind for kind in vars(ld.families).values() if inspect.isclass(kind) and issubclass(kind, Family)]
+FAMILIES.remove(Family)
+
+
+@pytest.fixture(params=FAMILIES, ids=lambda kind: kind.__name__)
+def kind(request):
+    return request.param
+
+
+def test_card(kind):
+    """Every family has a whole card, a paper and a docstring that names it."""
+    assert isinstance(kind.card, Card)
+    assert all(value.strip() for value in kind.card)
+    assert kind.card.url.startswith("https://")
+    assert kind.card.url in kind.__doc__
+    assert ">>>" in kind.__doc__
+
+
+def test_published_defaults(kind):
+    """With a shape alone it is what its paper has, and x_t is its marginal's."""
+    process = kind(SHAPE)
+    x0 = torch.rand(2, *process.shape(0), dtype=torch.float64) * 2 - 1
+    for t in (round(process.end * k / 4) if process.num_steps else process.end * k / 4 for k in range(1, 5)):
+        noise = torch.randn(2, *process.shape(t), dtype=torch.float64)
+        x_t = process.diffuse(x0, t, noise=noise)
+        torch.testing.assert_close(x_t, process.marginal(t).sample(x0, noise=noise), rtol=1e-9, atol=1e-9)
