@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import re
 import warnings
@@ -83,12 +84,20 @@ def test_there_is_code_and_every_picture_and_page_exists():
     assert [name for name in PAGES if name != "README.md" and f": {name}\n" not in menu] == []
 
 
+def test_the_page_of_families_is_that_of_their_files():
+    spec = importlib.util.spec_from_file_location("families_page", ROOT / "docs" / "families.py")
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    assert f"{page.BEGIN}\n{page.text()}\n{page.END}" in TEXTS["families.md"], "run python docs/families.py"
+
+
 @pytest.mark.parametrize(
-    "module", [ld, ld.paths, ld.schedules, ld.grids, ld.times, ld.losses, ld.bases, ld.lab, ld.testing]
+    "module", [ld, ld.families, ld.paths, ld.schedules, ld.grids, ld.times, ld.losses, ld.bases, ld.lab, ld.testing]
 )
 def test_the_reference_has_every_public_name(module):
     pattern = r"^::: (\S+)(?:\n    options:\n      members: \[(.*)\])?"
-    listed = {found[1]: found[2] for found in re.finditer(pattern, TEXTS["reference.md"], re.MULTILINE)}
+    pages = TEXTS["reference.md"] + TEXTS["families.md"]
+    listed = {found[1]: found[2] for found in re.finditer(pattern, pages, re.MULTILINE)}
     within = "lineardiffusion" if hasattr(module, "__path__") else module.__name__  # a module imports for itself
     names = {
         name: value.__module__
