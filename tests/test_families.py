@@ -37,3 +37,18 @@ def test_published_defaults(kind):
         noise = torch.randn(2, *process.shape(t), dtype=torch.float64)
         x_t = process.diffuse(x0, t, noise=noise)
         torch.testing.assert_close(x_t, process.marginal(t).sample(x0, noise=noise), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 16), (3, 4, 8, 16), (2, 64)], ids=["latents", "video", "sound"])
+def test_any_events(kind, shape):
+    """Latents, videos and sound are events like images; what a family's structure has no place for it refuses."""
+    try:
+        process = kind(shape)
+    except ValueError as error:
+        assert shape != (4, 8, 16), error
+        assert str(error).partition(":")[0] in {"shape", "levels", "block", "factor"}
+        return
+    t = round(process.end / 2) if process.num_steps else process.end / 2
+    x_t = process.diffuse(torch.zeros(2, *shape), t)
+    assert x_t.shape == (2, *process.shape(t))
+    assert process.clean(torch.ones(2, *shape), t).isfinite().all()
