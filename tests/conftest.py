@@ -81,6 +81,11 @@ def zoo() -> dict[str, ld.LinearOperator]:
         "composed": ld.Diagonal(_random(2, 3, 2)) @ ld.Resize(shape, (3, 2)),
         "transposed": Opaque(ld.Resize(shape, (3, 2))).T,
         "opaque": Opaque(ld.Resize(shape, (3, 2))),
+        "truncated filter": ld.TruncatedFilter(ld.bases.Cosine(shape), (2, 4, 3), _random(4, 3)),
+        "truncated filter of wavelets": ld.TruncatedFilter(ld.bases.Haar(shape), (2, 3, 2), _random(2, 1, 2)),
+        "truncated filter of components": ld.TruncatedFilter(
+            ld.bases.Principal(_random(9, *shape), 6), (4,), _random(4)
+        ),
     }
     for mode in ("bilinear", "bicubic", "nearest", "nearest-exact", "area"):
         operators[f"resize {mode}"] = ld.Resize(shape, (3, 2), mode)

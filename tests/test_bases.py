@@ -27,6 +27,7 @@ BASES = {
     "fourier of sequences": B.Fourier((1, 7)),
     "block cosine": B.BlockCosine((2, 6, 15), (2, 5)),
     "block cosine of one axis": B.BlockCosine((3, 2, 8), (4,)),
+    "standard": B.Standard((2, 3, 4)),
     "haar": B.Haar((2, 4, 12), levels=2),
     "haar 1-D": B.Haar((1, 24), levels=3),
     "haar 3-D": B.Haar((1, 2, 4, 2)),
@@ -43,6 +44,9 @@ CUT = [
     (BASES["haar"], (2, 2, 6)),
     (BASES["haar"], (2, 1, 3)),
     (BASES["haar 3-D"], (1, 1, 2, 1)),
+    (BASES["standard"], (2, 1, 2)),
+    (BASES["principal"], (7,)),
+    (BASES["principal of lower rank"], (4,)),
 ]
 
 
@@ -224,7 +228,8 @@ def test_truncations_by_name():
         (lambda: ld.Truncation(B.Haar((2, 8), 2), (2, 1)), "shape: expected one of the 2 halvings"),
         (lambda: ld.Truncation(B.Haar((2, 8, 8), 2), (2, 4, 2)), "shape: expected one of the 2 halvings"),
         (lambda: ld.Truncation(B.BlockCosine((2, 8), 4), (2, 3)), "as many whole pixels"),
-        (lambda: ld.Truncation(B.Fourier((2, 8)), (2, 4)), "basis: expected Cosine, BlockCosine or Haar"),
+        (lambda: ld.Truncation(B.Fourier((2, 8)), (2, 4)), "basis: expected Standard, Cosine, BlockCosine"),
+        (lambda: ld.Truncation(B.Principal(IMAGES, 4), (5,)), r"shape: expected \(k,\), k ≤ 4 principal coordinates"),
     ],
 )  # fmt: skip
 def test_errors(make, message):

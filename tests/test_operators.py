@@ -302,6 +302,30 @@ def test_products_keep_their_structure():
     assert len(product.factors) == 3
 
 
+def test_products_of_truncated_filters_are_truncated_filters():
+    """Of every two that meet in one basis; others are composed."""
+    kinds = [ld.bases.Cosine((2, 8)), ld.bases.Haar((2, 8), 2), ld.bases.Principal(draw((2, 8), 20), 12)]
+    for basis, middle, small in zip(kinds, [(2, 4), (2, 4), (8,)], [(2, 2), (2, 2), (3,)], strict=True):
+        half = basis.smaller(middle)
+        coarse, fine = half.smaller(small).coordinates, basis.coordinates
+        down = ld.Truncation(basis, middle), ld.TruncatedFilter(basis, middle, draw(half.coordinates, seed=1))
+        again = ld.Truncation(half, small), ld.TruncatedFilter(half, small, draw(coarse[-1:], seed=2))
+        before = ld.SpectralFilter(basis.shape, draw(fine, seed=3), basis)
+        between = ld.SpectralFilter(middle, draw(half.coordinates[-1:], seed=4), half)
+        pairs = [(left, right) for left in (*again, between) for right in down] + [(left, before) for left in down]
+        for left, right in pairs:
+            product = left @ right
+            expected = ld.Truncation if type(left) is type(right) is ld.Truncation else ld.TruncatedFilter
+            assert type(product) is expected
+            torch.testing.assert_close(product.to_dense(), left.to_dense() @ right.to_dense(), **EXACT)
+        multiple = -0.5 * down[1]
+        assert isinstance(multiple, ld.TruncatedFilter)
+        torch.testing.assert_close(multiple.to_dense(), -0.5 * down[1].to_dense(), **EXACT)
+        assert isinstance(0.0 * down[1], ld.Scaled)
+        assert isinstance(ld.Diagonal(draw(middle)) @ down[1], ld.Composed)
+        assert isinstance(ld.SpectralFilter(middle, torch.ones(1), "fft") @ down[1], ld.Composed)
+
+
 def test_a_structure_is_found_inside_a_composed_product():
     blur, mask = ld.SpectralFilter((1, 8), draw((8,)).abs()), ld.Diagonal(draw((1, 8)))
     assert len((blur @ (blur @ mask)).factors) == 2
@@ -355,6 +379,10 @@ def test_apply_that_returns_a_wrong_shape():
         (lambda: ld.Resize((3, 8, 8), (4, 0)), "size: expected"),
         (lambda: ld.Resize((8,), (4, 4)), "size: expected"),
         (lambda: ld.SpectralFilter((1, 8), torch.ones(7)), "gain: expected a shape"),
+        (lambda: ld.TruncatedFilter(ld.bases.Haar((1, 8)), (1, 4), torch.ones(8)), "gain: expected a shape"),
+        (lambda: ld.TruncatedFilter(ld.bases.Haar((1, 8)), (1, 3), torch.ones(3)), "shape: expected one of the 1 halv"),
+        (lambda: ld.TruncatedFilter(ld.bases.Haar((1, 8)), (1, 4), torch.tensor(math.nan)), "gain: expected finite"),
+        (lambda: ld.TruncatedFilter(ld.bases.Haar((1, 8)), (1, 4), 1j * torch.ones(4)), "gain: expected real"),
         (lambda: ld.SpectralFilter((1, 8), torch.ones(8), basis="haar"), "basis: expected"),
         (lambda: ld.SpectralFilter((1, 8), torch.ones(8) + 1j), "gain: expected real"),
         (lambda: ld.SpectralFilter((1, 8), torch.arange(8.0), basis="fft"), "gain: expected gain"),

@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import pickle
+from functools import partial
 
 import pytest
 import scipy.fft
@@ -48,6 +49,25 @@ def at(*fractions):
     return lambda s: ld.changes_at([round(f * s.end) if s.num_steps else f * s.end for f in fractions])
 
 
+CUT = {
+    "Haar": (bases.Haar((1, 4, 8), 2), [(1, 2, 4), (1, 1, 2)]),
+    "cosines": (bases.Cosine((2, 6)), [(2, 5), (2, 3)]),
+    "components": (bases.Principal(draw((1, 6), 20, seed=7), 6), [(5,), (2,)]),
+    "few components": (bases.Principal(draw((1, 6), 20, seed=7), 4), [(3,), (1,)]),
+}
+TRUNCATED = {
+    f"{name} truncated{', fading' if fades else ''}{'' if orthonormal else ', as bright'}": (name, fades, orthonormal)
+    for name, fades, orthonormal in itertools.product(CUT, (False, True), (True, False))
+}
+
+
+def truncated(name, s):
+    name, fades, orthonormal = TRUNCATED[name]
+    basis, shapes = CUT[name]
+    gains = fading(basis.coordinates)(s.end) if fades else None
+    return paths.truncated(basis, shapes, at(0.4, 0.7)(s), gains, orthonormal)
+
+
 PATHS = {
     "identity": lambda s: paths.identity((2, 5)),
     "heat": lambda s: paths.heat((2, 3, 4), 2.0, 0.01),
@@ -62,9 +82,10 @@ PATHS = {
     "nearest in sizes": lambda s: paths.pyramid((2, 11), 3, at(0.5, 0.5)(s), "nearest", [7, 2]),
     "nearest-exact": lambda s: paths.pyramid((1, 6, 5), 2, at(1.0)(s), "nearest-exact", [(3, 5)]),
     "haar": lambda s: paths.pyramid((1, 4, 8), 3, at(0.4, 0.7)(s), "haar"),
+    **{name: partial(truncated, name) for name in TRUNCATED},
 }  # fmt: skip
 KEEPING = [name for name in PATHS if name not in ("bilinear", "bicubic by 1.5", "area by 3", "nearest in sizes",
-                                                  "nearest-exact", "haar")]  # fmt: skip
+                                                  "nearest-exact", "haar", *TRUNCATED)]  # fmt: skip
 
 
 def process(path, schedule):
@@ -144,7 +165,11 @@ def check_pair(p, s, t, framed=None):
 
 
 FEW = ["linear", "zero SNR", "flow", "stages"]  # signal at the end or none, steps or none, a jump
-EVERY_PATH = list(itertools.product(PATHS, FEW))
+EVERY_PATH = [
+    (path, name)
+    for path, name in itertools.product(PATHS, FEW)
+    if path not in TRUNCATED or path.startswith("Haar") or name == "linear"
+]
 EVERY_SCHEDULE = [(path, name) for path in ("heat", "haar") for name in SCHEDULES if name not in FEW]
 
 
@@ -195,6 +220,43 @@ def test_haar_levels_are_means_that_keep_white_noise_white():
         rows = dense(operator)
         ratio = p.schedule.signal(t) / p.schedule.signal(s)
         torch.testing.assert_close(rows @ rows.T, ratio**2 * torch.eye(len(rows)).double(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", list(TRUNCATED))
+def test_truncated_paths_are_gains_of_the_first_coordinates(name):
+    """R_t = (n_l/n_0)^{1/2} V_l diag(r_t) P_l Vᵀ, and the same for gains and filters of each level."""
+    p = process(name, "flow")
+    (basis, shapes), (_, fades, orthonormal) = CUT[TRUNCATED[name][0]], TRUNCATED[name]
+    n = math.prod(basis.shape)
+    rows = basis.analyse(torch.eye(n, dtype=torch.float64).reshape(n, *basis.shape)).reshape(n, *basis.coordinates)
+    for t, shape in ((0.3, basis.shape), (0.45, shapes[0]), (0.6, shapes[0]), (0.9, shapes[1])):
+        assert p.shape(t) == shape
+        small = basis if shape == basis.shape else basis.smaller(shape)
+        gains = (p.path.arguments()["gains"](t) if fades else torch.ones(basis.coordinates)).double()
+        kept = (slice(None), *(slice(m) for m in small.coordinates))
+        brightness = math.sqrt(math.prod(shape) / n)
+        expected = small.synthesise((gains * rows)[kept]).reshape(n, -1).T * brightness
+        if not fades and shape == basis.shape:
+            expected = torch.eye(n, dtype=torch.float64)
+        torch.testing.assert_close(dense(p.degradation(0, t)), expected, rtol=1e-12, atol=1e-12)
+        assert p.signal_scale(t) == pytest.approx(p.schedule.signal(t) / (brightness if orthonormal else 1))
+        frame = p.path.gains(t)
+        squares = small.synthesise(frame.square().broadcast_to(small.coordinates) * small.analyse(draw(shape)))
+        torch.testing.assert_close(p.path.filter(t, frame.square())(draw(shape)), squares if fades else draw(shape))
+    if not fades and orthonormal:  # white noise stays white
+        rows = dense(p.operator(0.1, 0.9))
+        ratio = p.schedule.signal(0.9) / p.schedule.signal(0.1)
+        torch.testing.assert_close(rows @ rows.T, ratio**2 * torch.eye(len(rows)).double(), rtol=1e-12, atol=1e-12)
+
+
+def test_a_truncated_path_that_is_bound_again_forgets_its_filters():
+    basis = bases.Haar((1, 8))
+    path = paths.truncated(basis, [(1, 4)], [2], lambda t: torch.tensor(1 / (1 + t)))
+    first = ld.LinearDiffusion(path, schedules.linear(4))
+    x0, t = draw((1, 8), 2), torch.tensor([3, 3])
+    assert first.clean(x0, t).shape == (2, 1, 4)
+    second = ld.LinearDiffusion(first.path, schedules.linear(3))
+    torch.testing.assert_close(second.clean(x0, t), second.clean(x0, 3))
 
 
 @pytest.mark.parametrize("schedule", ["linear", "flow"])
@@ -271,6 +333,11 @@ EQUAL = {
     "pyramid": lambda: paths.pyramid((1, 8), 3, ld.equal_levels(), "area", 1.5),
     "pyramid in sizes": lambda: paths.pyramid((1, 8, 9), None, ld.changes_at([3, 5]), factor=[(4, 9), (2, 3)]),
     "pyramid in levels": lambda: paths.pyramid((1, 8), 2, [0, 0, 1, 1]),
+    "truncated": lambda: paths.truncated(bases.Haar((1, 8), 2), [(1, 4), (1, 2)], ld.convex_decay(0.5)),
+    "truncated at times": lambda: paths.truncated(bases.Cosine((1, 8)), [(1, 5)], [2], orthonormal=False),
+    "truncated components": lambda: paths.truncated(
+        bases.Principal(torch.arange(24.0).reshape(3, 1, 8), 2), [(1,)], [2]
+    ),
 }
 
 
@@ -279,7 +346,7 @@ def test_paths_are_their_arguments(name):
     path, twin = EQUAL[name](), EQUAL[name]()
     assert path == twin
     assert hash(path) == hash(twin)
-    assert repr(path).startswith(name.split()[0] + "((1, 8")
+    assert repr(path).startswith(name.split()[0] + "(")
     for again in (
         copy.deepcopy(path),
         pickle.loads(pickle.dumps(path)),
@@ -352,6 +419,31 @@ def test_paths_of_functions_and_operators_have_no_configuration_but_are_equal():
             ),
             ValueError,
             "gains: expected ones that stay 0",
+        ),
+        (lambda: paths.truncated("haar", [], []), TypeError, "basis, gains: expected one of ld.bases"),
+        (lambda: paths.truncated(bases.Haar((1, 8)), [(1, 4)], [1], 0.5), TypeError, "basis, gains: expected"),
+        (lambda: paths.truncated(bases.Haar((1, 8)), [(1, 8)], [1]), ValueError, "shapes: expected each smaller"),
+        (
+            lambda: paths.truncated(bases.Haar((1, 8)), [(1, 3)], [1]),
+            ValueError,
+            "shape: expected one of the 1 halvings",
+        ),
+        (lambda: paths.truncated(bases.Fourier((1, 8)), [(1, 4)], [1]), ValueError, "basis: expected Standard, Cosine"),
+        (
+            lambda: paths.truncated(bases.Haar((1, 8)), [(1, 4)], [1], lambda t: torch.zeros(8)),
+            ValueError,
+            "gains: expected 1 at t = 0",
+        ),
+        (
+            lambda: paths.truncated(bases.Haar((1, 8)), [(1, 4)], [1], lambda t: torch.ones(4)),
+            ValueError,
+            "gains: expected a shape that broadcasts to the coordinates",
+        ),
+        (lambda: paths.truncated(bases.Haar((1, 8)), [(1, 4)], [1]).shape(1), ValueError, "make the process first"),
+        (
+            lambda: ld.LinearDiffusion(paths.truncated(bases.Haar((1, 8)), [(1, 4)], [1, 2]), schedules.linear(4)),
+            ValueError,
+            "times: expected 1 for 2 levels",
         ),
         (lambda: paths.pyramid((1, 4), 4), ValueError, r"levels: expected each level smaller .*: at most 3 for"),
         (lambda: paths.pyramid((1, 8, 8), 0), ValueError, "levels: expected 1 ≤ levels"),

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lineardiffusion._checks import Shape, as_index, as_shape, check_event, check_finite, compute_dtype, in_dtype
 from lineardiffusion.config import Configured, configured
@@ -366,6 +367,12 @@ def first(z: Tensor, sizes: Sequence[int]) -> Tensor:
     for axis, n in zip(range(-len(sizes), 0), sizes, strict=True):
         z = z.narrow(axis, 0, n)
     return z
+
+
+def padded(z: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Numbers that are the first ones of so many along each of the last axes, all others 0."""
+    missing = [n - m for m, n in zip(z.shape[z.ndim - len(sizes) :], sizes, strict=True)]
+    return F.pad(z, [margin for n in reversed(missing) for margin in (0, n)])  # which has the last axis first
 
 
 _DCT: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lineardiffusion._checks import as_shape, check_event, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap, StepRule
-from lineardiffusion.operators.bases import Basis, first
+from lineardiffusion.operators.bases import Basis, first, padded
 from lineardiffusion.operators.multipliers import Multiplier
 from lineardiffusion.operators.rules import rule
 from lineardiffusion.operators.separable import for_each_axis
@@ -168,9 +167,6 @@ class Truncation(OrthogonalRows):
     def __init__(self, basis: Basis, shape: Sequence[int]) -> None:
         self.basis, self.small = basis, basis.smaller(shape)
         super().__init__(basis.shape, self.small.shape, squared_norm=1.0)
-        # As F.pad has it, the last axis first.
-        missing = [n - m for n, m in zip(basis.coordinates, self.small.coordinates, strict=True)]
-        self._margins = [margin for n in reversed(missing) for margin in (0, n)]
 
     def apply(self, x: Tensor) -> Tensor:
         check_event(x, self.in_shape, "x")
@@ -178,7 +174,7 @@ class Truncation(OrthogonalRows):
 
     def transpose(self, y: Tensor) -> Tensor:
         check_event(y, self.out_shape, "y")
-        return self.basis.synthesise(F.pad(self.small.analyse(y), self._margins))
+        return self.basis.synthesise(padded(self.small.analyse(y), self.basis.coordinates))
 
 
 @rule("product", Truncation, Truncation)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lineardiffusion._checks import Shape, as_constant
 from lineardiffusion.operators.base import LinearOperator
-from lineardiffusion.operators.bases import Basis, first
+from lineardiffusion.operators.bases import Basis, first, padded
 from lineardiffusion.operators.factored import FactoredOperator
 from lineardiffusion.operators.orthogonal import Truncation
 from lineardiffusion.operators.rules import rule
@@ -46,14 +46,6 @@ class TruncatedFilter(FactoredOperator):
             raise ValueError(
                 f"gain: expected a shape that broadcasts to {self.small.coordinates}, got {tuple(gain.shape)}"
             ) from None
-        missing = [n - m for n, m in zip(basis.coordinates, self.small.coordinates, strict=True)]
-        self._margins = [margin for n in reversed(missing) for margin in (0, n)]
-
-    def with_gain(self, gain: Tensor) -> TruncatedFilter:
-        """One of the same basis with another gain, float64 and known to be sound."""
-        result = copy.copy(self)
-        result.gain = gain
-        return result
 
     def spectrum(self) -> Tensor:
         return self.gain
@@ -66,7 +58,7 @@ class TruncatedFilter(FactoredOperator):
         return first(self.basis.analyse(x), self.small.coordinates)
 
     def _from_right(self, z: Tensor) -> Tensor:
-        return self.basis.synthesise(F.pad(z, self._margins))
+        return self.basis.synthesise(padded(z, self.basis.coordinates))
 
     def _to_left(self, y: Tensor) -> Tensor:
         return self.small.analyse(y)
@@ -77,31 +69,36 @@ class TruncatedFilter(FactoredOperator):
 
 @rule("scale", TruncatedFilter)
 def _scale(operator: TruncatedFilter, scale: float) -> LinearOperator | None:
-    return operator.with_gain(scale * operator.gain) if scale else None  # a multiple of 0 keeps its signs as Scaled
+    # A multiple of 0 keeps its signs as Scaled.
+    return TruncatedFilter(operator.basis, operator.out_shape, scale * operator.gain) if scale else None
 
 
-@rule("product", SpectralFilter, TruncatedFilter)
-def _filtered(left: SpectralFilter, right: TruncatedFilter) -> LinearOperator | None:
-    return right.with_gain(left.gain * right.gain) if left.transform == right.small else None
+class _Parts(NamedTuple):
+    """Of V_small diag(gain) P Vᵀ."""
+
+    basis: Basis
+    small: Basis
+    gain: Tensor
+
+
+def _parts(operator: LinearOperator) -> _Parts:
+    if isinstance(operator, SpectralFilter):
+        return _Parts(operator.transform, operator.transform, operator.gain)
+    assert isinstance(operator, (Truncation, TruncatedFilter))
+    gain = operator.gain if isinstance(operator, TruncatedFilter) else torch.ones((), dtype=torch.float64)
+    return _Parts(operator.basis, operator.small, gain)
 
 
 @rule("product", SpectralFilter, Truncation)
-def _filtered_truncation(left: SpectralFilter, right: Truncation) -> LinearOperator | None:
-    same = left.transform == right.small and not left.gain.is_complex()
-    return TruncatedFilter(right.basis, right.out_shape, left.gain) if same else None
-
-
-@rule("product", TruncatedFilter, TruncatedFilter)
-def _product(left: TruncatedFilter, right: TruncatedFilter) -> LinearOperator | None:
-    if left.basis != right.small:
-        return None
-    kept = first(right.gain.broadcast_to(right.coordinates), left.coordinates)
-    return TruncatedFilter(right.basis, left.out_shape, left.gain * kept)
-
-
+@rule("product", Truncation, SpectralFilter)
+@rule("product", SpectralFilter, TruncatedFilter)
 @rule("product", TruncatedFilter, SpectralFilter)
-def _of_filtered(left: TruncatedFilter, right: SpectralFilter) -> LinearOperator | None:
-    if left.basis != right.transform:
+@rule("product", Truncation, TruncatedFilter)
+@rule("product", TruncatedFilter, Truncation)
+@rule("product", TruncatedFilter, TruncatedFilter)
+def _product(left: LinearOperator, right: LinearOperator) -> LinearOperator | None:
+    after, before = _parts(left), _parts(right)
+    if after.basis != before.small:
         return None
-    kept = first(right.gain.broadcast_to(right.coordinates), left.coordinates)
-    return left.with_gain(left.gain * kept)
+    kept = first(before.gain.broadcast_to(before.small.coordinates), after.small.coordinates)
+    return TruncatedFilter(before.basis, left.out_shape, after.gain * kept)

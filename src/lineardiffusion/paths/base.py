@@ -39,8 +39,8 @@ class Path(Configured, ABC):
         return 1.0
 
     def gains(self, t: float) -> Tensor:
-        """r_t: the gains of R_t in the frame of shape(t), float64, relative to those of the first time that has this
-        shape; one number where they are alike."""
+        """r_t: the gains of R_t in the frame of shape(t), float64, each up to a factor that is the same at all times of
+        this shape; one number where they are alike."""
         return _ONE
 
     def filter(self, t: float, weights: Tensor) -> LinearOperator:

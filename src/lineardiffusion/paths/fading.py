@@ -23,7 +23,7 @@ from lineardiffusion.paths.base import Path, as_event
 from lineardiffusion.schedules import Schedule
 
 # Filters from clean data to the times of a batch that are kept: networks are trained on the same ones again and again.
-_FILTER_BYTES = 2**28
+FILTER_BYTES = 2**28
 
 
 @configured("paths.heat")
@@ -173,9 +173,8 @@ class spectral(Path):
             raise TypeError(f"basis, gains: expected one of ld.bases and a function of t, got {basis!r} and {gains!r}")
         self.basis, self._function = basis, gains
         self.event = basis.shape
-        self._filters: BoundedCache[LinearOperator] = BoundedCache(_FILTER_BYTES, operator_bytes)
-        if not bool((self.gains(0) == 1).all()):
-            raise ValueError("gains: expected 1 at t = 0, where x_0 is the data")
+        self._filters: BoundedCache[LinearOperator] = BoundedCache(FILTER_BYTES, operator_bytes)
+        check_start(self.gains(0))
 
     def arguments(self) -> dict[str, object]:
         return {"basis": self.basis, "gains": self._function}
@@ -184,17 +183,7 @@ class spectral(Path):
         return self.event
 
     def gains(self, t: float) -> Tensor:
-        values = torch.as_tensor(self._function(t)).detach()
-        if values.is_complex() or not bool(values.isfinite().all()):
-            raise ValueError(f"gains: expected finite real numbers at t = {t}, got {values}")
-        try:
-            values.broadcast_to(self.basis.coordinates)
-        except RuntimeError:
-            raise ValueError(
-                f"gains: expected a shape that broadcasts to the coordinates {self.basis.coordinates} of {self.basis}, "
-                f"got {tuple(values.shape)} at t = {t}"
-            ) from None
-        return values.cpu().double()
+        return gains_at(self._function, t, self.basis)
 
     def filter(self, t: float, weights: Tensor) -> LinearOperator:
         if weights.ndim == 0:
@@ -209,6 +198,31 @@ class spectral(Path):
     def apply_each(self, times: Tensor, x: Tensor) -> Tensor:
         filters = [self._filters.get(t, lambda t=t: self.between(0, t)) for t in times.tolist()]  # type: ignore[misc]
         return apply_each(filters, x)
+
+
+def gains_at(gains: Callable[[float], Tensor], t: float, basis: Basis) -> Tensor:
+    """What a function of time says of the coordinates of a basis, float64 on the CPU.
+
+    Raises:
+        ValueError: complex or infinite numbers, or a shape that does not broadcast to the coordinates.
+    """
+    values = torch.as_tensor(gains(t)).detach()
+    if values.is_complex() or not bool(values.isfinite().all()):
+        raise ValueError(f"gains: expected finite real numbers at t = {t}, got {values}")
+    try:
+        values.broadcast_to(basis.coordinates)
+    except RuntimeError:
+        raise ValueError(
+            f"gains: expected a shape that broadcasts to the coordinates {basis.coordinates} of {basis}, "
+            f"got {tuple(values.shape)} at t = {t}"
+        ) from None
+    return values.cpu().double()
+
+
+def check_start(gains: Tensor) -> None:
+    """Raise unless gains at t = 0 are 1."""
+    if not bool((gains == 1).all()):
+        raise ValueError("gains: expected 1 at t = 0, where x_0 is the data")
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from collections.abc import Sequence
@@ -17,12 +16,13 @@ from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.orthogonal import AveragePool
 from lineardiffusion.operators.scalar import Identity
 from lineardiffusion.operators.separable import Mode, Resize, spatial_axes
-from lineardiffusion.paths.base import Path, as_event
-from lineardiffusion.schedules import ResolutionSchedule, Schedule, as_changes, convex_decay
+from lineardiffusion.paths.base import as_event
+from lineardiffusion.paths.levels import Levelled
+from lineardiffusion.schedules import ResolutionSchedule, convex_decay
 
 
 @configured("paths.pyramid")
-class pyramid(Path):
+class pyramid(Levelled):
     r"""Resolutions that fall, level by level; between its changes a path of R = I.
 
     Arguments:
@@ -58,7 +58,8 @@ class pyramid(Path):
         self.levels, self.mode, self.factor = len(self.sizes), mode, factor
         self.resolution_schedule = convex_decay(0.5) if resolution_schedule is None else resolution_schedule
         self._steps = [_one_level(fine, coarse, mode) for fine, coarse in itertools.pairwise(self.sizes)]
-        self._changes: list[float] | None = None
+        per_level = 2 ** (spatial_axes(self.event) / 2) if mode == "haar" else 1.0
+        super().__init__(self.sizes, self.resolution_schedule, [per_level**level for level in range(self.levels)])
         self._between: dict[tuple[int, int], LinearOperator] = {}
 
     def arguments(self) -> dict[str, object]:
@@ -69,25 +70,6 @@ class pyramid(Path):
             "mode": self.mode,
             "factor": self.factor,
         }
-
-    def on(self, schedule: Schedule) -> Path:
-        bound = copy.copy(self)
-        changes = as_changes(self.resolution_schedule, self.levels, schedule)
-        bound._changes = [t for t in changes if t <= schedule.end]
-        return bound
-
-    def level(self, t: float) -> int:
-        """How many of the changes are at t or before; 0 is full size."""
-        if self._changes is None:
-            raise ValueError("resolution_schedule: times belong to a schedule of noise; make the process first")
-        return sum(change <= t for change in self._changes)  # a graph that is being compiled knows no bisection
-
-    def shape(self, t: float) -> Shape:
-        return self.sizes[self.level(t)]
-
-    def changes(self) -> list[float]:
-        self.level(0)
-        return sorted(set(self._changes or []))
 
     def between(self, s: float, t: float) -> LinearOperator:
         pair = self.level(s), self.level(t)
@@ -103,18 +85,6 @@ class pyramid(Path):
         for step in self._steps[fine:coarse]:
             product = step @ product
         return product
-
-    def gain(self, t: float | Tensor) -> float | Tensor:
-        if self.mode != "haar":
-            return 1.0
-        per_level = 2 ** (spatial_axes(self.event) / 2)
-        if not isinstance(t, Tensor):
-            return float(per_level ** self.level(t))
-        dtype = torch.float32 if t.device.type == "mps" else torch.float64
-        levels = torch.zeros(t.shape, dtype=dtype, device=t.device)
-        for change in self._changes or []:
-            levels += t >= change
-        return per_level**levels
 
     def apply_each(self, times: Tensor, x: Tensor) -> Tensor:
         return self.between(0, times.tolist()[0])(x)  # all of one shape

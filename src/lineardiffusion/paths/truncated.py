@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
 import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_shape
+from lineardiffusion._checks import as_shape
 from lineardiffusion.caches import BoundedCache
 from lineardiffusion.config import configured
 from lineardiffusion.operators.base import LinearOperator, apply_each, operator_bytes
@@ -19,15 +17,13 @@ from lineardiffusion.operators.orthogonal import Truncation
 from lineardiffusion.operators.scalar import Identity
 from lineardiffusion.operators.spectral import SpectralFilter
 from lineardiffusion.operators.truncated import TruncatedFilter
-from lineardiffusion.paths.base import Path
-from lineardiffusion.paths.fading import ratio
-from lineardiffusion.schedules import ResolutionSchedule, Schedule, as_changes, changes_at
-
-_FILTER_BYTES = 2**28
+from lineardiffusion.paths.fading import FILTER_BYTES, check_start, gains_at, ratio
+from lineardiffusion.paths.levels import Levelled
+from lineardiffusion.schedules import ResolutionSchedule, Schedule, changes_at
 
 
 @configured("paths.truncated")
-class truncated(Path):
+class truncated(Levelled):
     r"""Coordinates of a basis V fade, and at known times are left out, so that events become smaller:
 
         R_t = (n_l/n_0)^{1/2} V_l diag(r_t) P_l Vᵀ,   l = l(t),
@@ -82,10 +78,12 @@ class truncated(Path):
                 )
             self._bases.append(self._bases[-1].smaller(shape))
         self.change_schedule = changes if callable(changes) else changes_at(changes)
-        self._changes: list[float] | None = None
-        self._filters: BoundedCache[LinearOperator] = BoundedCache(_FILTER_BYTES, operator_bytes)
-        if gains is not None and not bool((self._all_gains(0) == 1).all()):
-            raise ValueError("gains: expected 1 at t = 0, where x_0 is the data")
+        numbers = [math.prod(small.shape) for small in self._bases]
+        brightness = [math.sqrt(numbers[0] / n) if orthonormal else 1.0 for n in numbers]
+        super().__init__([small.shape for small in self._bases], self.change_schedule, brightness)
+        self._filters: BoundedCache[LinearOperator] = BoundedCache(FILTER_BYTES, operator_bytes)
+        if gains is not None:
+            check_start(gains_at(gains, 0, basis))
 
     def arguments(self) -> dict[str, object]:
         return {
@@ -96,58 +94,19 @@ class truncated(Path):
             "orthonormal": self.orthonormal,
         }
 
-    def on(self, schedule: Schedule) -> Path:
-        bound = copy.copy(self)
-        changes = as_changes(self.change_schedule, len(self._bases), schedule)
-        bound._changes = [t for t in changes if t <= schedule.end]
-        bound._filters = BoundedCache(_FILTER_BYTES, operator_bytes)
+    def on(self, schedule: Schedule) -> truncated:
+        bound = super().on(schedule)
+        bound._filters = BoundedCache(FILTER_BYTES, operator_bytes)  # those of other changes are others
         return bound
 
-    def level(self, t: float) -> int:
-        """How many of the changes are at t or before; 0 is full size."""
-        if self._changes is None:
-            raise ValueError("changes: times belong to a schedule of noise; make the process first")
-        return sum(change <= t for change in self._changes)
-
-    def shape(self, t: float) -> Shape:
-        return self._bases[self.level(t)].shape
-
-    def changes(self) -> list[float]:
-        self.level(0)
-        return sorted(set(self._changes or []))
-
-    def gain(self, t: float | Tensor) -> float | Tensor:
-        if not self.orthonormal:
-            return 1.0
-        numbers = [math.prod(basis.shape) for basis in self._bases]
-        if not isinstance(t, Tensor):
-            return math.sqrt(numbers[0] / numbers[self.level(t)])
-        dtype = torch.float32 if t.device.type == "mps" else torch.float64
-        result = torch.ones(t.shape, dtype=dtype, device=t.device)
-        for change, (before, after) in zip(self._changes or [], itertools.pairwise(numbers), strict=False):
-            result = torch.where(t >= change, result * math.sqrt(before / after), result)
-        return result
-
-    def _all_gains(self, t: float) -> Tensor:
-        """r_t, of all coordinates of V."""
-        values = torch.as_tensor(1.0 if self._function is None else self._function(t)).detach()
-        if values.is_complex() or not bool(values.isfinite().all()):
-            raise ValueError(f"gains: expected finite real numbers at t = {t}, got {values}")
-        try:
-            return values.cpu().double().broadcast_to(self.basis.coordinates)
-        except RuntimeError:
-            raise ValueError(
-                f"gains: expected a shape that broadcasts to the coordinates {self.basis.coordinates} of {self.basis}, "
-                f"got {tuple(values.shape)} at t = {t}"
-            ) from None
-
     def _kept_gains(self, t: float, level: int) -> Tensor:
-        return first(self._all_gains(t), self._bases[level].coordinates)
+        """r_t of the coordinates that a level has."""
+        assert self._function is not None
+        values = gains_at(self._function, t, self.basis).broadcast_to(self.basis.coordinates)
+        return first(values, self._bases[level].coordinates)
 
     def gains(self, t: float) -> Tensor:
-        if self._function is None:
-            return super().gains(t)
-        return self._kept_gains(t, self.level(t))
+        return super().gains(t) if self._function is None else self._kept_gains(t, self.level(t))
 
     def filter(self, t: float, weights: Tensor) -> LinearOperator:
         if weights.ndim == 0:
@@ -160,17 +119,12 @@ class truncated(Path):
         basis, shape = self._bases[fine], self._bases[coarse].shape
         if s == t or (fine == coarse and self._function is None):
             return Identity(shape)
-        brightness = math.sqrt(math.prod(shape) / math.prod(basis.shape))
-        left: Tensor | None = None
+        left = torch.tensor(math.sqrt(math.prod(shape) / math.prod(basis.shape)), dtype=torch.float64)
         if self._function is not None:
-            left = ratio(self._kept_gains(t, coarse), self._kept_gains(s, coarse))
-            if bool((left == left.flatten()[0]).all()):
-                brightness, left = brightness * float(left.flatten()[0]), None
+            left = left * ratio(self._kept_gains(t, coarse), self._kept_gains(s, coarse))
         if fine == coarse:
-            return brightness * Identity(shape) if left is None else self.filter(t, left)
-        if left is None:
-            return brightness * Truncation(basis, shape)
-        return TruncatedFilter(basis, shape, brightness * left)
+            return self.filter(t, left)
+        return TruncatedFilter(basis, shape, left) if left.ndim else float(left) * Truncation(basis, shape)
 
     def apply_each(self, times: Tensor, x: Tensor) -> Tensor:
         filters = [self._filters.get(t, lambda t=t: self.between(0, t)) for t in times.tolist()]  # type: ignore[misc]

@@ -1,0 +1,60 @@
+"""What paths have in common whose shape changes at known times."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from lineardiffusion._checks import Shape
+from lineardiffusion.paths.base import Path
+from lineardiffusion.schedules import ResolutionSchedule, Schedule, as_changes
+
+P = TypeVar("P", bound="Levelled")
+
+
+class Levelled(Path):
+    """A path of events that become smaller, level by level; 0 is full size.
+
+    Arguments:
+        shapes: event shape at each level.
+        when: when the levels begin, all but the first: a resolution schedule, or the level of each x_1, …, x_T.
+        brightness: `gain` at each level.
+    """
+
+    def __init__(
+        self, shapes: Sequence[Shape], when: ResolutionSchedule | Sequence[int], brightness: Sequence[float]
+    ) -> None:
+        self._shapes, self._when, self._brightness = list(shapes), when, list(brightness)
+        self._changes: list[float] | None = None
+
+    def on(self: P, schedule: Schedule) -> P:
+        bound = copy.copy(self)
+        changes = as_changes(self._when, len(self._shapes), schedule)
+        bound._changes = [t for t in changes if t <= schedule.end]
+        return bound
+
+    def level(self, t: float) -> int:
+        """How many of the changes are at t or before."""
+        if self._changes is None:
+            raise ValueError("t: expected a path of a process, as times belong to a schedule; make the process first")
+        return sum(change <= t for change in self._changes)  # a graph that is being compiled knows no bisection
+
+    def shape(self, t: float) -> Shape:
+        return self._shapes[self.level(t)]
+
+    def changes(self) -> list[float]:
+        self.level(0)
+        return sorted(set(self._changes or []))
+
+    def gain(self, t: float | Tensor) -> float | Tensor:
+        if not isinstance(t, Tensor):
+            return self._brightness[self.level(t)]
+        dtype = torch.float32 if t.device.type == "mps" else torch.float64
+        result = torch.full(t.shape, self._brightness[0], dtype=dtype, device=t.device)
+        for change, brightness in zip(self._changes or [], self._brightness[1:], strict=False):
+            result = torch.where(t >= change, brightness, result)
+        return result
