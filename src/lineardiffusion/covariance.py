@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
@@ -247,6 +248,94 @@ def _transpose(operator: Covariance) -> LinearOperator:
 @rule("function", LinearOperator)
 def _function(operator: LinearOperator, f: SpectralFunction) -> LinearOperator:
     return GramCovariance(operator, f)
+
+
+class Multiple(Covariance):
+    r"""σ² Σ of a covariance, which shares all that Σ keeps: one spectrum serves the levels of a whole schedule.
+
+    Arguments:
+        covariance: Σ.
+        sigma: σ > 0.
+
+    Raises:
+        ValueError: σ is not positive.
+
+    Examples:
+        >>> import torch, lineardiffusion as ld
+        >>> from lineardiffusion.covariance import Multiple
+        >>> Multiple(ld.GramCovariance(ld.Diagonal(torch.tensor([1.0, 2.0]))), 3.0)(torch.ones(2))
+        tensor([ 9., 36.])
+    """
+
+    def __init__(self, covariance: Covariance, sigma: float) -> None:
+        if not 0 < sigma < math.inf:
+            raise ValueError(f"sigma: expected a positive number, got {sigma}")
+        super().__init__(covariance.in_shape, covariance.in_shape)
+        self.covariance, self.sigma = covariance, sigma
+
+    def apply(self, x: Tensor) -> Tensor:
+        return self.sigma**2 * self.covariance(x)
+
+    def sqrt(self, v: Tensor) -> Tensor:
+        return self.sigma * self.covariance.sqrt(v)
+
+    def solve(self, v: Tensor) -> Tensor:
+        return self.covariance.solve(v) / self.sigma**2
+
+    def logdet(self) -> float | Tensor:
+        return self.covariance.logdet() + 2 * math.prod(self.in_shape) * math.log(self.sigma)
+
+    def singular_values(self) -> Tensor:
+        return self.sigma**2 * self.covariance.singular_values()
+
+    def mean_variance(self) -> float:
+        return self.sigma**2 * self.covariance.mean_variance()
+
+    def root(self) -> LinearOperator:
+        return self.sigma * self.covariance.root()
+
+    def inverse_root(self) -> LinearOperator:
+        return (1 / self.sigma) * self.covariance.inverse_root()
+
+
+class RootCovariance(Covariance):
+    r"""Σ = LLᵀ of a root that is given: noise is L z with this L, triangular or what it is, not the symmetric root.
+
+    Arguments:
+        root: L, an operator on events.
+        inverse: makes L⁻¹, when it is first asked for.
+
+    Examples:
+        >>> import torch, lineardiffusion as ld
+        >>> from lineardiffusion.covariance import RootCovariance
+        >>> root = torch.tensor([[1.0, 0.0], [1.0, 2.0]])
+        >>> of = lambda weight: ld.Matrix(weight, (2,), (2,))
+        >>> RootCovariance(of(root), lambda: of(torch.linalg.inv(root))).sqrt(torch.ones(2))
+        tensor([1., 3.])
+    """
+
+    def __init__(self, root: LinearOperator, inverse: Callable[[], LinearOperator]) -> None:
+        super().__init__(root.in_shape, root.in_shape)
+        self._root, self._inverse = root, inverse
+
+    def apply(self, x: Tensor) -> Tensor:
+        return self._root(self._root.transpose(x))
+
+    def sqrt(self, v: Tensor) -> Tensor:
+        return self._root(v)
+
+    def solve(self, v: Tensor) -> Tensor:
+        inverse = self.inverse_root()
+        return inverse.transpose(inverse(v))
+
+    def singular_values(self) -> Tensor:
+        return self._root.singular_values().square()
+
+    def root(self) -> LinearOperator:
+        return self._root
+
+    def inverse_root(self) -> LinearOperator:
+        return self._cached("inverse root", self._inverse)
 
 
 class Sandwich(Covariance):

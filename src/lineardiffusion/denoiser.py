@@ -49,6 +49,8 @@ class Denoiser(nn.Module, Configured):
         "flow"       ε − c_t;
         ld.EDMPrediction(sigma_data)   the F of EDM's preconditioning.
 
+    Where the noise is not isotropic, ε is what is white; `predictions.ColouredNoise` is the noise as it is.
+
     The last four tell nothing of the detail that a change of shape adds, and need a `lift` in processes that have one;
     the last three need isotropic noise.
 
@@ -117,7 +119,8 @@ class Denoiser(nn.Module, Configured):
         self._carrier = Carrier(process, lift)
         self._is_image = isinstance(self.prediction, (Clean, Data))
         # Whether ε is that of noise which is not.
-        self._is_white = isinstance(self.prediction, Noise) and not process.is_isotropic
+        is_white = isinstance(self.prediction, Noise) and not self.prediction.is_coloured
+        self._is_white = is_white and not process.is_isotropic
         self._known: dict[float, _At] = {}
 
     # ------------------------------------------------------------------ estimates

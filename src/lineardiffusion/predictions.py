@@ -12,6 +12,7 @@ of what it is trained to return, F*:
     velocity      a ε − σ c_t               t                   a/(a² + σ²)            −σ/(a² + σ²)
     flow          ε − c_t                   t                   1/(a + σ)              −σ/(a + σ)
     EDM           (c_t − p x_t)/q           t                   a σ_d²/(σ² + a²σ_d²)   σσ_d/√(σ² + a²σ_d²)
+    coloured      ρ Σ_t^{1/2} ε / σ_t       t                   1/a                    −σ/(a ρ)
 
 An error of F is one of ĉ_r that is q times as large. In a process with steps "just below t" is t − 1.
 
@@ -48,6 +49,7 @@ class Prediction(Configured, ABC):
     time_input: ClassVar[str] = "index"  # what the network is told of the time, where a user does not say
     keeps_shape: ClassVar[bool] = True  # whether F has the shape of x_t, wherever a step leads
     scales_input: ClassVar[bool] = False  # whether `input_scale` is any but 1
+    is_coloured: ClassVar[bool] = False  # whether the ε of F* is Σ_t^{1/2} ε / σ_t, the noise of x_t as it is
 
     @abstractmethod
     def time(self, process: LinearDiffusion, t: Time) -> Time | float:
@@ -197,6 +199,38 @@ class EDMPrediction(_Mixture):
 
     def _total(self, a: Level, sigma: Level) -> Level:
         return sigma**2 + a**2 * self.sigma_data**2
+
+
+@configured("ColouredNoise")
+@dataclass(frozen=True, eq=False, repr=False)
+class ColouredNoise(Noise):
+    r"""The noise of x_t as it is, F* = ρ Σ_t^{1/2} ε / σ_t with σ_t² = tr Σ_t / n: where networks that are trained by
+    DDPM's rule on noise of another covariance are right. `Noise` is that before it was coloured.
+
+    Arguments:
+        rms: ρ, the root mean square of F*; with √(tr N / n) it is N^{1/2} ε where Σ_t is a multiple of N.
+
+    Raises:
+        ValueError: ρ is not positive.
+
+    Examples:
+        >>> from lineardiffusion.predictions import ColouredNoise
+        >>> ColouredNoise().estimate(0.5, 0.25)
+        (2.0, -0.5)
+    """
+
+    rms: float = 1.0
+    is_coloured: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rms < math.inf:
+            raise ValueError(f"rms: expected a positive number, got {self.rms}")
+
+    def estimate(self, a: Level, sigma: Level) -> Coefficients:
+        return 1 / a, -sigma / (a * self.rms)
+
+    def target(self, a: Level, sigma: Level) -> Coefficients:
+        return 0.0, self.rms
 
 
 # ------------------------------------------------------------------------------------------------------------- names

@@ -3,6 +3,7 @@
 Noise schedules are called here, `schedules.linear(1000)`; `Schedule` says what they have in common.
 """
 
+from lineardiffusion.schedules.coloured import coloured as coloured
 from lineardiffusion.schedules.continuous import edm as edm
 from lineardiffusion.schedules.continuous import flow as flow
 from lineardiffusion.schedules.continuous import ve as ve
