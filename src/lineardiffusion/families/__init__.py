@@ -7,4 +7,8 @@ from lineardiffusion.families.ddim import DDIM as DDIM
 from lineardiffusion.families.ddpm import DDPM as DDPM
 from lineardiffusion.families.edm import EDM as EDM
 from lineardiffusion.families.flow import FlowMatching as FlowMatching
+from lineardiffusion.families.ihdm import InverseHeatDissipation as InverseHeatDissipation
+from lineardiffusion.families.ihdm import InverseHeatSampler as InverseHeatSampler
+from lineardiffusion.families.progressive_deblurring import DeblurringSampler as DeblurringSampler
+from lineardiffusion.families.progressive_deblurring import ProgressiveDeblurring as ProgressiveDeblurring
 from lineardiffusion.families.scale_space import ScaleSpaceDiffusion as ScaleSpaceDiffusion
