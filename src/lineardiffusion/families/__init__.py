@@ -11,4 +11,6 @@ from lineardiffusion.families.ihdm import InverseHeatDissipation as InverseHeatD
 from lineardiffusion.families.ihdm import InverseHeatSampler as InverseHeatSampler
 from lineardiffusion.families.progressive_deblurring import DeblurringSampler as DeblurringSampler
 from lineardiffusion.families.progressive_deblurring import ProgressiveDeblurring as ProgressiveDeblurring
+from lineardiffusion.families.relay import RelayDiffusion as RelayDiffusion
+from lineardiffusion.families.relay import RelaySampler as RelaySampler
 from lineardiffusion.families.scale_space import ScaleSpaceDiffusion as ScaleSpaceDiffusion
