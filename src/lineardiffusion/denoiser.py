@@ -22,6 +22,7 @@ from lineardiffusion.predictions import (
     Data,
     Noise,
     Prediction,
+    ProcessPrediction,
     as_prediction,
     combine,
     just_below,
@@ -173,6 +174,8 @@ class Denoiser(nn.Module, Configured):
         if self._is_image:  # p = 0 and q = 1
             return output, r
         x = in_dtype(x_t, output.dtype)
+        if isinstance(self.prediction, ProcessPrediction):
+            return self.prediction.image(self.process, t, x, output), r
         if self._is_white:
             x, q = self.process.add_noise(x, t, -output), 0.0
         return combine(p, x, q, output), r

@@ -13,7 +13,8 @@ of what it is trained to return, F*:
     flow          ε − c_t                   t                   1/(a + σ)              −σ/(a + σ)
     EDM           (c_t − p x_t)/q           t                   a σ_d²/(σ² + a²σ_d²)   σσ_d/√(σ² + a²σ_d²)
 
-An error of F is one of ĉ_r that is q times as large. In a process with steps "just below t" is t − 1.
+An error of F is one of ĉ_r that is q times as large. In a process with steps "just below t" is t − 1. Rules that are no
+such numbers are a `ProcessPrediction`.
 
 References:
     | noise: Denoising Diffusion Probabilistic Models (Ho et al., 2020), https://arxiv.org/abs/2006.11239
@@ -67,6 +68,25 @@ class Prediction(Configured, ABC):
 
     def check(self, process: LinearDiffusion) -> None:
         """Raise ValueError if the process does not define it."""
+
+
+class ProcessPrediction(Prediction):
+    """A prediction whose rules need the process itself, as those of a gain for every direction do. A loss weighs the
+    error of F as it is, q = 1."""
+
+    @abstractmethod
+    def image(self, process: LinearDiffusion, t: float | Tensor, x_t: Tensor, output: Tensor) -> Tensor:
+        """ĉ_r from x_t and F, in the dtype of F; t one time or (B,)."""
+
+    @abstractmethod
+    def answer(self, process: LinearDiffusion, t: float | Tensor, x0: Tensor, noise: Tensor) -> Tensor:
+        """F* from the data and the noise of x_t."""
+
+    def estimate(self, a: Level, sigma: Level) -> Coefficients:
+        return 0.0, 1.0
+
+    def target(self, a: Level, sigma: Level) -> Coefficients:
+        return 1.0, 0.0
 
 
 # ------------------------------------------------------------------------------------------------- of a clean image
