@@ -13,6 +13,8 @@ from lineardiffusion.families import Card, Family
 SHAPE = (3, 32, 32)
 FAMILIES = [kind for kind in vars(ld.families).values() if inspect.isclass(kind) and issubclass(kind, Family)]
 FAMILIES.remove(Family)
+# Events that the structure of a family has no place for.
+REFUSED: dict[str, list[tuple[int, ...]]] = {}
 
 
 @pytest.fixture(params=FAMILIES, ids=lambda kind: kind.__name__)
@@ -42,12 +44,11 @@ def test_published_defaults(kind):
 @pytest.mark.parametrize("shape", [(4, 8, 16), (3, 4, 8, 16), (2, 64)], ids=["latents", "video", "sound"])
 def test_any_events(kind, shape):
     """Latents, videos and sound are events like images; what a family's structure has no place for it refuses."""
-    try:
-        process = kind(shape)
-    except ValueError as error:
-        assert shape != (4, 8, 16), error
-        assert str(error).partition(":")[0] in {"shape", "levels", "block", "factor"}
+    if shape in REFUSED.get(kind.__name__, ()):
+        with pytest.raises(ValueError, match=r"^(shape|levels|block|factor|in_shape):"):
+            kind(shape)
         return
+    process = kind(shape)
     t = round(process.end / 2) if process.num_steps else process.end / 2
     x_t = process.diffuse(torch.zeros(2, *shape), t)
     assert x_t.shape == (2, *process.shape(t))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import lineardiffusion as ld
-from lineardiffusion.predictions import PREDICTIONS, as_prediction
+from lineardiffusion.predictions import PREDICTIONS, ProcessPrediction, as_prediction
 
 OF_NOISE = {name: PREDICTIONS[name] for name in ("noise", "velocity", "flow")} | {"EDM": ld.EDMPrediction(0.7)}
 # (a, σ): variance preserving, flow, variance exploding, almost clean, and no signal at all.
@@ -96,3 +96,36 @@ def test_bad_predictions():
     for sigma_data in (0.0, -1.0, math.inf, math.nan):
         with pytest.raises(ValueError, match="sigma_data: expected a positive number"):
             ld.EDMPrediction(sigma_data)
+
+
+class Step(ProcessPrediction):
+    """F* = M_{1:t}⁻¹ x_t − x_0, of a path that can be undone; the times of a batch are one."""
+
+    def time(self, process, t):
+        return 0
+
+    def image(self, process, t, x_t, output):
+        return self._undone(process, t, x_t) - output
+
+    def answer(self, process, t, x0, noise):
+        return self._undone(process, t, process.diffuse(x0, t, noise)) - x0
+
+    def _undone(self, process, t, x_t):
+        t = int(t[0]) if isinstance(t, torch.Tensor) else t
+        inverse = process.operator(0, t).function(lambda values: 1 / values)
+        return inverse(process.operator(0, t).transpose(x_t))
+
+
+def test_a_prediction_may_have_rules_of_the_process(generator):
+    p = ld.LinearDiffusion(ld.paths.heat((1, 8), 1.0, floor=0.1), ld.schedules.cosine(10))
+    x0, noise = (torch.randn(3, 1, 8, generator=generator, dtype=torch.float64) for _ in range(2))
+    answer, x_t = Step().answer(p, 4, x0, noise), p.diffuse(x0, 4, noise)
+    exact = ld.Denoiser(lambda x, index, y=None: answer.repeat(len(x) // 3, 1, 1), p, Step())
+    torch.testing.assert_close(exact(x_t, 4, 2), p.clean(x0, 2))
+    torch.testing.assert_close(exact(x_t, torch.full((3,), 4)), p.clean(x0, 3))
+    assert float(ld.denoising_loss(exact, x0, 4, noise).max()) <= 1e-20
+    zero = ld.Denoiser(lambda x, index: torch.zeros_like(x), p, Step())
+    expected = 5.0 * answer.square().flatten(1).mean(1)
+    torch.testing.assert_close(ld.denoising_loss(zero, x0, 4, noise, weighting=lambda snr: 5.0 + 0 * snr), expected)
+    guided = ld.guided(exact, 2.0, null={"y": 0.0})
+    torch.testing.assert_close(guided(x_t, 4, 2, y=torch.ones(3)), p.clean(x0, 2))

@@ -22,6 +22,7 @@ from lineardiffusion.predictions import (
     Data,
     Noise,
     Prediction,
+    ProcessPrediction,
     as_prediction,
     combine,
     just_below,
@@ -119,8 +120,7 @@ class Denoiser(nn.Module, Configured):
         self._carrier = Carrier(process, lift)
         self._is_image = isinstance(self.prediction, (Clean, Data))
         # Whether ε is that of noise which is not.
-        is_white = isinstance(self.prediction, Noise) and not self.prediction.is_coloured
-        self._is_white = is_white and not process.is_isotropic
+        self._is_white = isinstance(self.prediction, Noise) and not process.is_isotropic
         self._known: dict[float, _At] = {}
 
     # ------------------------------------------------------------------ estimates
@@ -176,6 +176,8 @@ class Denoiser(nn.Module, Configured):
         if self._is_image:  # p = 0 and q = 1
             return output, r
         x = in_dtype(x_t, output.dtype)
+        if isinstance(self.prediction, ProcessPrediction):
+            return self.prediction.image(self.process, t, x, output), r
         if self._is_white:
             x, q = self.process.add_noise(x, t, -output), 0.0
         return combine(p, x, q, output), r

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import check_event, column, compute_dtype, draw_noise, is_batch
+from lineardiffusion._checks import check_event, compute_dtype, draw_noise, is_batch
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.predictions import combine, levels
+from lineardiffusion.predictions import ProcessPrediction, combine, levels
 
 Weighting = Callable[[Tensor], Tensor]
 
@@ -182,12 +182,14 @@ def denoising_loss(
     noise = draw_noise(x0.new_empty(x0.shape[0], *shape), noise, generator)
     x_t = process.diffuse(x0, t, noise)
     a, sigma = levels(process, t, x0.device)
-    alpha, beta = prediction.target(a, sigma)
-    # A clean image costs a degradation, and plays no part in the noise.
-    clean = process.clean(x0, prediction.time(process, t)) if isinstance(alpha, Tensor) or alpha else x0
-    if prediction.is_coloured:
-        noise = process.add_noise(torch.zeros_like(noise), t, noise) / column(sigma, noise)
-    error = denoiser.output(x_t, t, **conditioning) - combine(alpha, clean, beta, noise)
+    if isinstance(prediction, ProcessPrediction):
+        expected = prediction.answer(process, t, x0, noise)
+    else:
+        alpha, beta = prediction.target(a, sigma)
+        # A clean image costs a degradation, and plays no part in the noise.
+        clean = process.clean(x0, prediction.time(process, t)) if isinstance(alpha, Tensor) or alpha else x0
+        expected = combine(alpha, clean, beta, noise)
+    error = denoiser.output(x_t, t, **conditioning) - expected
     error = error.square().flatten(1).mean(1)
     ratio = a / sigma if isinstance(a, Tensor) else error.new_full((1,), math.sqrt(process.snr(t)))
     _, q = prediction.estimate(a, sigma)

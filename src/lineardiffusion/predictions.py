@@ -14,7 +14,8 @@ of what it is trained to return, F*:
     EDM           (c_t − p x_t)/q           t                   a σ_d²/(σ² + a²σ_d²)   σσ_d/√(σ² + a²σ_d²)
     coloured      ρ Σ_t^{1/2} ε / σ_t       t                   1/a                    −σ/(a ρ)
 
-An error of F is one of ĉ_r that is q times as large. In a process with steps "just below t" is t − 1.
+An error of F is one of ĉ_r that is q times as large. In a process with steps "just below t" is t − 1. Rules that are no
+such numbers are a `ProcessPrediction`.
 
 References:
     | noise: Denoising Diffusion Probabilistic Models (Ho et al., 2020), https://arxiv.org/abs/2006.11239
@@ -49,7 +50,6 @@ class Prediction(Configured, ABC):
     time_input: ClassVar[str] = "index"  # what the network is told of the time, where a user does not say
     keeps_shape: ClassVar[bool] = True  # whether F has the shape of x_t, wherever a step leads
     scales_input: ClassVar[bool] = False  # whether `input_scale` is any but 1
-    is_coloured: ClassVar[bool] = False  # whether the ε of F* is Σ_t^{1/2} ε / σ_t, the noise of x_t as it is
 
     @abstractmethod
     def time(self, process: LinearDiffusion, t: Time) -> Time | float:
@@ -69,6 +69,25 @@ class Prediction(Configured, ABC):
 
     def check(self, process: LinearDiffusion) -> None:
         """Raise ValueError if the process does not define it."""
+
+
+class ProcessPrediction(Prediction):
+    """A prediction whose rules need the process itself, as those of a gain for every direction do. A loss weighs the
+    error of F as it is, q = 1."""
+
+    @abstractmethod
+    def image(self, process: LinearDiffusion, t: float | Tensor, x_t: Tensor, output: Tensor) -> Tensor:
+        """ĉ_r from x_t and F, in the dtype of F; t one time or (B,)."""
+
+    @abstractmethod
+    def answer(self, process: LinearDiffusion, t: float | Tensor, x0: Tensor, noise: Tensor) -> Tensor:
+        """F* from the data and the noise of x_t."""
+
+    def estimate(self, a: Level, sigma: Level) -> Coefficients:
+        return 0.0, 1.0
+
+    def target(self, a: Level, sigma: Level) -> Coefficients:
+        return 1.0, 0.0
 
 
 # ------------------------------------------------------------------------------------------------- of a clean image
@@ -203,7 +222,7 @@ class EDMPrediction(_Mixture):
 
 @configured("ColouredNoise")
 @dataclass(frozen=True, eq=False, repr=False)
-class ColouredNoise(Noise):
+class ColouredNoise(ProcessPrediction):
     r"""The noise of x_t as it is, F* = ρ Σ_t^{1/2} ε / σ_t with σ_t² = tr Σ_t / n: where networks that are trained by
     DDPM's rule on noise of another covariance are right. `Noise` is that before it was coloured.
 
@@ -220,17 +239,28 @@ class ColouredNoise(Noise):
     """
 
     rms: float = 1.0
-    is_coloured: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 < self.rms < math.inf:
             raise ValueError(f"rms: expected a positive number, got {self.rms}")
 
+    def time(self, process: LinearDiffusion, t: Time) -> Time:
+        return t
+
+    def check(self, process: LinearDiffusion) -> None:
+        Noise().check(process)
+
     def estimate(self, a: Level, sigma: Level) -> Coefficients:
         return 1 / a, -sigma / (a * self.rms)
 
-    def target(self, a: Level, sigma: Level) -> Coefficients:
-        return 0.0, self.rms
+    def image(self, process: LinearDiffusion, t: float | Tensor, x_t: Tensor, output: Tensor) -> Tensor:
+        p, q = self.estimate(*levels(process, t, output.device))
+        return combine(p, x_t, q, output)
+
+    def answer(self, process: LinearDiffusion, t: float | Tensor, x0: Tensor, noise: Tensor) -> Tensor:
+        _, sigma = levels(process, t, x0.device)
+        coloured = process.add_noise(torch.zeros_like(noise), t, noise)
+        return coloured * (self.rms / column(sigma, noise))
 
 
 # ------------------------------------------------------------------------------------------------------------- names
