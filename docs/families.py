@@ -69,9 +69,10 @@ def picture(kind: type[Family], image: Tensor) -> Tensor:
     for column in range(COLUMNS):
         t = process.end * column / (COLUMNS - 1)
         t = round(t) if process.num_steps else t
-        x_t = process.diffuse(image[None], t, generator=noise)[0]
-        x_t = x_t / math.hypot(process.signal_scale(t), process.sigma(t))
-        for row, state in enumerate((process.clean(image[None], t)[0], x_t)):
+        x0 = process.data(image[None])
+        x_t = process.diffuse(x0, t, generator=noise) / math.hypot(process.signal_scale(t), process.sigma(t))
+        for row, states in enumerate((process.clean(x0, t), x_t)):
+            state = (process.images(states) if process.shape(t) == process.shape(0) else states)[0]
             tile = F.interpolate(as_picture(state)[None], scale_factor=ZOOM, mode="nearest")[0]
             height, width = tile.shape[1:]
             canvas[:, row * size : row * size + height, column * size : column * size + width] = tile

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 
 import pytest
 import torch
@@ -31,6 +32,13 @@ def test_card(kind):
     assert ">>>" in kind.__doc__
 
 
+def test_configuration(kind):
+    """Two of the same arguments are the same, and so is what a configuration makes."""
+    process = kind((3, 8, 8))
+    assert process == kind((3, 8, 8))
+    assert ld.from_config(json.loads(json.dumps(process.to_config()))) == process
+
+
 def test_published_defaults(kind):
     """With a shape alone it is what its paper has, and x_t is its marginal's."""
     process = kind(SHAPE)
@@ -50,6 +58,7 @@ def test_any_events(kind, shape):
         return
     process = kind(shape)
     t = round(process.end / 2) if process.num_steps else process.end / 2
-    x_t = process.diffuse(torch.zeros(2, *shape), t)
-    assert x_t.shape == (2, *process.shape(t))
-    assert process.clean(torch.ones(2, *shape), t).isfinite().all()
+    x0 = process.data(torch.ones(2, *shape))
+    assert process.diffuse(x0, t).shape == (2, *process.shape(t))
+    assert process.clean(x0, t).isfinite().all()
+    assert torch.equal(process.images(x0), torch.ones(2, *shape))

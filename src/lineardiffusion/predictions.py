@@ -260,7 +260,7 @@ class ColouredNoise(ProcessPrediction):
     def answer(self, process: LinearDiffusion, t: float | Tensor, x0: Tensor, noise: Tensor) -> Tensor:
         _, sigma = levels(process, t, x0.device)
         coloured = process.add_noise(torch.zeros_like(noise), t, noise)
-        return coloured * (self.rms / column(sigma, noise))
+        return cast(Tensor, coloured * (self.rms / column(sigma, noise)))
 
 
 # ------------------------------------------------------------------------------------------------------------- names

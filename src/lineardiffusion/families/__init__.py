@@ -3,12 +3,14 @@
 from lineardiffusion.families.base import Card as Card
 from lineardiffusion.families.base import Family as Family
 from lineardiffusion.families.blurring import BlurringDiffusion as BlurringDiffusion
+from lineardiffusion.families.cascade import CascadedDiffusion as CascadedDiffusion
 from lineardiffusion.families.ddim import DDIM as DDIM
 from lineardiffusion.families.ddpm import DDPM as DDPM
 from lineardiffusion.families.edm import EDM as EDM
 from lineardiffusion.families.flow import FlowMatching as FlowMatching
 from lineardiffusion.families.ihdm import InverseHeatDissipation as InverseHeatDissipation
 from lineardiffusion.families.ihdm import InverseHeatSampler as InverseHeatSampler
+from lineardiffusion.families.matryoshka import Matryoshka as Matryoshka
 from lineardiffusion.families.progressive_deblurring import DeblurringSampler as DeblurringSampler
 from lineardiffusion.families.progressive_deblurring import ProgressiveDeblurring as ProgressiveDeblurring
 from lineardiffusion.families.relay import RelayDiffusion as RelayDiffusion

@@ -69,6 +69,14 @@ class Family(LinearDiffusion, ABC):
             steps: as for `ld.DDIMSampler`; the paper's by default.
         """
 
+    def data(self, images: Tensor) -> Tensor:
+        """What is diffused, x_0, of images (*batch, *shape): here themselves."""
+        return images
+
+    def images(self, x_0: Tensor) -> Tensor:
+        """Images of what a sampler has drawn, x_0."""
+        return x_0
+
     def loss(
         self, denoiser: Denoiser, x0: Tensor, generator: torch.Generator | None = None, **conditioning: Any
     ) -> Tensor:
@@ -76,7 +84,7 @@ class Family(LinearDiffusion, ABC):
 
         Arguments:
             denoiser: from `denoiser`.
-            x0: data, with shape (B, *shape(0)).
+            x0: data(images), with shape (B, *shape(0)).
             generator: the source of times and noise; the global one by default.
             conditioning: passed on to the network.
 
