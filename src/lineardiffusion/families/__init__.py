@@ -3,6 +3,10 @@
 from lineardiffusion.families.base import Card as Card
 from lineardiffusion.families.base import Family as Family
 from lineardiffusion.families.blurring import BlurringDiffusion as BlurringDiffusion
+from lineardiffusion.families.cold import ColdDiffusion as ColdDiffusion
+from lineardiffusion.families.cold import GaussianBlur as GaussianBlur
+from lineardiffusion.families.cold import GaussianMask as GaussianMask
+from lineardiffusion.families.cold import LowResolution as LowResolution
 from lineardiffusion.families.ddim import DDIM as DDIM
 from lineardiffusion.families.ddpm import DDPM as DDPM
 from lineardiffusion.families.edm import EDM as EDM
