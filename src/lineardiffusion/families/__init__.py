@@ -16,3 +16,5 @@ from lineardiffusion.families.ihdm import InverseHeatSampler as InverseHeatSampl
 from lineardiffusion.families.progressive_deblurring import DeblurringSampler as DeblurringSampler
 from lineardiffusion.families.progressive_deblurring import ProgressiveDeblurring as ProgressiveDeblurring
 from lineardiffusion.families.scale_space import ScaleSpaceDiffusion as ScaleSpaceDiffusion
+from lineardiffusion.families.soft_diffusion import MomentumSampler as MomentumSampler
+from lineardiffusion.families.soft_diffusion import SoftDiffusion as SoftDiffusion
