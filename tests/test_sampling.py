@@ -277,10 +277,13 @@ def test_shared_noise_needs_no_transition():
     torch.testing.assert_close(own, expected, rtol=1e-12, atol=1e-12)
     with pytest.raises(ValueError, match="σ_t² ≥ σ_s²"):
         ld.DDIMSampler(sampler.denoiser).step(x_t, 4, 2)
-    # Without any noise: algorithm 2 of Cold Diffusion.
+    # Without any noise: algorithms 2 and 1 of Cold Diffusion, whose last steps are as the others.
     cold = ld.LinearDiffusion(path, ld.schedules.table([1.0] * 6, [0.0] * 6), coupling="shared")
-    own = ld.SharedNoiseSampler(ld.Denoiser(sampler.denoiser.network, cold, "data"), order=2).step(x_t, 4, 2)
-    torch.testing.assert_close(own, x_t - cold.clean(x0, 4) + cold.clean(x0, 2), rtol=1e-12, atol=1e-12)
+    d = ld.Denoiser(sampler.denoiser.network, cold, "data")
+    for t, s in ((4, 2), (1, 0)):
+        own = ld.SharedNoiseSampler(d, order=2).step(x_t, t, s)
+        torch.testing.assert_close(own, x_t - cold.clean(x0, t) + cold.clean(x0, s), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(ld.SharedNoiseSampler(d, eta=1.0).step(x_t, t, s), cold.clean(x0, s))
 
 
 def test_directions_without_signal_keep_their_noise(make):

@@ -4,6 +4,10 @@ from lineardiffusion.families.base import Card as Card
 from lineardiffusion.families.base import Family as Family
 from lineardiffusion.families.blurring import BlurringDiffusion as BlurringDiffusion
 from lineardiffusion.families.cascade import CascadedDiffusion as CascadedDiffusion
+from lineardiffusion.families.cold import ColdDiffusion as ColdDiffusion
+from lineardiffusion.families.cold import GaussianBlur as GaussianBlur
+from lineardiffusion.families.cold import GaussianMask as GaussianMask
+from lineardiffusion.families.cold import LowResolution as LowResolution
 from lineardiffusion.families.ddim import DDIM as DDIM
 from lineardiffusion.families.ddpm import DDPM as DDPM
 from lineardiffusion.families.edm import EDM as EDM
@@ -16,3 +20,5 @@ from lineardiffusion.families.progressive_deblurring import ProgressiveDeblurrin
 from lineardiffusion.families.relay import RelayDiffusion as RelayDiffusion
 from lineardiffusion.families.relay import RelaySampler as RelaySampler
 from lineardiffusion.families.scale_space import ScaleSpaceDiffusion as ScaleSpaceDiffusion
+from lineardiffusion.families.soft_diffusion import MomentumSampler as MomentumSampler
+from lineardiffusion.families.soft_diffusion import SoftDiffusion as SoftDiffusion

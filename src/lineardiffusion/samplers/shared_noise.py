@@ -25,8 +25,9 @@ class SharedNoiseSampler(Sampler):
     r"""x_s = a_s R_s x̂_0 + γ (x_t − a_t R_t x̂_0) + (σ_s² − γ²σ_t²)^{1/2} z,   γ = √(1 − η²) σ_s/σ_t.
 
     No transition from s to t need exist, so that this samples every process, also with coupling="shared". At η = 0
-    nothing is drawn; at η = 1 the noise is drawn anew in each step. Where a process has Markov kernels and the shape
-    changes, one of those is used with the same η.
+    nothing is drawn; at η = 1 the noise is drawn anew in each step. Where there is no noise, σ_t = 0, the ratio σ_s/σ_t
+    counts as 1, in the last step too. Where a process has Markov kernels and the shape changes, one of those is used
+    with the same η.
 
     Arguments:
         denoiser: estimates c_t and c_s from x_t.
@@ -73,7 +74,8 @@ class SharedNoiseSampler(Sampler):
         history.estimates = [estimate, *history.estimates][: self.order]
         with full_precision(x_t):
             own = self._extrapolation.carried(estimate, s)
-            if s == 0:
+            # No noise is left at 0. What differs from μ_t in a state without noise is none, and is kept there too.
+            if s == 0 and (process.sigma(t) > 0 or process.shape(s) != process.shape(t)):
                 return own, own
             order = self._extrapolation.reach(history.estimates, s, self.lowered(self.order, s))
             used = history.estimates[:order]
