@@ -8,3 +8,5 @@ from lineardiffusion.families.ddpm import DDPM as DDPM
 from lineardiffusion.families.edm import EDM as EDM
 from lineardiffusion.families.flow import FlowMatching as FlowMatching
 from lineardiffusion.families.scale_space import ScaleSpaceDiffusion as ScaleSpaceDiffusion
+from lineardiffusion.families.subspace import SubspaceDiffusion as SubspaceDiffusion
+from lineardiffusion.families.subspace import SubspaceSampler as SubspaceSampler
