@@ -5,6 +5,8 @@ from lineardiffusion.families.base import Family as Family
 from lineardiffusion.families.blurring import BlurringDiffusion as BlurringDiffusion
 from lineardiffusion.families.ddim import DDIM as DDIM
 from lineardiffusion.families.ddpm import DDPM as DDPM
+from lineardiffusion.families.dimensionality_varying import DimensionalityVarying as DimensionalityVarying
+from lineardiffusion.families.dimensionality_varying import Fade as Fade
 from lineardiffusion.families.edm import EDM as EDM
 from lineardiffusion.families.flow import FlowMatching as FlowMatching
 from lineardiffusion.families.scale_space import ScaleSpaceDiffusion as ScaleSpaceDiffusion
