@@ -54,6 +54,7 @@ EVERY = [
     ld.schedules.flow(shift=3.0),
     ld.schedules.edm(rho=5.0),
     ld.schedules.vp(),
+    ld.schedules.sub_vp(beta_max=10.0),
     ld.schedules.ve(sigma_max=9.0),
     ld.schedules.piecewise([0, 0.5, 0.5, 2], [1, 0.5, 0.3, 0], [0, 0.4, 0.6, 1]),
     ld.schedules.zero_terminal_snr(ld.schedules.linear(20)),

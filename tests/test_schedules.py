@@ -26,6 +26,7 @@ from lineardiffusion.schedules import (
     from_alpha_bar,
     linear,
     piecewise,
+    sub_vp,
     table,
     ve,
     vp,
@@ -49,6 +50,7 @@ EVERY = {
     "flow shifted": flow(shift=3.0),
     "edm": edm(),
     "vp": vp(),
+    "sub-VP": sub_vp(),
     "ve": ve(),
     "piecewise": piecewise(*STAGES),
 }
@@ -245,6 +247,7 @@ def test_vp_is_that_of_its_rates():
             signal, sigma = vp(low, high)(t)
             assert signal == pytest.approx(math.exp(-0.5 * integral))
             assert signal**2 + sigma**2 == pytest.approx(1)
+            assert sub_vp(low, high)(t) == (signal, pytest.approx(sigma**2))
     tiny = vp().sigma(1e-12)  # σ² = β_min t, not the 0 that 1 − a² has come to
     assert tiny**2 == pytest.approx(0.1 * 1e-12)
 

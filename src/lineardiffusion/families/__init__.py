@@ -10,6 +10,8 @@ from lineardiffusion.families.cold import GaussianMask as GaussianMask
 from lineardiffusion.families.cold import LowResolution as LowResolution
 from lineardiffusion.families.ddim import DDIM as DDIM
 from lineardiffusion.families.ddpm import DDPM as DDPM
+from lineardiffusion.families.dimensionality_varying import DimensionalityVarying as DimensionalityVarying
+from lineardiffusion.families.dimensionality_varying import Fade as Fade
 from lineardiffusion.families.edm import EDM as EDM
 from lineardiffusion.families.flow import FlowMatching as FlowMatching
 from lineardiffusion.families.ihdm import InverseHeatDissipation as InverseHeatDissipation
@@ -22,3 +24,5 @@ from lineardiffusion.families.relay import RelaySampler as RelaySampler
 from lineardiffusion.families.scale_space import ScaleSpaceDiffusion as ScaleSpaceDiffusion
 from lineardiffusion.families.soft_diffusion import MomentumSampler as MomentumSampler
 from lineardiffusion.families.soft_diffusion import SoftDiffusion as SoftDiffusion
+from lineardiffusion.families.subspace import SubspaceDiffusion as SubspaceDiffusion
+from lineardiffusion.families.subspace import SubspaceSampler as SubspaceSampler

@@ -6,6 +6,7 @@ Noise schedules are called here, `schedules.linear(1000)`; `Schedule` says what 
 from lineardiffusion.schedules.coloured import coloured as coloured
 from lineardiffusion.schedules.continuous import edm as edm
 from lineardiffusion.schedules.continuous import flow as flow
+from lineardiffusion.schedules.continuous import sub_vp as sub_vp
 from lineardiffusion.schedules.continuous import ve as ve
 from lineardiffusion.schedules.continuous import vp as vp
 from lineardiffusion.schedules.named import NoiseSchedule as NoiseSchedule

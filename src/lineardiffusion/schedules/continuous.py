@@ -106,16 +106,47 @@ class vp(Schedule):
         if self.beta_min > self.beta_max:
             raise ValueError(f"beta_min: expected at most beta_max = {beta_max}, got {beta_min}")
 
+    def _exponent(self, t: Tensor) -> Tensor:
+        """−ln a_t"""
+        return 0.25 * t.square() * (self.beta_max - self.beta_min) + 0.5 * t * self.beta_min
+
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        exponent = 0.25 * t.square() * (self.beta_max - self.beta_min) + 0.5 * t * self.beta_min
+        exponent = self._exponent(t)
         return (-exponent).exp(), (-torch.expm1(-2 * exponent)).sqrt()
 
     def _inverse(self, log_snr: Tensor) -> Tensor:
-        exponent = 0.5 * torch.logaddexp(torch.zeros_like(log_snr), -log_snr)  # σ²/a² = exp(2 exponent) − 1
+        return self._time(0.5 * torch.logaddexp(torch.zeros_like(log_snr), -log_snr))  # σ²/a² = exp(2 exponent) − 1
+
+    def _time(self, exponent: Tensor) -> Tensor:
         half = 0.5 * self.beta_min
         root = (half**2 + (self.beta_max - self.beta_min) * exponent).sqrt()
         # At log-SNR −∞ this is ∞/∞ and stands for ∞.
         return (2 * exponent / (half + root)).nan_to_num(nan=math.inf, posinf=math.inf)
+
+
+@configured("schedules.sub_vp")
+class sub_vp(vp):
+    r"""Variance below that of `vp`: the same a_t, and σ_t = 1 − a_t².
+
+    References:
+        | Score-Based Generative Modeling through SDEs (Song et al., 2021), Eq. 29, https://arxiv.org/abs/2011.13456
+
+    Arguments:
+        beta_min, beta_max: as for `vp`.
+
+    Examples:
+        >>> from lineardiffusion import schedules
+        >>> signal, sigma = schedules.sub_vp()(0.5)
+        >>> round(signal, 4), round(sigma, 4), round(signal**2 + sigma, 9)
+        (0.2812, 0.9209, 1.0)
+    """
+
+    def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        exponent = self._exponent(t)
+        return (-exponent).exp(), -torch.expm1(-2 * exponent)
+
+    def _inverse(self, log_snr: Tensor) -> Tensor:
+        return self._time(torch.asinh(0.5 * torch.exp(-0.5 * log_snr)))  # σ/a = 2 sinh(exponent)
 
 
 @configured("schedules.ve")

@@ -1,0 +1,127 @@
+"""Dimensionality-Varying Diffusion: components of an image fade, and are left out once next to nothing is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lineardiffusion import paths
+from lineardiffusion._checks import as_number
+from lineardiffusion.config import Configured, configured
+from lineardiffusion.denoiser import Denoiser
+from lineardiffusion.families.base import Card, Family
+from lineardiffusion.losses import SNR
+from lineardiffusion.operators.bases import Basis, Haar, first
+from lineardiffusion.samplers.ancestral import AncestralSampler
+from lineardiffusion.schedules import NoiseSchedule, as_schedule
+from lineardiffusion.schedules.grids import Steps
+
+
+@configured("families.Fade")
+class Fade(Configured):
+    """Gains of coordinates that are left out, each level at a time t_k, r_t = 1 − (1 − left) t/t_k, linear; those that
+    are never left out have 1.
+
+    Arguments:
+        basis: of the coordinates.
+        shapes: event shapes of the smaller events.
+        changes: the t_k > 0, ascending.
+        left: the gain at t_k, in [0, 1].
+
+    Raises:
+        ValueError: an argument out of range, or as many changes as there are not shapes.
+
+    Examples:
+        >>> import lineardiffusion as ld
+        >>> ld.families.Fade(ld.bases.Haar((1, 4), 2), [(1, 2), (1, 1)], [1.0, 2.0])(0.5)
+        tensor([[1.0000, 0.7500, 0.5000, 0.5000]], dtype=torch.float64)
+    """
+
+    def __init__(
+        self, basis: Basis, shapes: Sequence[Sequence[int]], changes: Sequence[float], left: float = 0.0
+    ) -> None:
+        if not 0 <= as_number(left, "left") <= 1:
+            raise ValueError(f"left: expected a number in [0, 1], got {left}")
+        times = [as_number(t, "changes") for t in changes]
+        if len(times) != len(shapes) or times != sorted(times) or not all(t > 0 for t in times):
+            raise ValueError(f"changes: expected {len(shapes)} ascending times above 0, got {list(changes)}")
+        self.basis, self.shapes, self.changes, self.left = basis, list(shapes), times, left
+        self._ends = torch.full(basis.coordinates, torch.inf, dtype=torch.float64)
+        small = basis
+        for shape, end in zip(shapes, times, strict=True):
+            first(self._ends, small.coordinates).fill_(end)
+            small = small.smaller(shape)
+            first(self._ends, small.coordinates).fill_(torch.inf)
+
+    def __call__(self, t: float) -> Tensor:
+        return 1 - (1 - self.left) * (t / self._ends).clamp(max=1)
+
+
+class DimensionalityVarying(Family):
+    r"""x_t = a_t V_l diag(r_t) P_l Vᵀ x_0 + σ_t ε: orthogonal components of the image fade, r_t, and are left
+    out once they have, l = l(t) (see `ld.paths.truncated`), so that hardly anything of the image is lost with them.
+    The orthonormal P_l keeps white noise white.
+
+    The way back over a change of size is the exact posterior: what is new is noise, around the detail that is left,
+    r_{t−1} of it, which a network that predicts the noise takes for nothing. Approximates that alone; else exact. The
+    gains, the times of the changes and Haar's basis are our choice.
+
+    References:
+        | Dimensionality-Varying Diffusion Process (Zhang et al., 2023), https://arxiv.org/abs/2211.16032
+
+    Arguments:
+        shape: event shape, channels first.
+        num_steps: T; None with a schedule of continuous time.
+        changes: when the size is halved, integers where there are steps; by default at 0.3 T and 0.6 T.
+        left: the gain of a component where it is left out; see `Fade`.
+        schedule: as for `DDPM`.
+
+    Raises:
+        ValueError: an argument out of range, or sizes that cannot be halved so often.
+
+    Examples:
+        >>> import lineardiffusion as ld
+        >>> p = ld.families.DimensionalityVarying((3, 32, 32))
+        >>> p.shape_changes(), p.shape(300), p.shape(1000)
+        ([300, 600], (3, 16, 16), (3, 8, 8))
+    """
+
+    card = Card(
+        paper="Zhang et al., 2023",
+        url="https://arxiv.org/abs/2211.16032",
+        degradation=r"Haar bands fade, $1 - t/t_k$, and are left out at $t_k$",
+        noise="white",
+        schedule=r"$a_t^2 = \bar\alpha_t$, $\sigma_t^2 = 1 - \bar\alpha_t$, as DDPM",
+        prediction="noise",
+        sampler="ancestral, 1000 steps",
+        exact=r"the detail left at a change of size is taken for 0; else exact",
+    )
+    prediction = "noise"
+    weighting = SNR()
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        num_steps: int | None = 1000,
+        changes: Sequence[float] | None = None,
+        left: float = 0.0,
+        schedule: NoiseSchedule = "linear",
+    ) -> None:
+        noise = as_schedule(schedule, num_steps)
+        if changes is None:
+            changes = [share * noise.end if num_steps is None else round(share * noise.end) for share in (0.3, 0.6)]
+        basis = Haar(shape, len(changes))
+        channels, *sizes = basis.shape
+        shapes = [(channels, *(n >> level for n in sizes)) for level in range(1, len(changes) + 1)]
+        path = paths.truncated(basis, shapes, changes, Fade(basis, shapes, changes, left))
+        super().__init__(path, noise)
+
+    def denoiser(self, network: Callable[..., Any]) -> Denoiser:
+        """A network that predicts the noise; where the size grows, the image has no detail yet."""
+        return Denoiser(network, self, self.prediction, lift="pseudoinverse")
+
+    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> AncestralSampler:
+        return AncestralSampler(denoiser, steps)
