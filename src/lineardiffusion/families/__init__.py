@@ -9,3 +9,4 @@ from lineardiffusion.families.edm import EDM as EDM
 from lineardiffusion.families.flow import FlowMatching as FlowMatching
 from lineardiffusion.families.pyramid_flow import PyramidFlow as PyramidFlow
 from lineardiffusion.families.scale_space import ScaleSpaceDiffusion as ScaleSpaceDiffusion
+from lineardiffusion.families.stages import StageSampler as StageSampler
