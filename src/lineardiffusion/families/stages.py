@@ -251,13 +251,19 @@ class StageSampler(DDIMSampler):
         process = self.denoiser.process
         if t in process.shape_changes():
             history.estimates, history.taken = [], None
-            x_t, t = self.jump(x_t, t, draws), process.before(t)
+            start = process.before(t)
+            x_t, t = self.jump(x_t, t, draws.kernel(x_t.new_empty(len(x_t), *process.shape(start)))), start
         return super().advance(x_t, t, s, draws, history, conditioning)
 
-    def jump(self, x_t: Tensor, t: float, draws: Draws) -> Tensor:
-        """The state just below t, where its shape is another."""
+    def jump(self, x_t: Tensor, t: float, noise: Tensor) -> Tensor:
+        """The state just below a change of shape.
+
+        Arguments:
+            x_t: states, with shape (B, *shape(t)).
+            t: the time of the change.
+            noise: standard normal, with the shape of the result.
+        """
         process = self.denoiser.process
-        start = process.before(t)
-        mean = x_t.new_zeros(len(x_t), *process.shape(start))  # of no consequence: all that x_t has of it is in x_t
+        kernel = process.step_kernel(t, process.before(t), 1.0)
         with full_precision(x_t):
-            return process.step_kernel(t, start, 1.0).sample(x_t, mean, draws.kernel(mean))
+            return kernel.sample(x_t, torch.zeros_like(noise), noise)  # the mean that is given is of no consequence
