@@ -7,6 +7,7 @@ from lineardiffusion.families.ddim import DDIM as DDIM
 from lineardiffusion.families.ddpm import DDPM as DDPM
 from lineardiffusion.families.edm import EDM as EDM
 from lineardiffusion.families.flow import FlowMatching as FlowMatching
+from lineardiffusion.families.helios import Helios as Helios
 from lineardiffusion.families.pixel_flow import PixelFlow as PixelFlow
 from lineardiffusion.families.pyramid_flow import PyramidFlow as PyramidFlow
 from lineardiffusion.families.scale_space import ScaleSpaceDiffusion as ScaleSpaceDiffusion

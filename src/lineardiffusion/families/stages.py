@@ -99,9 +99,14 @@ class Stages(Configured):
         detail, coarse = (1 - r) * (1 - self.ends[k]), r * (1 - self.starts[k])
         return self.with_detail(k, detail / (detail + coarse) if detail else 0.0)
 
-    def bounds(self) -> list[int]:
-        """Each stage's share of 1000 timesteps, by its length s − e, as where stages begin, coarsest first; and 999."""
-        lengths = [start - end for start, end in zip(self.starts, self.ends, strict=True)][::-1]
+    def bounds(self, noisiest: float = 1.0) -> list[int]:
+        """Where stages begin, coarsest first, in 1000 timesteps that they share by their lengths s − e; and 999.
+
+        Arguments:
+            noisiest: s of the coarsest stage, as a table of levels has it.
+        """
+        starts = [*self.starts[:-1], noisiest]
+        lengths = [start - end for start, end in zip(starts, self.ends, strict=True)][::-1]
         totals = list(itertools.accumulate(lengths))
         return [0, *(int(1000 * total / totals[-1]) for total in totals[:-1]), 999]
 
