@@ -19,9 +19,9 @@ class Helios(StagedFlow):
         x = [(1 − r)(1 − e_k) I + r (1 − s_k) P] D_k x_0 + ((1 − r) e_k + r s_k) ε,    e_k = 0.999 · (0, 0.334, 0.667) .
 
     The network predicts v = x_{r=1} − x_{r=0}. Approximates the sampler: UniPC of second order in the noise level of
-    the process, where theirs has r in its place, takes the state after a jump for one of r = 0.999 and tells the network
-    whole timesteps. The process and its jumps are exact. Missing are the shift of r by the length of a sequence and the
-    sampler of the distilled model; what the model conditions on is passed on to the network.
+    the process, where theirs has r in its place, takes the state after a jump for one of r = 0.999 and tells the
+    network whole timesteps. The process and its jumps are exact. Missing are the shift of r by the length of a sequence
+    and the sampler of the distilled model; what the model conditions on is passed on to the network.
 
     References:
         | Helios: Real Real-Time Long Video Generation Model (Yuan et al., 2026), https://arxiv.org/abs/2603.04379
