@@ -5,6 +5,7 @@ from lineardiffusion.families.base import Family as Family
 from lineardiffusion.families.blurring import BlurringDiffusion as BlurringDiffusion
 from lineardiffusion.families.ddim import DDIM as DDIM
 from lineardiffusion.families.ddpm import DDPM as DDPM
+from lineardiffusion.families.decomposable_flow import DecomposableFlow as DecomposableFlow
 from lineardiffusion.families.edm import EDM as EDM
 from lineardiffusion.families.flow import FlowMatching as FlowMatching
 from lineardiffusion.families.helios import Helios as Helios
