@@ -10,3 +10,4 @@ from lineardiffusion.families.flow import FlowMatching as FlowMatching
 from lineardiffusion.families.relay import RelayDiffusion as RelayDiffusion
 from lineardiffusion.families.relay import RelaySampler as RelaySampler
 from lineardiffusion.families.scale_space import ScaleSpaceDiffusion as ScaleSpaceDiffusion
+from lineardiffusion.families.speed import SPEED as SPEED
