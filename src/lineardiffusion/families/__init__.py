@@ -28,6 +28,7 @@ from lineardiffusion.families.relay import RelaySampler as RelaySampler
 from lineardiffusion.families.scale_space import ScaleSpaceDiffusion as ScaleSpaceDiffusion
 from lineardiffusion.families.soft_diffusion import MomentumSampler as MomentumSampler
 from lineardiffusion.families.soft_diffusion import SoftDiffusion as SoftDiffusion
+from lineardiffusion.families.speed import SPEED as SPEED
 from lineardiffusion.families.stages import StageSampler as StageSampler
 from lineardiffusion.families.subspace import SubspaceDiffusion as SubspaceDiffusion
 from lineardiffusion.families.subspace import SubspaceSampler as SubspaceSampler
