@@ -7,4 +7,7 @@ from lineardiffusion.families.ddim import DDIM as DDIM
 from lineardiffusion.families.ddpm import DDPM as DDPM
 from lineardiffusion.families.edm import EDM as EDM
 from lineardiffusion.families.flow import FlowMatching as FlowMatching
+from lineardiffusion.families.gud import GUD as GUD
+from lineardiffusion.families.gud import ReverseSDESampler as ReverseSDESampler
+from lineardiffusion.families.gud import SoftConditioning as SoftConditioning
 from lineardiffusion.families.scale_space import ScaleSpaceDiffusion as ScaleSpaceDiffusion
