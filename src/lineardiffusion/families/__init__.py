@@ -2,6 +2,8 @@
 
 from lineardiffusion.families.base import Card as Card
 from lineardiffusion.families.base import Family as Family
+from lineardiffusion.families.blue_noise import BlueNoise as BlueNoise
+from lineardiffusion.families.blue_noise import TwoPartSampler as TwoPartSampler
 from lineardiffusion.families.blurring import BlurringDiffusion as BlurringDiffusion
 from lineardiffusion.families.ddim import DDIM as DDIM
 from lineardiffusion.families.ddpm import DDPM as DDPM
