@@ -2,6 +2,8 @@
 
 from lineardiffusion.families.base import Card as Card
 from lineardiffusion.families.base import Family as Family
+from lineardiffusion.families.blue_noise import BlueNoise as BlueNoise
+from lineardiffusion.families.blue_noise import TwoPartSampler as TwoPartSampler
 from lineardiffusion.families.blurring import BlurringDiffusion as BlurringDiffusion
 from lineardiffusion.families.cascade import CascadedDiffusion as CascadedDiffusion
 from lineardiffusion.families.cold import ColdDiffusion as ColdDiffusion
@@ -15,6 +17,9 @@ from lineardiffusion.families.dimensionality_varying import DimensionalityVaryin
 from lineardiffusion.families.dimensionality_varying import Fade as Fade
 from lineardiffusion.families.edm import EDM as EDM
 from lineardiffusion.families.flow import FlowMatching as FlowMatching
+from lineardiffusion.families.gud import GUD as GUD
+from lineardiffusion.families.gud import ReverseSDESampler as ReverseSDESampler
+from lineardiffusion.families.gud import SoftConditioning as SoftConditioning
 from lineardiffusion.families.helios import Helios as Helios
 from lineardiffusion.families.ihdm import InverseHeatDissipation as InverseHeatDissipation
 from lineardiffusion.families.ihdm import InverseHeatSampler as InverseHeatSampler
