@@ -202,7 +202,7 @@ class Multiresolution(Family):
         return Denoiser(network, self, self.prediction, given, lift="pseudoinverse")
 
 
-@configured("families.StageSampler")
+@configured("families.MultiresolutionSampler")
 class StageSampler(DDIMSampler):
     r"""`ld.DDIMSampler` within stages; from one to the next the jump of the process, which calls no network. So a time
     at which the shape changes counts as a step for the call that follows the jump.
