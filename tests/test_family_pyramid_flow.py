@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 import lineardiffusion as ld
-from lineardiffusion.families.stages import Stages, StageSampler, StageVelocity
+from lineardiffusion.families.stages import Stages, StageVelocity
 from lineardiffusion.operators.bases import Haar
 from vectors import load, relative_error
 
@@ -124,7 +124,7 @@ def test_sampler(vectors, process):
         return calls[-1][1]
 
     sampler = process.sampler(process.denoiser(network), process.stage_times([4, 4, 4]))
-    assert isinstance(sampler, StageSampler)
+    assert isinstance(sampler, ld.families.StageSampler)
     x = noise(vectors, "sampler.white_full", 0)
     assert relative_error(x, frames(vectors["sampler.start"])) <= DOUBLE
     for t, s in itertools.pairwise(sampler.times):
@@ -197,11 +197,23 @@ def test_samples_of_every_order_and_with_guidance():
     assert len(process.sampler(d).times) == 61
     for order in (2, 3):
         times = process.stage_times([4, 4, 4])
-        x = StageSampler(d, times, order=order, rule="midpoint", corrector=True)(2, seeds=[0, 1], progress=False)
+        x = ld.families.StageSampler(d, times, order=order, rule="midpoint", corrector=True)(
+            2, seeds=[0, 1], progress=False
+        )
         assert x.isfinite().all()
     guided = ld.guided(d, 3.0, null={"y": 0.0})
     a, b = (process.sampler(e, 6)(1, seeds=[0], progress=False, y=torch.ones(1)) for e in (d, guided))
     torch.testing.assert_close(a, b)
+
+
+def test_other_samplers_jump_too(generator):
+    """With the time just below a change among theirs, whatever the network says."""
+    t, d = 2 / 3, SMALL.denoiser(lambda x, timestep: x.tanh())
+    x_t, z = torch.randn(2, 1, 1, 2, generator=generator), torch.randn(2, 1, 2, 4, generator=generator)
+    assert SMALL.shape(t) == x_t.shape[1:]
+    jumped = SMALL.sampler(d, 3).jump(x_t, t, z)
+    for sampler in (ld.DDIMSampler(d, 3), ld.AncestralSampler(d, 3)):
+        torch.testing.assert_close(sampler.step(x_t, t, SMALL.before(t), noise=z), jumped)
 
 
 def test_configuration():

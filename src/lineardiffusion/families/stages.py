@@ -240,7 +240,8 @@ class StageSampler(DDIMSampler):
     r"""Euler's method on the velocity within a stage, which is the kernel of η = 0, and the jump between stages, which
     is the posterior and needs no call of the network: a step from t_j jumps to just below it, and goes on from there.
 
-    Every stage begins a history of its own.
+    Every stage begins a history of its own. Other samplers take the image at t_j for one without detail, unless the
+    time just below it, `process.before(t_j)`, is among theirs: then they jump as this one does, for one call more.
 
     Arguments:
         denoiser: of a flow in stages.
@@ -248,6 +249,14 @@ class StageSampler(DDIMSampler):
 
     Raises:
         TypeError, ValueError: as there.
+
+    Examples:
+        >>> import torch, lineardiffusion as ld
+        >>> p = ld.families.PyramidFlow((1, 8, 8))
+        >>> d = p.denoiser(lambda x, timestep: torch.zeros_like(x))
+        >>> sampler = ld.families.StageSampler(d, p.stage_times([4, 2, 2]), order=2)
+        >>> sampler(1, seeds=[0], progress=False).shape
+        torch.Size([1, 1, 8, 8])
     """
 
     def advance(
