@@ -23,6 +23,7 @@ from lineardiffusion.families.gud import SoftConditioning as SoftConditioning
 from lineardiffusion.families.helios import Helios as Helios
 from lineardiffusion.families.ihdm import InverseHeatDissipation as InverseHeatDissipation
 from lineardiffusion.families.ihdm import InverseHeatSampler as InverseHeatSampler
+from lineardiffusion.families.laplacian import LaplacianDiffusion as LaplacianDiffusion
 from lineardiffusion.families.matryoshka import Matryoshka as Matryoshka
 from lineardiffusion.families.pixel_flow import PixelFlow as PixelFlow
 from lineardiffusion.families.progressive_deblurring import DeblurringSampler as DeblurringSampler

@@ -15,7 +15,7 @@ from lineardiffusion.predictions import Prediction
 from lineardiffusion.processes.base import LinearDiffusion
 from lineardiffusion.samplers.base import Sampler
 from lineardiffusion.schedules.grids import Steps
-from lineardiffusion.times import ByShape, TimeSampler
+from lineardiffusion.times import ByShape, TimeSampler, group_by_shape
 
 
 class Card(NamedTuple):
@@ -92,4 +92,14 @@ class Family(LinearDiffusion, ABC):
             Losses, with shape (B,); their mean is what to minimise.
         """
         t = self.drawn_times.sample(self, len(x0), generator)
-        return denoising_loss(denoiser, x0, t, None, self.weighting, generator, **conditioning)
+        losses = []
+        parts = group_by_shape(self, t)
+        for part in parts:
+            given = {name: of_rows(value, part, len(x0)) for name, value in conditioning.items()}
+            losses.append(denoising_loss(denoiser, x0[part], t[part], None, self.weighting, generator, **given))
+        return torch.cat(losses)[torch.cat(parts).argsort()]
+
+
+def of_rows(value: Any, rows: Tensor, count: int) -> Any:
+    """What belongs to some of `count` rows, where a value has one entry for each."""
+    return value[rows] if isinstance(value, Tensor) and value.ndim and len(value) == count else value
