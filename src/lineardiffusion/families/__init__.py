@@ -12,3 +12,5 @@ from lineardiffusion.families.flow import FlowMatching as FlowMatching
 from lineardiffusion.families.scale_space import ScaleSpaceDiffusion as ScaleSpaceDiffusion
 from lineardiffusion.families.subspace import SubspaceDiffusion as SubspaceDiffusion
 from lineardiffusion.families.subspace import SubspaceSampler as SubspaceSampler
+from lineardiffusion.families.udpm import UDPM as UDPM
+from lineardiffusion.families.udpm import UDPMSampler as UDPMSampler
