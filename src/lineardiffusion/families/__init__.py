@@ -14,3 +14,6 @@ from lineardiffusion.families.subspace import SubspaceDiffusion as SubspaceDiffu
 from lineardiffusion.families.subspace import SubspaceSampler as SubspaceSampler
 from lineardiffusion.families.udpm import UDPM as UDPM
 from lineardiffusion.families.udpm import UDPMSampler as UDPMSampler
+from lineardiffusion.families.wavelet import WSGM as WSGM
+from lineardiffusion.families.wavelet import BandNetwork as BandNetwork
+from lineardiffusion.families.wavelet import WaveletDiffusion as WaveletDiffusion
