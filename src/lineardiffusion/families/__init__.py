@@ -8,6 +8,8 @@ from lineardiffusion.families.ddpm import DDPM as DDPM
 from lineardiffusion.families.dimensionality_varying import DimensionalityVarying as DimensionalityVarying
 from lineardiffusion.families.dimensionality_varying import Fade as Fade
 from lineardiffusion.families.edm import EDM as EDM
+from lineardiffusion.families.fdm import FDM as FDM
+from lineardiffusion.families.fdm import BlurStages as BlurStages
 from lineardiffusion.families.flow import FlowMatching as FlowMatching
 from lineardiffusion.families.scale_space import ScaleSpaceDiffusion as ScaleSpaceDiffusion
 from lineardiffusion.families.subspace import SubspaceDiffusion as SubspaceDiffusion
