@@ -411,7 +411,7 @@ def test_a_batch_of_different_operators(op):
     torch.testing.assert_close(apply_each(twins, x), expected, **EXACT)
 
 
-@pytest.mark.parametrize("kind", ["diagonal", "matrix", "separable", "dct", "fft"])
+@pytest.mark.parametrize("kind", ["diagonal", "matrix", "separable", "dct", "fft", "truncated"])
 def test_different_operators_of_one_class_are_applied_at_once(kind):
     make = {
         "diagonal": lambda i: ld.Diagonal(draw((2, 3, 4), seed=i)),
@@ -419,11 +419,18 @@ def test_different_operators_of_one_class_are_applied_at_once(kind):
         "separable": lambda i: ld.Separable([draw((2, 3), seed=i), draw((5, 4), seed=9 + i)], (2, 3, 4)),
         "dct": lambda i: ld.SpectralFilter((2, 3, 4), draw((3, 4), seed=i)),
         "fft": lambda i: ld.Convolution(draw((3, 3), seed=i), (2, 3, 4)).structure,
+        "truncated": lambda i: ld.TruncatedFilter(ld.bases.Cosine((2, 3, 4)), (2, 2, 3), draw((2, 3), seed=i)),
     }[kind]
     members = [make(i) for i in range(4)]
     x = draw((2, 3, 4), 4, seed=7)
     expected = torch.stack([member(row) for member, row in zip(members, x, strict=True)])
     torch.testing.assert_close(type(members[0])._apply_each(members, x), expected, **EXACT)
+    if kind in ("dct", "fft", "truncated"):  # by one change of basis
+        calls, analyse = [], type(members[0])._to_right
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(members[0]), "_to_right", lambda self, x: calls.append(self) or analyse(self, x))
+            type(members[0])._apply_each(members, x)
+        assert calls == members[:1]
 
 
 @given(st.data())

@@ -16,6 +16,8 @@ from lineardiffusion.families.decomposable_flow import DecomposableFlow as Decom
 from lineardiffusion.families.dimensionality_varying import DimensionalityVarying as DimensionalityVarying
 from lineardiffusion.families.dimensionality_varying import Fade as Fade
 from lineardiffusion.families.edm import EDM as EDM
+from lineardiffusion.families.fdm import FDM as FDM
+from lineardiffusion.families.fdm import BlurStages as BlurStages
 from lineardiffusion.families.flow import FlowMatching as FlowMatching
 from lineardiffusion.families.gud import GUD as GUD
 from lineardiffusion.families.gud import ReverseSDESampler as ReverseSDESampler
@@ -38,3 +40,8 @@ from lineardiffusion.families.speed import SPEED as SPEED
 from lineardiffusion.families.stages import StageSampler as StageSampler
 from lineardiffusion.families.subspace import SubspaceDiffusion as SubspaceDiffusion
 from lineardiffusion.families.subspace import SubspaceSampler as SubspaceSampler
+from lineardiffusion.families.udpm import UDPM as UDPM
+from lineardiffusion.families.udpm import UDPMSampler as UDPMSampler
+from lineardiffusion.families.wavelet import WSGM as WSGM
+from lineardiffusion.families.wavelet import BandNetwork as BandNetwork
+from lineardiffusion.families.wavelet import WaveletDiffusion as WaveletDiffusion

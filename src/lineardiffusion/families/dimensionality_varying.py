@@ -22,17 +22,18 @@ from lineardiffusion.schedules.grids import Steps
 
 @configured("families.Fade")
 class Fade(Configured):
-    """Gains of coordinates that are left out, each level at a time t_k, r_t = 1 − (1 − left) t/t_k, linear; those that
-    are never left out have 1.
+    """Gains of coordinates that are left out, each level at a time t_k: 1 up to a time s_k, from there linear to `left`
+    at t_k. Those that are never left out have 1.
 
     Arguments:
         basis: of the coordinates.
         shapes: event shapes of the smaller events.
         changes: the t_k > 0, ascending.
         left: the gain at t_k, in [0, 1].
+        starts: the s_k, 0 ≤ s_k < t_k; by default 0.
 
     Raises:
-        ValueError: an argument out of range, or as many changes as there are not shapes.
+        ValueError: an argument out of range, or as many times as there are not shapes.
 
     Examples:
         >>> import lineardiffusion as ld
@@ -41,23 +42,37 @@ class Fade(Configured):
     """
 
     def __init__(
-        self, basis: Basis, shapes: Sequence[Sequence[int]], changes: Sequence[float], left: float = 0.0
+        self,
+        basis: Basis,
+        shapes: Sequence[Sequence[int]],
+        changes: Sequence[float],
+        left: float = 0.0,
+        starts: Sequence[float] | None = None,
     ) -> None:
         if not 0 <= as_number(left, "left") <= 1:
             raise ValueError(f"left: expected a number in [0, 1], got {left}")
-        times = [as_number(t, "changes") for t in changes]
-        if len(times) != len(shapes) or times != sorted(times) or not all(t > 0 for t in times):
-            raise ValueError(f"changes: expected {len(shapes)} ascending times above 0, got {list(changes)}")
-        self.basis, self.shapes, self.changes, self.left = basis, list(shapes), times, left
-        self._ends = torch.full(basis.coordinates, torch.inf, dtype=torch.float64)
-        small = basis
-        for shape, end in zip(shapes, times, strict=True):
-            first(self._ends, small.coordinates).fill_(end)
-            small = small.smaller(shape)
-            first(self._ends, small.coordinates).fill_(torch.inf)
+        self.basis, self.shapes, self.left = basis, list(shapes), left
+        self.changes = [as_number(t, "changes") for t in changes]
+        self.starts = [0.0] * len(self.changes) if starts is None else [as_number(s, "starts") for s in starts]
+        spans = list(zip(self.starts, self.changes, strict=False))
+        if (
+            not len(self.shapes) == len(self.changes) == len(self.starts)
+            or self.changes != sorted(self.changes)
+            or not all(0 <= start < end for start, end in spans)
+        ):
+            raise ValueError(
+                f"changes: expected {len(self.shapes)} ascending times above 0, and starts before them, got "
+                f"{list(changes)} and {self.starts}"
+            )
+        self._start, self._end = torch.zeros(2, *basis.coordinates, dtype=torch.float64).unbind()
+        spans.append((0.0, torch.inf))  # of what is never left out
+        for k, (start, end) in enumerate(spans):
+            first(self._start, basis.coordinates).fill_(start)
+            first(self._end, basis.coordinates).fill_(end)
+            basis = basis.smaller(self.shapes[k]) if k < len(self.shapes) else basis
 
     def __call__(self, t: float) -> Tensor:
-        return 1 - (1 - self.left) * (t / self._ends).clamp(max=1)
+        return 1 - (1 - self.left) * ((t - self._start) / (self._end - self._start)).clamp(0, 1)
 
 
 class DimensionalityVarying(Family):

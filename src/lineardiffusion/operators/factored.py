@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,6 +59,22 @@ class FactoredOperator(LinearOperator):
     def coordinates(self) -> Shape:
         """Shape of the coordinates that the two bases share; what has none is made zero."""
         return self.in_shape
+
+    def bases(self) -> object:
+        """U and V, equal to those of another operator of this class where the two differ in S alone; None where that is
+        not known."""
+        return None
+
+    @classmethod
+    def _apply_each(cls, operators: Sequence[Any], x: Tensor) -> Tensor:
+        first = operators[0]
+        bases, shape = first.bases(), first.spectrum().shape
+        if bases is None or any(op.bases() != bases or op.spectrum().shape != shape for op in operators):
+            return super()._apply_each(operators, x)
+        work = x.to(compute_dtype(x.dtype))
+        stacked = torch.stack([op._multiplier().on(work) for op in operators]).to(work.device)
+        gains = stacked.reshape(len(operators), *[1] * (len(first.coordinates) - len(shape)), *shape)
+        return first._from_left(gains * first._to_right(work)).to(x.dtype)  # type: ignore[no-any-return]
 
     def _is_basis(self, event: Shape) -> bool:
         """Whether U, or V, is a basis of all these events, and not an isometry only."""

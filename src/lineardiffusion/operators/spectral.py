@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_constant, as_shape, compute_dtype
+from lineardiffusion._checks import Shape, as_constant, as_shape
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.bases import Basis, Cosine, Fourier
@@ -102,16 +102,8 @@ class SpectralFilter(FactoredOperator):
     def coordinates(self) -> Shape:
         return self.transform.coordinates
 
-    @classmethod
-    def _apply_each(cls, operators: Sequence[SpectralFilter], x: Tensor) -> Tensor:
-        first = operators[0]
-        if any(op.transform != first.transform or op.gain.shape != first.gain.shape for op in operators):
-            return super()._apply_each(operators, x)
-        missing = len(first.transform.coordinates) - first.gain.ndim
-        work = x.to(compute_dtype(x.dtype))
-        stacked = torch.stack([op._multiplier().on(work) for op in operators]).to(work.device)
-        gains = stacked.reshape(len(operators), *[1] * missing, *first.gain.shape)
-        return first._from_right(gains * first._to_right(work)).to(x.dtype)
+    def bases(self) -> tuple[Basis, Basis]:
+        return self.transform, self.transform
 
 
 def _as_basis(basis: str | Basis, shape: Shape, gain_ndim: int) -> Basis:

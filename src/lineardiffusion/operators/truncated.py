@@ -54,6 +54,9 @@ class TruncatedFilter(FactoredOperator):
     def coordinates(self) -> Shape:
         return self.small.coordinates
 
+    def bases(self) -> tuple[Basis, Basis]:
+        return self.small, self.basis
+
     def _to_right(self, x: Tensor) -> Tensor:
         return first(self.basis.analyse(x), self.small.coordinates)
 
