@@ -37,7 +37,7 @@ from lineardiffusion.residual import Residual
 from lineardiffusion.samplers.ddim import DDIMSampler
 from lineardiffusion.samplers.draws import Draws
 from lineardiffusion.samplers.history import History
-from lineardiffusion.schedules import Schedule
+from lineardiffusion.schedules import Schedule, flow
 from lineardiffusion.schedules.grids import Steps, as_times
 from lineardiffusion.schedules.noise import no_single_time
 
@@ -265,3 +265,19 @@ def as_base(base: Family, shape: Sequence[int]) -> tuple[Family, Shape]:
 
 def _bytes(jump: tuple[LinearOperator, Covariance]) -> int:
     return sum(map(prepared_bytes, jump))
+
+
+def shifted(u: float, shift: float) -> float:
+    """h u/(1 + (h − 1) u), whose inverse is that of 1/h."""
+    return shift * u / (1 + (shift - 1) * u)
+
+
+def through_stages(process: Multiresolution, pieces: Sequence[Sequence[float]]) -> list[float]:
+    """Times of a process from those of each of its stages, the first to be sampled first, given as times of a flow of
+    the same signal-to-noise ratios; the first of every piece begins its stage."""
+    schedule, times = process.schedule, []
+    for piece, start, k in zip(pieces, [schedule.end, *reversed(schedule.changes)], range(len(pieces)), strict=True):
+        stage = len(pieces) - 1 - k
+        others = [schedule.base.time(flow().log_snr(u)) for u in piece[1:]]
+        times += [start, *(schedule.time_of(stage, t) for t in others)]
+    return times
