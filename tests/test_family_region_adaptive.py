@@ -89,7 +89,7 @@ def test_marginals_fit_together():
 
 @pytest.mark.parametrize("times", [FOUR_TIMES, SEVEN_TIMES], ids=["4", "7"])
 def test_published_times(times):
-    """Sizes and times of all calls are those of the paper's code, from its e_k, Z and shifts; networks are told float32."""
+    """Sizes and times of all calls are those of the paper's code, from its e_k, Z and shifts, told as float32."""
     calls = []
 
     def network(x, t):

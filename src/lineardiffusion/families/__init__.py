@@ -3,6 +3,7 @@
 from lineardiffusion.families.base import Card as Card
 from lineardiffusion.families.base import Family as Family
 from lineardiffusion.families.blurring import BlurringDiffusion as BlurringDiffusion
+from lineardiffusion.families.bottleneck import BottleneckSampling as BottleneckSampling
 from lineardiffusion.families.ddim import DDIM as DDIM
 from lineardiffusion.families.ddpm import DDPM as DDPM
 from lineardiffusion.families.edm import EDM as EDM

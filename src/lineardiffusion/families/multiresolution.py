@@ -152,7 +152,8 @@ def jump_kernel(
 
 
 class Multiresolution(Family):
-    r"""The stages of a pretrained base; see this module. A subclass gives its path, its jumps and `lift`.
+    r"""The stages of a pretrained base; see this module. A subclass gives its path, its jumps and `lift`. Nothing has
+    to be trained; `loss` is the base's, of every size, for fine-tuning.
 
     Arguments:
         base: the family that the network was trained for: R = I and white noise.
@@ -202,7 +203,7 @@ class Multiresolution(Family):
         return Denoiser(network, self, self.prediction, given, lift="pseudoinverse")
 
 
-@configured("families.StageSampler")
+@configured("families.StageSampler", without=["denoiser", "residual"])
 class StageSampler(DDIMSampler):
     r"""`ld.DDIMSampler` within stages; from one to the next the jump of the process, which calls no network. So a time
     at which the shape changes counts as a step for the call that follows the jump.

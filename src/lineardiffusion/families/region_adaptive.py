@@ -235,13 +235,20 @@ class GroupFilter(FactoredOperator):
         return self.out_shape
 
     def _to_right(self, x: Tensor) -> Tensor:
+        index, weights = self._on(x)
         flat = x.reshape(*x.shape[: x.ndim - len(self.in_shape) + 1], -1)
-        sums = flat.new_zeros(*flat.shape[:-1], len(self._sizes)).index_add(-1, self.index.to(x.device), flat)
-        return (sums / self._sizes.sqrt().to(x)).reshape(*flat.shape[:-1], *self.out_shape[1:])
+        sums = flat.new_zeros(*flat.shape[:-1], len(weights)).index_add(-1, index, flat)
+        return (sums * weights).reshape(*flat.shape[:-1], *self.out_shape[1:])
 
     def _from_right(self, z: Tensor) -> Tensor:
-        flat = z.reshape(*z.shape[: z.ndim - len(self.out_shape) + 1], -1) / self._sizes.sqrt().to(z)
-        return flat[..., self.index.to(z.device)].reshape(*flat.shape[:-1], *self.in_shape[1:])
+        index, weights = self._on(z)
+        flat = z.reshape(*z.shape[: z.ndim - len(self.out_shape) + 1], -1) * weights
+        return flat[..., index].reshape(*flat.shape[:-1], *self.in_shape[1:])
+
+    def _on(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The groups, and 1/√n_k, where x is."""
+        key = f"groups on {x.device} in {x.dtype}"
+        return self._cached(key, lambda: (self.index.to(x.device), self._sizes.rsqrt().to(x)))
 
 
 def matched_times(steps: Sequence[int], ends: Sequence[float], shift: float = 3.0) -> Rescheduling:
