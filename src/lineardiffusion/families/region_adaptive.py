@@ -279,7 +279,7 @@ def matched_times(steps: Sequence[int], ends: Sequence[float], shift: float = 3.
     with torch.enable_grad():
         logs.requires_grad_()
         optimizer = torch.optim.LBFGS(
-            [logs], max_iter=500, tolerance_grad=1e-10, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+            [logs], max_iter=200, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe"
         )
 
         def closure() -> Tensor:

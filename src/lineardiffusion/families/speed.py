@@ -51,7 +51,8 @@ class SPEED(Multiresolution):
     are rounded, r is that of the sizes.
 
     References:
-        | SPEED: Spectral Progressive Diffusion (Xiao et al.), Eq. 5, 6, 9, 10, https://github.com/howardhx/speed
+        | Spectral Progressive Diffusion (Xiao et al., 2026), Eq. 5, 6, 9, 10, https://arxiv.org/abs/2605.18736
+        | spectra of https://github.com/howardhx/speed
 
     Arguments:
         shape: event shape, channels first.
@@ -75,8 +76,8 @@ class SPEED(Multiresolution):
     """
 
     card = Card(
-        paper="Xiao et al.",
-        url="https://github.com/howardhx/speed",
+        paper="Xiao et al., 2026",
+        url="https://arxiv.org/abs/2605.18736",
         degradation="low frequencies of the cosine basis, as a smaller image, for early steps",
         noise="white",
         schedule="that of the pretrained model, by default a flow, which goes back a little at each change of size",
