@@ -206,7 +206,8 @@ class Multiresolution(Family):
 @configured("families.StageSampler", without=["denoiser", "residual"])
 class StageSampler(DDIMSampler):
     r"""`ld.DDIMSampler` within stages; from one to the next the jump of the process, which calls no network. So a time
-    at which the shape changes counts as a step for the call that follows the jump.
+    at which the shape changes counts as a step for the call that follows the jump; `trajectory` has the state there,
+    resized, in the place of an estimate.
 
     Arguments:
         denoiser: from a process of stages.

@@ -44,7 +44,7 @@ class SPEED(Multiresolution):
     Approximates: x̃ counts as x_t̃ although its detail has no signal. A coordinate of Gaussian data of variance v ends
     with v/(1 + v a²/σ²), a and σ those of t̃: with the spectrum below, 16² → 32² pixels and no other error, that is a
     distance W2 of 0.1 % of √(tr C) from a jump at t = 0.9, 1.6 % at 0.7 and 6.8 % at 0.5. Detail of the data's variance
-    (`detail`, `sampler(…, residual=…)`) is exact for Gaussian data whose cosine coordinates are independent.
+    (`detail`, `sampler(…, residual=…)`) is exact, in the cosine basis, for Gaussian data of independent coordinates.
 
     The paper's code jumps at the first time of its grid below the activation time, and has a "fft" option that is not
     orthonormal for even sizes; here a time of the grid is moved to the jump, and there is no such option. Where sizes
