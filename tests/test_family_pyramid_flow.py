@@ -124,7 +124,7 @@ def test_sampler(vectors, process):
         return calls[-1][1]
 
     sampler = process.sampler(process.denoiser(network), process.stage_times([4, 4, 4]))
-    assert isinstance(sampler, ld.families.StageSampler)
+    assert isinstance(sampler, ld.families.JumpSampler)
     x = noise(vectors, "sampler.white_full", 0)
     assert relative_error(x, frames(vectors["sampler.start"])) <= DOUBLE
     for t, s in itertools.pairwise(sampler.times):
@@ -197,7 +197,7 @@ def test_samples_of_every_order_and_with_guidance():
     assert len(process.sampler(d).times) == 61
     for order in (2, 3):
         times = process.stage_times([4, 4, 4])
-        x = ld.families.StageSampler(d, times, order=order, rule="midpoint", corrector=True)(
+        x = ld.families.JumpSampler(d, times, order=order, rule="midpoint", corrector=True)(
             2, seeds=[0, 1], progress=False
         )
         assert x.isfinite().all()
@@ -211,7 +211,7 @@ def test_other_samplers_jump_too(generator):
     t, d = 2 / 3, SMALL.denoiser(lambda x, timestep: x.tanh())
     x_t, z = torch.randn(2, 1, 1, 2, generator=generator), torch.randn(2, 1, 2, 4, generator=generator)
     assert SMALL.shape(t) == x_t.shape[1:]
-    jumped = SMALL.sampler(d, 3).jump(x_t, t, z)
+    jumped = SMALL.jump(x_t, t, z)
     for sampler in (ld.DDIMSampler(d, 3), ld.AncestralSampler(d, 3)):
         torch.testing.assert_close(sampler.step(x_t, t, SMALL.before(t), noise=z), jumped)
 

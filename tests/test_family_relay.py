@@ -137,8 +137,9 @@ def test_samples_and_errors():
     assert len(process.sampler(sampler.denoiser).times) - 1 == sum(
         1 for k in range(200) if (80 ** (1 / 7) + k / 199 * (0.008 ** (1 / 7) - 80 ** (1 / 7))) ** 7 < 0.9
     )
-    config = ld.from_config(process.to_config())
-    assert config == process
+    assert ld.from_config(process.to_config()) == process
+    again = ld.from_config(sampler.to_config(), network=lambda x, c_noise: torch.zeros_like(x))
+    assert again == sampler
     assert process != ld.families.RelayDiffusion((3, 32, 32), blur_sigma=2.0)
     with pytest.raises(ValueError, match="low_resolution"):
         process.start(torch.rand(2, 3, 9, 8), 0.5)

@@ -12,12 +12,11 @@ from torch import Tensor
 
 import lineardiffusion as ld
 from lineardiffusion.families import SPEED
-from lineardiffusion.families.multiresolution import Restarted, StageSampler, jump_kernel
+from lineardiffusion.families.jumps import JumpSampler
+from lineardiffusion.families.multiresolution import Restarted, jump_kernel
 from lineardiffusion.families.speed import activation_log_snr
 from lineardiffusion.samplers import Draws
 from vectors import load, relative_error
-
-SPECTRA = ("flux", "pixelgen", "wan21")
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +65,13 @@ def test_transitions(reference):
         for j, power in enumerate(reference["activation.P"].tolist()):
             t = flow.time(activation_log_snr(power, delta))
             assert t == pytest.approx(float(reference["activation.t"][i, j]), rel=1e-12)
-        for k in range(len(SPECTRA)):
+        for k in range(3):  # of FLUX.1, PixelGen, Wan 2.1
             p = SPEED((1, 64, 96), base, (1 / 4, 1 / 2), delta=delta, spectrum=(float(A[k]), float(beta[k])))
             # Ours in the order of a sampler, as theirs.
             times = torch.tensor([before for before, _ in p.schedule.jumps], dtype=torch.float64)
             torch.testing.assert_close(times, reference["transitions"][k, i], rtol=1e-12, atol=0)
-    assert (
-        SPEED((1, 64, 96)).schedule.jumps == SPEED((1, 64, 96), spectrum=(float(A[0]), float(beta[0]))).schedule.jumps
-    )
+    flux = SPEED((1, 64, 96), base, spectrum=(float(A[0]), float(beta[0])))
+    assert SPEED((1, 64, 96), base).schedule.jumps == flux.schedule.jumps
 
 
 BASES = {
@@ -131,7 +129,6 @@ class Gaussian(torch.nn.Module):
 def variances(sampler, n):
     """Of the cosine coordinates of samples: a step is linear in each source of noise (one for each row), coordinate by
     coordinate."""
-    p = sampler.denoiser.process
     rows = torch.eye(3, dtype=torch.float64)[..., None, None, None]
     ones = {m: ld.bases.Cosine((1, m, m)).synthesise(torch.ones(1, m, m).double()) for m in (n // 2, n)}
     x, history = rows[0] * ones[n // 2], sampler.history()
@@ -218,6 +215,27 @@ def test_copies_and_configurations():
     assert schedule.sigma(torch.tensor([0.0, 0.25, 0.75, 1.25])).tolist() == [0.0, 0.25, 0.5, 1.0]
 
 
+@pytest.mark.parametrize("kind", [SPEED, ld.families.RegionAdaptive, ld.families.BottleneckSampling])
+def test_loss_and_configuration_of_samplers(kind):
+    """The base's loss at every size, and its weighting: here ‖F − (ε − c_t)‖² and the noise's."""
+    for base in (ld.FlowMatching((1, 8, 8)), ld.DDPM((1, 8, 8))):
+        p = kind((1, 8, 8), base, **({"transitions": [0.5 * base.end]} if kind is SPEED else {}))
+        d = p.denoiser(lambda x, t: 0.5 * x)
+        x0 = torch.rand(3, 1, 8, 8, dtype=torch.float64)
+        for seed in range(4):
+            result = p.loss(d, x0, torch.Generator().manual_seed(seed))
+            again = torch.Generator().manual_seed(seed)
+            t = p.drawn_times.sample(p, 3, again)
+            clean = p.clean(x0, t)
+            noise = torch.randn(clean.shape, generator=again).double()
+            output = 0.5 * p.diffuse(x0, t, noise)
+            target = noise - clean if base.prediction == "flow" else noise
+            torch.testing.assert_close(result, (output - target).square().flatten(1).mean(1), rtol=1e-6, atol=1e-9)
+        sampler = JumpSampler(d, 7, eta=0.5)
+        assert ld.from_config(sampler.to_config(), denoiser=d) == sampler
+        assert len(sampler.times) - 1 == 7 + len(p.shape_changes())
+
+
 def test_errors():
     shape = (1, 8, 8)
     for arguments, message in (
@@ -239,7 +257,7 @@ def test_errors():
     with pytest.raises(ValueError, match="where the shape changes"):
         p.jump(torch.zeros(1, 1, 4, 4), 0.5, torch.zeros(1, 1, 8, 8))
     with pytest.raises(TypeError, match="process of stages"):
-        StageSampler(ld.Denoiser(lambda x, t: x, ld.FlowMatching(shape), "flow"), 3)
+        JumpSampler(ld.Denoiser(lambda x, t: x, ld.FlowMatching(shape), "flow"), 3)
     with pytest.raises(ValueError, match="where the jump"):
         p.sampler(d, 5).step(torch.zeros(1, 1, 4, 4), p.shape_changes()[0], 0.5)
     with pytest.raises(ValueError, match="jumps"):

@@ -253,3 +253,12 @@ def test_as_times():
 def test_bad_arguments(make, error, message):
     with pytest.raises(error, match=message):
         make(PROCESSES["steps"])
+
+
+def test_uniform_begins_at_the_end():
+    """Exactly, also where T is no whole number: times of one's own may not lie beyond it."""
+    schedule = ld.schedules.flow()
+    schedule.end = 1301.6428675365942
+    process = ld.LinearDiffusion(ld.paths.identity((1,)), schedule, coupling="shared")
+    for n in range(1, 60):
+        assert grids.uniform(n).times(process)[0] == schedule.end

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.families.base import Card
-from lineardiffusion.families.stages import StagedFlow, Stages, StageSampler
+from lineardiffusion.families.jumps import JumpSampler
+from lineardiffusion.families.stages import StagedFlow, Stages
 from lineardiffusion.schedules.grids import Steps
 
 
@@ -58,9 +59,9 @@ class Helios(StagedFlow):
     def __init__(self, shape: Sequence[int], ends: Sequence[float] = (0.0, 0.333666, 0.666333)) -> None:
         super().__init__(shape, ends, _timesteps)
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> StageSampler:
+    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> JumpSampler:
         steps = self.stage_times([10] * self.stages.count) if steps is None else steps
-        return StageSampler(denoiser, steps, order=2, rule="midpoint", corrector=True)
+        return JumpSampler(denoiser, steps, order=2, rule="midpoint", corrector=True)
 
 
 def _timesteps(stages: Stages) -> list[tuple[float, float]]:

@@ -23,22 +23,18 @@ import torch
 from torch import Tensor
 
 from lineardiffusion import paths
-from lineardiffusion._checks import Shape, as_number, as_shape, check_event, full_precision
+from lineardiffusion._checks import Shape, as_number, as_shape, check_event
 from lineardiffusion.caches import BoundedCache
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.covariance import Covariance
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.families.base import Family
+from lineardiffusion.families.jumps import Jumping
 from lineardiffusion.operators.base import LinearOperator, prepared_bytes
 from lineardiffusion.paths import Path
 from lineardiffusion.posterior import transition
 from lineardiffusion.processes.base import Coupling, LinearDiffusion
-from lineardiffusion.residual import Residual
-from lineardiffusion.samplers.ddim import DDIMSampler
-from lineardiffusion.samplers.draws import Draws
-from lineardiffusion.samplers.history import History
-from lineardiffusion.schedules import Schedule
-from lineardiffusion.schedules.grids import Steps, as_times
+from lineardiffusion.schedules import Schedule, flow
 from lineardiffusion.schedules.noise import no_single_time
 
 _CACHE_BYTES = 2**28
@@ -151,8 +147,9 @@ def jump_kernel(
     return operator, transition(operator, before[1], after[1])
 
 
-class Multiresolution(Family):
-    r"""The stages of a pretrained base; see this module. A subclass gives its path, its jumps and `lift`.
+class Multiresolution(Jumping):
+    r"""The stages of a pretrained base; see this module. A subclass gives its path, its jumps and `lift`. Nothing has
+    to be trained; `loss` is the base's, of every size, for fine-tuning.
 
     Arguments:
         base: the family that the network was trained for: R = I and white noise.
@@ -189,6 +186,9 @@ class Multiresolution(Family):
         operator, covariance = self._jumps.get(t, lambda: self._make_jump(t))
         return covariance.sample(operator(x_t), noise)
 
+    def new_detail(self, clean: Tensor, t: float) -> Tensor:
+        return clean - self.lift(t)(self.degradation(self.before(t), t)(clean))
+
     def _make_jump(self, t: float) -> tuple[LinearOperator, Covariance]:
         before, after = ((self.signal_scale(u), self.sigma(u)) for u in (t, self.before(t)))
         return jump_kernel(self.lift(t), before, after)
@@ -200,57 +200,6 @@ class Multiresolution(Family):
             raise ValueError(f"base: expected one whose network is told a time by name, got {time_input!r}")
         given = BaseIndex(time_input) if time_input in ("index", "time") else time_input
         return Denoiser(network, self, self.prediction, given, lift="pseudoinverse")
-
-
-@configured("families.MultiresolutionSampler")
-class StageSampler(DDIMSampler):
-    r"""`ld.DDIMSampler` within stages; from one to the next the jump of the process, which calls no network. So a time
-    at which the shape changes counts as a step for the call that follows the jump.
-
-    Arguments:
-        denoiser: from a process of stages.
-        steps, eta, order, clip: as for `ld.DDIMSampler`; the history of estimates ends with a stage.
-        residual: as there; at a jump from t to s (`process.before(t)`) detail is drawn with its covariance, of what U
-            does not give, and zero without.
-
-    Raises:
-        TypeError, ValueError: as there, or a process that has no stages.
-    """
-
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        steps: Steps = None,
-        eta: float = 0.0,
-        order: int = 1,
-        clip: tuple[float, float] | None = None,
-        residual: Residual | None = None,
-    ) -> None:
-        process = getattr(denoiser, "process", None)
-        if not isinstance(process, Multiresolution):
-            raise TypeError(f"denoiser: expected that of a process of stages, such as SPEED, got {denoiser!r}")
-        self.staged, changes = process, process.shape_changes()
-        times = as_times(process, steps)
-        below = [process.before(t) for t in changes if t <= times[0]]
-        super().__init__(denoiser, sorted({*times, *below}, reverse=True), eta, order, clip=clip, residual=residual)
-
-    def advance(
-        self, x_t: Tensor, t: float, s: float, draws: Draws, history: History, conditioning: dict[str, Any]
-    ) -> tuple[Tensor, Tensor]:
-        process = self.staged
-        if process.shape(s) == process.shape(t) and t not in process.shape_changes():
-            return super().advance(x_t, t, s, draws, history, conditioning)
-        if s != process.before(t):
-            raise ValueError(f"s: expected {process.before(t)}, where the jump from t = {t} leads, got {s}")
-        history.estimates, history.taken = [], None
-        like = x_t.new_empty(x_t.shape[0], *process.shape(s))
-        with full_precision(x_t):
-            x_s = process.jump(x_t, t, draws.kernel(like))
-            if self.residual is not None and (t, s) in self.residual:
-                detail = self.residual.sample(t, s, like, draws.other)
-                detail = detail - process.lift(t)(process.degradation(s, t)(detail))
-                x_s = x_s + process.signal_scale(s) * detail
-            return x_s, process.lift(t)(x_t)
 
 
 def as_base(base: Family, shape: Sequence[int]) -> tuple[Family, Shape]:
@@ -265,3 +214,19 @@ def as_base(base: Family, shape: Sequence[int]) -> tuple[Family, Shape]:
 
 def _bytes(jump: tuple[LinearOperator, Covariance]) -> int:
     return sum(map(prepared_bytes, jump))
+
+
+def shifted(u: float, shift: float) -> float:
+    """h u/(1 + (h − 1) u), whose inverse is that of 1/h."""
+    return shift * u / (1 + (shift - 1) * u)
+
+
+def through_stages(process: Multiresolution, pieces: Sequence[Sequence[float]]) -> list[float]:
+    """Times of a process from those of each of its stages, the first to be sampled first, given as times of a flow of
+    the same signal-to-noise ratios; the first of every piece begins its stage."""
+    schedule, times = process.schedule, []
+    for piece, start, k in zip(pieces, [schedule.end, *reversed(schedule.changes)], range(len(pieces)), strict=True):
+        stage = len(pieces) - 1 - k
+        others = [schedule.base.time(flow().log_snr(u)) for u in piece[1:]]
+        times += [start, *(schedule.time_of(stage, t) for t in others)]
+    return times

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.families.base import Card
-from lineardiffusion.families.stages import StagedFlow, Stages, StageSampler, StageVelocity
+from lineardiffusion.families.jumps import JumpSampler
+from lineardiffusion.families.stages import StagedFlow, Stages, StageVelocity
 from lineardiffusion.schedules.grids import Steps
 
 
@@ -59,8 +60,8 @@ class PixelFlow(StagedFlow):
     def __init__(self, shape: Sequence[int], ends: Sequence[float] = (0.0, 0.25, 0.5, 0.75)) -> None:
         super().__init__(shape, ends, _timesteps)
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> StageSampler:
-        return StageSampler(denoiser, self.stage_times([30] * self.stages.count) if steps is None else steps)
+    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> JumpSampler:
+        return JumpSampler(denoiser, self.stage_times([30] * self.stages.count) if steps is None else steps)
 
 
 def _timesteps(stages: Stages) -> list[tuple[float, float]]:

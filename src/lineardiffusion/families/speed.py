@@ -14,10 +14,10 @@ from lineardiffusion._checks import as_number, check_event
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.families.base import Card, Family
 from lineardiffusion.families.flow import FlowMatching
+from lineardiffusion.families.jumps import JumpSampler
 from lineardiffusion.families.multiresolution import (
     Multiresolution,
     Restarted,
-    StageSampler,
     after_upsampling,
     as_base,
 )
@@ -44,14 +44,15 @@ class SPEED(Multiresolution):
     Approximates: x̃ counts as x_t̃ although its detail has no signal. A coordinate of Gaussian data of variance v ends
     with v/(1 + v a²/σ²), a and σ those of t̃: with the spectrum below, 16² → 32² pixels and no other error, that is a
     distance W2 of 0.1 % of √(tr C) from a jump at t = 0.9, 1.6 % at 0.7 and 6.8 % at 0.5. Detail of the data's variance
-    (`detail`, `sampler(…, residual=…)`) is exact for Gaussian data whose cosine coordinates are independent.
+    (`detail`, `sampler(…, residual=…)`) is exact, in the cosine basis, for Gaussian data of independent coordinates.
 
     The paper's code jumps at the first time of its grid below the activation time, and has a "fft" option that is not
     orthonormal for even sizes; here a time of the grid is moved to the jump, and there is no such option. Where sizes
     are rounded, r is that of the sizes.
 
     References:
-        | SPEED: Spectral Progressive Diffusion (Xiao et al.), Eq. 5, 6, 9, 10, https://github.com/howardhx/speed
+        | Spectral Progressive Diffusion (Xiao et al., 2026), Eq. 5, 6, 9, 10, https://arxiv.org/abs/2605.18736
+        | spectra of https://github.com/howardhx/speed
 
     Arguments:
         shape: event shape, channels first.
@@ -75,8 +76,8 @@ class SPEED(Multiresolution):
     """
 
     card = Card(
-        paper="Xiao et al.",
-        url="https://github.com/howardhx/speed",
+        paper="Xiao et al., 2026",
+        url="https://arxiv.org/abs/2605.18736",
         degradation="low frequencies of the cosine basis, as a smaller image, for early steps",
         noise="white",
         schedule="that of the pretrained model, by default a flow, which goes back a little at each change of size",
@@ -134,9 +135,9 @@ class SPEED(Multiresolution):
             spectra[t, s] = Cosine(self.shape(s)).analyse(clean).square().mean(0)
         return Residual(spectra)
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None, residual: Residual | None = None) -> StageSampler:
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, residual: Residual | None = None) -> JumpSampler:
         """As `Family.sampler`; `residual`: see `detail`."""
-        return StageSampler(denoiser, 50 if steps is None else steps, residual=residual)
+        return JumpSampler(denoiser, 50 if steps is None else steps, residual=residual)
 
 
 def activation_log_snr(power: float, delta: float) -> float:

@@ -27,16 +27,13 @@ from lineardiffusion import paths, schedules
 from lineardiffusion._checks import as_number, as_shape, column, full_precision, is_batch, to_device
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.families.base import Family
+from lineardiffusion.families.jumps import Jumping
 from lineardiffusion.losses import Uniform
 from lineardiffusion.operators.bases import Haar, first
 from lineardiffusion.operators.separable import spatial_axes
 from lineardiffusion.operators.spectral import SpectralFilter
 from lineardiffusion.predictions import ProcessPrediction, Time
 from lineardiffusion.processes.base import LinearDiffusion
-from lineardiffusion.samplers.ddim import DDIMSampler
-from lineardiffusion.samplers.draws import Draws
-from lineardiffusion.samplers.history import History
 from lineardiffusion.schedules.noise import Constants
 
 
@@ -162,7 +159,7 @@ class StageTimestep(Configured):
         return _flow(process).timestep(t)
 
 
-class StagedFlow(Family):
+class StagedFlow(Jumping):
     """A flow in stages. A subclass has the paper's constants and its card.
 
     Arguments:
@@ -213,6 +210,11 @@ class StagedFlow(Family):
     def denoiser(self, network: Callable[..., Any]) -> Denoiser:
         return Denoiser(network, self, self.prediction, StageTimestep(), "pseudoinverse")
 
+    def jump(self, x_t: Tensor, t: float, noise: Tensor) -> Tensor:
+        kernel = self.step_kernel(t, self.before(t), 1.0)
+        with full_precision(x_t):
+            return kernel.sample(x_t, torch.zeros_like(noise), noise)  # the mean that is given is of no consequence
+
     def stage_times(self, steps: Sequence[int]) -> list[float]:
         """As many times of each stage, coarsest first: r from 1 to 0.001, from where a step leads to 0.
 
@@ -233,51 +235,3 @@ def _flow(process: LinearDiffusion) -> StagedFlow:
     if not isinstance(process, StagedFlow):
         raise ValueError(f"process: expected a flow in stages, such as ld.families.PyramidFlow, got {process}")
     return process
-
-
-@configured("families.StageSampler")
-class StageSampler(DDIMSampler):
-    r"""Euler's method on the velocity within a stage, which is the kernel of η = 0, and the jump between stages, which
-    is the posterior and needs no call of the network: a step from t_j jumps to just below it, and goes on from there.
-
-    Every stage begins a history of its own. Other samplers take the image at t_j for one without detail, unless the
-    time just below it, `process.before(t_j)`, is among theirs: then they jump as this one does, for one call more.
-
-    Arguments:
-        denoiser: of a flow in stages.
-        steps, eta, order, rule, corrector, clip, residual: as for `ld.DDIMSampler`.
-
-    Raises:
-        TypeError, ValueError: as there.
-
-    Examples:
-        >>> import torch, lineardiffusion as ld
-        >>> p = ld.families.PyramidFlow((1, 8, 8))
-        >>> d = p.denoiser(lambda x, timestep: torch.zeros_like(x))
-        >>> sampler = ld.families.StageSampler(d, p.stage_times([4, 2, 2]), order=2)
-        >>> sampler(1, seeds=[0], progress=False).shape
-        torch.Size([1, 1, 8, 8])
-    """
-
-    def advance(
-        self, x_t: Tensor, t: float, s: float, draws: Draws, history: History, conditioning: dict[str, Any]
-    ) -> tuple[Tensor, Tensor]:
-        process = self.denoiser.process
-        if t in process.shape_changes():
-            history.estimates, history.taken = [], None
-            start = process.before(t)
-            x_t, t = self.jump(x_t, t, draws.kernel(x_t.new_empty(len(x_t), *process.shape(start)))), start
-        return super().advance(x_t, t, s, draws, history, conditioning)
-
-    def jump(self, x_t: Tensor, t: float, noise: Tensor) -> Tensor:
-        """The state just below a change of shape.
-
-        Arguments:
-            x_t: states, with shape (B, *shape(t)).
-            t: the time of the change.
-            noise: standard normal, with the shape of the result.
-        """
-        process = self.denoiser.process
-        kernel = process.step_kernel(t, process.before(t), 1.0)
-        with full_precision(x_t):
-            return kernel.sample(x_t, torch.zeros_like(noise), noise)  # the mean that is given is of no consequence

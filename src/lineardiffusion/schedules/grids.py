@@ -108,7 +108,7 @@ class uniform(Grid):
     def spacing(self, process: LinearDiffusion) -> Sequence[float]:
         n = self.n
         if process.num_steps is None:
-            return [process.end * (n - k) / n for k in range(n)]
+            return [process.end * ((n - k) / n) for k in range(n)]  # T itself, also where it is no whole number
         last = _up_to(n, process.num_steps)
         if n == 1:
             return [last]

@@ -1,0 +1,92 @@
+"""Jumps between resolutions that call no network: what stages of growing size have between them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lineardiffusion._checks import full_precision
+from lineardiffusion.config import configured
+from lineardiffusion.denoiser import Denoiser
+from lineardiffusion.families.base import Family
+from lineardiffusion.residual import Residual
+from lineardiffusion.samplers.ddim import DDIMSampler
+from lineardiffusion.samplers.draws import Draws
+from lineardiffusion.samplers.history import History
+from lineardiffusion.samplers.multistep import Rule
+from lineardiffusion.schedules.grids import Steps
+
+
+class Jumping(Family):
+    """A family in which the state just below a change of shape needs no estimate of the image."""
+
+    @abstractmethod
+    def jump(self, x_t: Tensor, t: float, noise: Tensor) -> Tensor:
+        """The state just below a change of shape.
+
+        Arguments:
+            x_t: states, with shape (B, *shape(t)).
+            t: one of `shape_changes()`.
+            noise: standard normal, with the shape of the result.
+        """
+
+    def new_detail(self, clean: Tensor, t: float) -> Tensor:
+        """Of clean images just below t what jumps leave out; here nothing."""
+        return torch.zeros_like(clean)
+
+
+@configured("families.JumpSampler")
+class JumpSampler(DDIMSampler):
+    r"""`ld.DDIMSampler` within stages of one resolution, and between them the jump of the process, without a call of
+    the network: a step from a change of shape t_j jumps to just below it, and goes on from there. Every stage begins a
+    history of estimates of its own.
+
+    Arguments:
+        denoiser: of a process with jumps.
+        steps, eta, order, rule, corrector, clip: as for `ld.DDIMSampler`.
+        residual: as there; at a jump from t to `process.before(t)` the covariance of the detail that the jump leaves
+            out, which is drawn with it.
+
+    Raises:
+        TypeError, ValueError: as there, or a process without jumps.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        steps: Steps = None,
+        eta: float = 0.0,
+        order: int = 1,
+        rule: Rule = "moment",
+        corrector: bool = False,
+        clip: tuple[float, float] | None = None,
+        residual: Residual | None = None,
+    ) -> None:
+        super().__init__(denoiser, steps, eta, order, rule, corrector, clip, residual)
+        if not isinstance(denoiser.process, Jumping):
+            raise TypeError(
+                f"denoiser: expected that of a process with jumps, such as ld.families.PyramidFlow or SPEED, got one "
+                f"of {denoiser.process!r}"
+            )
+        self.process: Jumping = denoiser.process
+
+    def advance(
+        self, x_t: Tensor, t: float, s: float, draws: Draws, history: History, conditioning: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        if t in self.process.shape_changes():
+            history.estimates, history.taken = [], None
+            x_t, t = self._jumped(x_t, t, draws), self.process.before(t)
+        return super().advance(x_t, t, s, draws, history, conditioning)
+
+    def _jumped(self, x_t: Tensor, t: float, draws: Draws) -> Tensor:
+        process, start = self.process, self.process.before(t)
+        like = x_t.new_empty(len(x_t), *process.shape(start))
+        with full_precision(x_t):
+            x = process.jump(x_t, t, draws.other(like))
+            if self.residual is None or (t, start) not in self.residual:
+                return x
+            detail = self.residual.sample(t, start, like, draws.other)
+            return x + process.signal_scale(start) * process.new_detail(detail, t)
