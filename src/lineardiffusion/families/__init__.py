@@ -5,6 +5,9 @@ from lineardiffusion.families.base import Family as Family
 from lineardiffusion.families.blue_noise import BlueNoise as BlueNoise
 from lineardiffusion.families.blue_noise import TwoPartSampler as TwoPartSampler
 from lineardiffusion.families.blurring import BlurringDiffusion as BlurringDiffusion
+from lineardiffusion.families.critically_damped import CriticallyDamped as CriticallyDamped
+from lineardiffusion.families.critically_damped import ReverseLangevinSampler as ReverseLangevinSampler
+from lineardiffusion.families.critically_damped import SplittingSampler as SplittingSampler
 from lineardiffusion.families.ddim import DDIM as DDIM
 from lineardiffusion.families.ddpm import DDPM as DDPM
 from lineardiffusion.families.edm import EDM as EDM
