@@ -11,8 +11,11 @@ from lineardiffusion.families.critically_damped import SplittingSampler as Split
 from lineardiffusion.families.ddim import DDIM as DDIM
 from lineardiffusion.families.ddpm import DDPM as DDPM
 from lineardiffusion.families.edm import EDM as EDM
+from lineardiffusion.families.equal_snr import EqualSNR as EqualSNR
 from lineardiffusion.families.flow import FlowMatching as FlowMatching
 from lineardiffusion.families.gud import GUD as GUD
 from lineardiffusion.families.gud import ReverseSDESampler as ReverseSDESampler
 from lineardiffusion.families.gud import SoftConditioning as SoftConditioning
+from lineardiffusion.families.offset_noise import OffsetNoise as OffsetNoise
+from lineardiffusion.families.pyramid_noise import PyramidNoise as PyramidNoise
 from lineardiffusion.families.scale_space import ScaleSpaceDiffusion as ScaleSpaceDiffusion
