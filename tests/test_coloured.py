@@ -74,7 +74,9 @@ def test_deviations_of_each_time():
 
 
 def test_check_process_and_configuration():
-    schedule = ld.schedules.coloured(ld.schedules.flow(), ld.bases.Cosine((1, 6)), torch.linspace(0.5, 1.5, 6))
+    schedule = ld.schedules.coloured(
+        ld.schedules.flow(), ld.bases.Cosine((1, 6)), torch.linspace(0.5, 1.5, 6).double() / 3
+    )
     p = ld.LinearDiffusion(ld.paths.identity((1, 6)), schedule)
     ld.testing.check_process(p, samples=500)
     assert ld.from_config(p.to_config()) == p

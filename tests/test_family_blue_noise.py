@@ -106,6 +106,8 @@ def test_process_loss_and_sampling():
     assert p.sampler(d, 5)(2, seeds=[0, 1], progress=False).shape == (2, 3, 32, 32)
     assert ld.DDIMSampler(d, 5)(2, seeds=[0, 1], progress=False).shape == (2, 3, 32, 32)
     assert ld.from_config(p.to_config()) == p
+    p = BlueNoise((1, 3), root=torch.eye(3, dtype=torch.float64) / 3)
+    assert ld.from_config(p.to_config()) == p
 
 
 def test_bad_arguments():

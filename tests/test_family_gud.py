@@ -183,7 +183,7 @@ def test_posterior_against_dense_algebra():
 
 
 def test_process_loss_sampling_and_configuration():
-    gamma = SoftConditioning(torch.linspace(0, 3, 6).double(), 0.6, gamma_max=8.0)
+    gamma = SoftConditioning(torch.linspace(0, 3, 6).double() / 3, 0.2, gamma_max=8.0)
     p = GUD((1, 6), gamma, ld.bases.Cosine((1, 6)))
     ld.testing.check_process(p, samples=500)
     assert ld.from_config(p.to_config()) == p

@@ -75,6 +75,16 @@ def as_constant(x: Tensor, name: str, *, allow_complex: bool = False) -> Tensor:
     return x.detach().to(device="cpu", dtype=torch.complex128 if x.is_complex() else torch.float64, copy=True)
 
 
+def as_numbers(values: object, name: str) -> Tensor:
+    """`as_constant` of a tensor, a number, or nested sequences of numbers, as configurations have them."""
+    if isinstance(values, Tensor):
+        return as_constant(values, name)
+    try:
+        return as_constant(torch.tensor(values, dtype=torch.float64), name)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name}: expected a tensor of numbers, got {values!r}") from None
+
+
 def check_constant(x: object, name: str, remedy: str = "") -> None:
     """Raise if `x` is being learned: where it becomes a number, its gradients would be lost without a word."""
     if isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled():

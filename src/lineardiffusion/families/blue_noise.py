@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from lineardiffusion import paths
 from lineardiffusion._checks import (
     Shape,
-    as_constant,
     as_number,
+    as_numbers,
     as_shape,
     column,
     draw_noise,
@@ -44,14 +44,16 @@ class Mixed(Schedule):
     is_isotropic = False
 
     def __init__(self, shape: Sequence[int], tau: float, root: Tensor | None) -> None:
-        self.shape, self.tau, self.root = as_shape(shape), tau, root
+        self.shape, self.tau = as_shape(shape), tau
+        self.root = None if root is None else as_numbers(root, "root")
         axes = [torch.fft.fftfreq(n, dtype=torch.float64) for n in self.shape[1:]]
         frequency = torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(0).sqrt()
         self.gain = frequency / frequency.square().mean().sqrt()
         # tr LLᵀ/n and tr L/n
         self._square, self._mean = 1.0, float(self.gain.mean())
-        if root is not None:
-            self._square, self._mean = float(root.square().sum()) / len(root), float(root.diagonal().mean())
+        if self.root is not None:
+            self._square = float(self.root.square().sum()) / len(self.root)
+            self._mean = float(self.root.diagonal().mean())
 
     def gamma(self, t: Tensor) -> Tensor:
         """γ_t"""
@@ -170,7 +172,7 @@ class BlueNoise(Family):
         if len(as_shape(shape)) < 2 or pixels < 2:
             raise ValueError(f"shape: expected channels of more than one pixel, got {tuple(shape)}")
         if root is not None:
-            root = as_constant(root, "root")
+            root = as_numbers(root, "root")
             if root.shape != (pixels, pixels):
                 raise ValueError(f"root: expected a matrix {(pixels, pixels)} of pixels, got {tuple(root.shape)}")
         self.mixing = Mixed(shape, float(tau), root)

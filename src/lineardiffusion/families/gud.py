@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lineardiffusion import paths, schedules
-from lineardiffusion._checks import as_constant, as_number, full_precision
+from lineardiffusion._checks import as_number, as_numbers, full_precision
 from lineardiffusion.caches import BoundedCache
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.denoiser import Denoiser
@@ -65,7 +65,7 @@ class SoftConditioning(Configured):
             raise ValueError(f"softness: expected a positive number, got {softness}")
         if not -math.inf < gamma_min < gamma_max < math.inf:
             raise ValueError(f"gamma_min: expected less than gamma_max = {gamma_max}, got {gamma_min}")
-        self.labels, self.softness, self.clip = as_constant(torch.as_tensor(labels), "labels"), softness, clip
+        self.labels, self.softness, self.clip = as_numbers(labels, "labels"), softness, clip
         self.gamma_min, self.gamma_max = gamma_min, gamma_max
         self._start = gamma_min + (self.labels - self.labels.max()) / softness
         self._slope = gamma_max - gamma_min + float(self.labels.max() - self.labels.min()) / softness
@@ -104,8 +104,8 @@ class Gains(Configured):
 class Deviations(Configured):
     """scale_i σ_i of γ_i, relative to the least σ."""
 
-    def __init__(self, gamma: Gamma, scales: Tensor) -> None:
-        self.gamma, self.scales = gamma, scales
+    def __init__(self, gamma: Gamma, scales: Tensor | float) -> None:
+        self.gamma, self.scales = gamma, as_numbers(scales, "scales")
 
     def __call__(self, t: float) -> Tensor:
         sigma = torch.sigmoid(_at(self.gamma, t)).sqrt()
@@ -177,7 +177,7 @@ class GUD(Family):
         basis = Standard(shape) if basis is None else basis
         if basis.shape != tuple(shape):
             raise ValueError(f"basis: expected one of events {tuple(shape)}, got {basis}")
-        self.gamma, self.scales = gamma, as_constant(torch.as_tensor(scales), "scales")
+        self.gamma, self.scales = gamma, as_numbers(scales, "scales")
         noise = schedules.coloured(Cleanest(gamma), basis, Deviations(gamma, self.scales))
         super().__init__(paths.spectral(basis, Gains(gamma)), noise)
 
@@ -214,7 +214,7 @@ class ReverseSDESampler(Sampler):
 
     Examples:
         >>> import torch, lineardiffusion as ld
-        >>> p = ld.families.GUD((1, 4, 4))
+        >>> p = ld.families.GUD((1, 4, 4), ld.families.SoftConditioning(gamma_max=7.0))
         >>> d = p.denoiser(lambda x, t: x)
         >>> ld.families.ReverseSDESampler(d, 10)(2, seeds=[0, 1], progress=False).shape
         torch.Size([2, 1, 4, 4])

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_constant
+from lineardiffusion._checks import Shape, as_numbers
 from lineardiffusion.config import configured
 from lineardiffusion.covariance import Covariance, GramCovariance, Multiple, NoiseLevel
 from lineardiffusion.operators.bases import Basis
@@ -57,7 +57,7 @@ class coloured(Schedule):
             )
         self.schedule, self.basis = schedule, basis
         self.end, self.num_steps, self.first = schedule.end, schedule.num_steps, schedule.first
-        self.deviations = deviations if callable(deviations) else as_constant(torch.as_tensor(deviations), "deviations")
+        self.deviations = deviations if callable(deviations) else as_numbers(deviations, "deviations")
         self._fixed = None if callable(self.deviations) else self._spectrum(self.deviations, "")
 
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,7 +81,7 @@ class coloured(Schedule):
     def _of(self, t: float) -> Covariance:
         """V diag(n_t²) Vᴴ of deviations that are a function."""
         assert callable(self.deviations)
-        return self._spectrum(as_constant(torch.as_tensor(self.deviations(t)), "deviations"), f" at t = {t}")
+        return self._spectrum(as_numbers(self.deviations(t), "deviations"), f" at t = {t}")
 
     def _spectrum(self, deviations: Tensor, at: str) -> Covariance:
         if not bool((deviations > 0).all()):
