@@ -84,8 +84,10 @@ class JumpSampler(DDIMSampler):
     def _jumped(self, x_t: Tensor, t: float, draws: Draws) -> Tensor:
         process, start = self.process, self.process.before(t)
         like = x_t.new_empty(len(x_t), *process.shape(start))
+        # Noise that a user gives is that of the jump, unless the step after it has noise of its own.
+        noise = draws.kernel(like) if self.eta == 0 else draws.other(like)
         with full_precision(x_t):
-            x = process.jump(x_t, t, draws.other(like))
+            x = process.jump(x_t, t, noise)
             if self.residual is None or (t, start) not in self.residual:
                 return x
             detail = self.residual.sample(t, start, like, draws.other)
