@@ -67,11 +67,11 @@ def gammas(numbers) -> dict[str, object]:
 
 @pytest.mark.parametrize("name", ["linear", "vp", "cosine", "variance", "soft", "soft_clipped", "columns", "fourier"])
 def test_schedules(numbers, name):
-    """α, σ and β of all components. Their columns are labelled in float32: 1e-6; their cosine schedule takes α² from 1
-    near 1: 1e-9. Where γ is at the bound that clips it, the derivative is a convention: β is not compared there."""
+    """α, σ and β of all components. Their columns are labelled in float32: 1e-6. Where γ is at the bound that clips it,
+    the derivative is a convention: β is not compared there."""
     gamma = gammas(numbers)[name]
     p = GUD((1, 24), lambda t: gamma(t).expand(H, W).flatten() if name == "columns" else gamma(t))
-    tolerance = {"columns": 1e-6, "cosine": 1e-9}.get(name, EXACT)
+    tolerance = 1e-6 if name == "columns" else EXACT
     for i, t in enumerate(t for t in numbers["t"].tolist() if t or name != "vp"):
         value = p.gamma(torch.tensor(t, dtype=torch.float64))
         for part, expected in (("alpha", torch.sigmoid(-value).sqrt()), ("sigma", torch.sigmoid(value).sqrt())):
@@ -92,9 +92,8 @@ def system(numbers, space: str) -> tuple[GUD, torch.Tensor]:
         return p, numbers["pca.scale"][:, None]
     if space == "fourier":
         labels, scale = (numbers[f"fourier.{name}"].reshape(H, W) for name in ("labels", "scale"))
-        return GUD(SHAPE, SoftConditioning(labels, 1.5), ld.bases.Fourier(SHAPE), scale), numbers["fourier.scale"][
-            :, None
-        ]
+        p = GUD(SHAPE, SoftConditioning(labels, 1.5), ld.bases.Fourier(SHAPE), scale)
+        return p, numbers["fourier.scale"][:, None]
     return GUD(SHAPE, columns()), torch.ones(24, 1, dtype=torch.float64)
 
 
@@ -205,6 +204,8 @@ def test_bad_arguments():
         GUD((1, 4), 3.0)
     with pytest.raises(ValueError, match=r"basis: expected one of events \(1, 4\)"):
         GUD((1, 4), basis=ld.bases.Standard((1, 5)))
+    with pytest.raises(ValueError, match="sigma: expected"):
+        GUD((1, 4), lambda t: 3 - t * torch.arange(1.0, 5.0))
     with pytest.raises(ValueError, match="softness: expected a positive number"):
         SoftConditioning(softness=0.0)
     with pytest.raises(ValueError, match="gamma_min: expected less than gamma_max"):

@@ -93,6 +93,11 @@ def _number(t: float) -> Tensor:
     return torch.tensor(t, dtype=torch.float64)
 
 
+def _exact(t: Tensor, like: Tensor) -> Tensor:
+    """Times in the best precision that a device has."""
+    return t.to(like.device, torch.float32 if like.device.type == "mps" else torch.float64)
+
+
 def _mix(weight: Tensor, shape: Shape) -> ChannelMix:
     """A matrix for (x, v), for the channels of each, at every pixel."""
     return ChannelMix(torch.kron(weight.contiguous(), torch.eye(shape[0], dtype=torch.float64)), Identity(shape[1:]))
@@ -165,7 +170,7 @@ class VelocityNoise(nn.Module):
 
     def noise(self, u: Tensor, t: Tensor, **conditioning: Any) -> Tensor:
         """ε̂_v"""
-        moments = self.dynamics.moments(t.to(u.device).double())
+        moments = self.dynamics.moments(_exact(t, u))
         velocity = u.chunk(2, 1)[1]
         output = as_tensor(self.network(u, t.to(u.device, u.dtype), **conditioning))
         scale = column(1 / (moments.multiplier * moments.vv), u)
@@ -173,7 +178,7 @@ class VelocityNoise(nn.Module):
 
     def forward(self, u: Tensor, t: Tensor, size: object = None, **conditioning: Any) -> Tensor:
         # The size is that of u, though its channels are twice as many: the network need not be told.
-        moments = self.dynamics.moments(t.to(u.device).double())
+        moments = self.dynamics.moments(_exact(t, u))
         x, v = u.chunk(2, 1)
         total = moments.xx * moments.mu_v - moments.xv * moments.mu_x
         of_x, of_v = -moments.xv / total, moments.xx / total
