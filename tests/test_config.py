@@ -186,5 +186,5 @@ def test_a_class_may_be_defined_again():
 def test_a_family_is_the_process_of_its_path_and_schedule():
     process = ld.DDPM((1, 8), 10)
     again = from_config(json.loads(json.dumps(process.to_config())))
-    assert type(again) is ld.LinearDiffusion
-    assert again == process
+    assert type(again) is ld.DDPM
+    assert again == process == ld.LinearDiffusion(process.path, process.schedule)

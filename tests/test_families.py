@@ -15,7 +15,14 @@ SHAPE = (3, 32, 32)
 FAMILIES = [kind for kind in vars(ld.families).values() if inspect.isclass(kind) and issubclass(kind, Family)]
 FAMILIES.remove(Family)
 # Events that the structure of a family has no place for.
-REFUSED: dict[str, list[tuple[int, ...]]] = {}
+LATENTS, VIDEO, SOUND = (4, 8, 16), (3, 4, 8, 16), (2, 64)
+REFUSED = {
+    "ColdDiffusion": [LATENTS, VIDEO],  # kernels of 27 pixels
+    "PixelFlow": [VIDEO],  # three halvings of frames
+    "UDPM": [VIDEO],
+    "WaveletDiffusion": [VIDEO, SOUND],
+    "WSGM": [VIDEO, SOUND],
+}
 
 
 @pytest.fixture(params=FAMILIES, ids=lambda kind: kind.__name__)
@@ -34,9 +41,11 @@ def test_card(kind):
 
 def test_configuration(kind):
     """Two of the same arguments are the same, and so is what a configuration makes."""
-    process = kind((3, 8, 8))
-    assert process == kind((3, 8, 8))
-    assert ld.from_config(json.loads(json.dumps(process.to_config()))) == process
+    process = kind(SHAPE)
+    assert process == kind(SHAPE)
+    again = ld.from_config(json.loads(json.dumps(process.to_config())))
+    assert type(again) is kind
+    assert again == process
 
 
 def test_published_defaults(kind):
@@ -49,11 +58,11 @@ def test_published_defaults(kind):
         torch.testing.assert_close(x_t, process.marginal(t).sample(x0, noise=noise), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("shape", [(4, 8, 16), (3, 4, 8, 16), (2, 64)], ids=["latents", "video", "sound"])
+@pytest.mark.parametrize("shape", [LATENTS, VIDEO, SOUND], ids=["latents", "video", "sound"])
 def test_any_events(kind, shape):
     """Latents, videos and sound are events like images; what a family's structure has no place for it refuses."""
     if shape in REFUSED.get(kind.__name__, ()):
-        with pytest.raises(ValueError, match=r"^(shape|levels|block|factor|in_shape):"):
+        with pytest.raises(ValueError, match=r"^(shape|levels|kernel):"):
             kind(shape)
         return
     process = kind(shape)
@@ -61,4 +70,5 @@ def test_any_events(kind, shape):
     x0 = process.data(torch.ones(2, *shape))
     assert process.diffuse(x0, t).shape == (2, *process.shape(t))
     assert process.clean(x0, t).isfinite().all()
-    assert torch.equal(process.images(x0), torch.ones(2, *shape))
+    if kind is not ld.families.WSGM:  # of details alone
+        assert torch.equal(process.images(x0), torch.ones(2, *shape))

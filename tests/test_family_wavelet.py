@@ -95,7 +95,8 @@ def test_scales_of_a_cascade(generator):
     torch.testing.assert_close(process.join(low, detail), x)
     told = []
     denoiser = process.denoiser(lambda x, index, low: told.append(low) or torch.zeros_like(x))
-    loss = process.loss(denoiser, x.float(), generator)
+    low, detail = process.split(x.float())
+    loss = process.loss(denoiser, detail, generator, low=low)
     torch.testing.assert_close(told[0], low.float())
     state = torch.Generator().manual_seed(0)
     process.drawn_times.sample(process, 5, state)

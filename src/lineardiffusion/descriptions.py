@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 
@@ -30,12 +31,19 @@ def differences(expected: Tensor, found: Tensor) -> list[str]:
 def described(value: object) -> object:
     """The configuration of an object. In the place of what JSON does not know there are names; of a process, such as a
     chain of operators, its shapes and its levels, but not what becomes of the image."""
-    if isinstance(value, Configured):
+    if isinstance(value, LinearDiffusion):  # a family is the process of its path and schedule
+        parts: dict[str, object] = {"path": value.path, "schedule": value.schedule, "coupling": value.coupling}
         try:
-            return value.to_config()
+            configs = {name: part.to_config() for name, part in parts.items() if isinstance(part, Configured)}
         except TypeError:
-            parts = _process(value) if isinstance(value, LinearDiffusion) else value.arguments()
-            return {"type": type(value).__name__, **{name: described(part) for name, part in parts.items()}}
+            return {"type": "LinearDiffusion", **_process(value)}
+        return {"type": "LinearDiffusion", **parts, **configs}
+    if isinstance(value, Configured):
+        parts = value.arguments()
+        if not any(isinstance(part, LinearDiffusion) for part in parts.values()):
+            with contextlib.suppress(TypeError):
+                return value.to_config()
+        return {"type": type(value).__name__, **{name: described(part) for name, part in parts.items()}}
     if isinstance(value, (list, tuple)):
         return [described(part) for part in value]
     if value is None or isinstance(value, (str, int, float)):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
+from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.losses import Weighting, denoising_loss
 from lineardiffusion.predictions import Prediction
@@ -52,9 +55,26 @@ class Family(LinearDiffusion, ABC):
     """
 
     card: ClassVar[Card]
+    _given: dict[str, object]
     prediction: str | Prediction = "noise"
     drawn_times: TimeSampler = ByShape()
     weighting: Weighting | None = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        package = "families" if cls.__module__.startswith("lineardiffusion.") else cls.__module__
+        configured(f"{package}.{cls.__name__}")(cls)
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        # What it is made with is its configuration, though not what makes it equal to another process.
+        self = super().__new__(cls)
+        bound = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs)  # copies are made with nothing
+        bound.apply_defaults()
+        self._given = dict(list(bound.arguments.items())[1:])
+        return self
+
+    def arguments(self) -> dict[str, object]:
+        return self._given
 
     def denoiser(self, network: Callable[..., Any]) -> Denoiser:
         """A network as the paper trains it: of this process, with its prediction."""

@@ -58,7 +58,7 @@ class BottleneckSampling(Multiresolution):
         >>> p = ld.families.BottleneckSampling((3, 8, 8), steps=(1, 2, 1))
         >>> sampler = p.sampler(p.denoiser(lambda x, t: torch.zeros_like(x)))
         >>> [x.shape[-1] for _, x, _ in sampler.trajectory(1, seeds=[0], progress=False)]
-        [8, 8, 4, 4, 4, 8, 8]
+        [8, 8, 4, 4, 8]
     """
 
     card = Card(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.families.base import Card
 from lineardiffusion.families.jumps import JumpSampler
@@ -13,7 +12,6 @@ from lineardiffusion.families.stages import StagedFlow, Stages
 from lineardiffusion.schedules.grids import Steps
 
 
-@configured("families.Helios")
 class Helios(StagedFlow):
     r"""The three stages of `PyramidFlow`, with levels cut from a table that begins at 0.999,
 

@@ -47,8 +47,8 @@ class JumpSampler(DDIMSampler):
     Arguments:
         denoiser: of a process with jumps.
         steps, eta, order, rule, corrector, clip: as for `ld.DDIMSampler`.
-        residual: as there; at a jump from t to `process.before(t)` the covariance of the detail that the jump leaves
-            out, which is drawn with it.
+        detail: at a jump from t to s = `process.before(t)`, the covariance of the image's detail, (t, s) in it, of
+            which what the jump leaves out is drawn; zero without.
 
     Raises:
         TypeError, ValueError: as there, or a process without jumps.
@@ -63,15 +63,16 @@ class JumpSampler(DDIMSampler):
         rule: Rule = "moment",
         corrector: bool = False,
         clip: tuple[float, float] | None = None,
-        residual: Residual | None = None,
+        detail: Residual | None = None,
     ) -> None:
-        super().__init__(denoiser, steps, eta, order, rule, corrector, clip, residual)
+        super().__init__(denoiser, steps, eta, order, rule, corrector, clip)
         if not isinstance(denoiser.process, Jumping):
             raise TypeError(
                 f"denoiser: expected that of a process with jumps, such as ld.families.PyramidFlow or SPEED, got one "
                 f"of {denoiser.process!r}"
             )
         self.process: Jumping = denoiser.process
+        self.detail = detail
 
     def advance(
         self, x_t: Tensor, t: float, s: float, draws: Draws, history: History, conditioning: dict[str, Any]
@@ -88,7 +89,7 @@ class JumpSampler(DDIMSampler):
         noise = draws.kernel(like) if self.eta == 0 else draws.other(like)
         with full_precision(x_t):
             x = process.jump(x_t, t, noise)
-            if self.residual is None or (t, start) not in self.residual:
+            if self.detail is None or (t, start) not in self.detail:
                 return x
-            detail = self.residual.sample(t, start, like, draws.other)
-            return x + process.signal_scale(start) * process.new_detail(detail, t)
+            detail = process.new_detail(self.detail.sample(t, start, like, draws.other), t)
+            return x + process.signal_scale(start) * detail

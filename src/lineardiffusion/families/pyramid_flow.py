@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.families.base import Card
 from lineardiffusion.families.jumps import JumpSampler
@@ -13,7 +12,6 @@ from lineardiffusion.families.stages import StagedFlow, Stages
 from lineardiffusion.schedules.grids import Steps
 
 
-@configured("families.PyramidFlow")
 class PyramidFlow(StagedFlow):
     r"""Three stages k of size 1/2^k, in each of which a ratio r goes from 0 to 1 and x from a less to a more noisy and
     more pixelated end, for the mean P of 2 × 2 pixels

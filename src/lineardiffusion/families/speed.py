@@ -44,7 +44,7 @@ class SPEED(Multiresolution):
     Approximates: x̃ counts as x_t̃ although its detail has no signal. A coordinate of Gaussian data of variance v ends
     with v/(1 + v a²/σ²), a and σ those of t̃: with the spectrum below, 16² → 32² pixels and no other error, that is a
     distance W2 of 0.1 % of √(tr C) from a jump at t = 0.9, 1.6 % at 0.7 and 6.8 % at 0.5. Detail of the data's variance
-    (`detail`, `sampler(…, residual=…)`) is exact, in the cosine basis, for Gaussian data of independent coordinates.
+    (`detail`, `sampler(…, detail=…)`) is exact, in the cosine basis, for Gaussian data of independent coordinates.
 
     The paper's code jumps at the first time of its grid below the activation time, and has a "fft" option that is not
     orthonormal for even sizes; here a time of the grid is moved to the jump, and there is no such option. Where sizes
@@ -122,7 +122,7 @@ class SPEED(Multiresolution):
         return self._ratios[t] * Truncation(self._bases[t], self.shape(t)).T
 
     def detail(self, images: Tensor) -> Residual:
-        """The variance of the images' cosine coordinates, for `sampler(…, residual=…)`.
+        """The variance of the images' cosine coordinates, for `sampler(…, detail=…)`.
 
         Arguments:
             images: data, with shape (N, *shape(0)).
@@ -135,9 +135,9 @@ class SPEED(Multiresolution):
             spectra[t, s] = Cosine(self.shape(s)).analyse(clean).square().mean(0)
         return Residual(spectra)
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None, residual: Residual | None = None) -> JumpSampler:
-        """As `Family.sampler`; `residual`: see `detail`."""
-        return JumpSampler(denoiser, 50 if steps is None else steps, residual=residual)
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, detail: Residual | None = None) -> JumpSampler:
+        """As `Family.sampler`; `detail`: from the method of that name."""
+        return JumpSampler(denoiser, 50 if steps is None else steps, detail=detail)
 
 
 def activation_log_snr(power: float, delta: float) -> float:

@@ -190,9 +190,6 @@ class StagedFlow(Jumping):
         self.ends = [self._end(k) for k in range(stages.count)]
         self._told = Constants(torch.tensor(timesteps(stages), dtype=torch.float64).T)
 
-    def arguments(self) -> dict[str, object]:
-        return {"shape": self.stages.shape, "ends": self.stages.ends}
-
     def _end(self, k: int) -> SpectralFilter:
         shape, start, end = self.stages.shapes[k], self.stages.starts[k], self.stages.ends[k]
         gains = self.stages.with_detail(k, (start - end) / (start * (1 - end)))

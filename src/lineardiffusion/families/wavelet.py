@@ -172,12 +172,12 @@ class WSGM(DDPM):
         """The images whose `split` this is."""
         return image_of(torch.cat([low, detail * self.deviations.to(detail)], dim=-3))
 
-    def loss(
-        self, denoiser: Denoiser, x0: Tensor, generator: torch.Generator | None = None, **conditioning: Any
-    ) -> Tensor:
-        """The loss of the details of images x0 (B, C, H, W), of which the network is told the low part."""
-        low, detail = self.split(x0)
-        return super().loss(denoiser, detail, generator, low=low, **conditioning)
+    def data(self, images: Tensor) -> Tensor:
+        """The details of images, of which the network is told the low part: low, detail = split(images)."""
+        return self.split(images)[1]
+
+    def images(self, x_0: Tensor) -> Tensor:
+        raise TypeError("x_0: expected join(low, x_0), as details alone are no images")
 
 
 def _check_images(shape: Sequence[int]) -> tuple[int, ...]:

@@ -56,5 +56,5 @@ class Levelled(Path):
         dtype = torch.float32 if t.device.type == "mps" else torch.float64
         result = torch.full(t.shape, self._brightness[0], dtype=dtype, device=t.device)
         for change, brightness in zip(self._changes or [], self._brightness[1:], strict=False):
-            result = torch.where(t >= change, brightness, result)
+            result = result.masked_fill(t >= change, brightness)
         return result
