@@ -72,7 +72,7 @@ def picture(kind: type[Family], image: Tensor) -> Tensor:
         x0 = process.data(image[None])
         x_t = process.diffuse(x0, t, generator=noise) / math.hypot(process.signal_scale(t), process.sigma(t))
         for row, states in enumerate((process.clean(x0, t), x_t)):
-            state = (process.images(states) if process.shape(t) == process.shape(0) else states)[0]
+            state = (process.images(states) if states.ndim < image.ndim else states)[0]  # of a vector the finest image
             tile = F.interpolate(as_picture(state)[None], scale_factor=ZOOM, mode="nearest")[0]
             height, width = tile.shape[1:]
             canvas[:, row * size : row * size + height, column * size : column * size + width] = tile
