@@ -24,6 +24,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import solvers_exact as exact
+from benchmarks.frechet import replicates, spread
 from benchmarks.runs import write_table
 from benchmarks.small_models import BATCH_SIZE, MODELS, RUNS, STEPS, digits
 from benchmarks.solvers_draws import COUNT, MAIN, OURS, PEERS, drawn, jobs, kept
@@ -37,7 +38,6 @@ Case = tuple[str, str, int]
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "solvers.json"
 IMAGES, PAGE = ROOT / "docs" / "images", ROOT / "docs" / "solvers.md"
-REPLICATES = 200
 END = ("3, log_snr", 100, 250)
 """Where the flow of η = 0 leads: a solver and its calls, and of how many digits."""
 FIRST = ("1, uniform", 25)
@@ -59,27 +59,6 @@ def measure_exact(images: Tensor, anew: bool) -> list[dict[str, Any]]:
         if row not in known:
             path.write_text(json.dumps([*known, *(r for r in rows if r not in known)]), encoding="utf-8")
     return rows
-
-
-def replicates(features: Tensor, reference: Moments) -> Tensor:
-    """Fréchet distances (REPLICATES,) of samples drawn from the features (N, D) with replacement; the same rows for all
-    sets of features, since the same seed is the same noise."""
-    generator = torch.Generator().manual_seed(0)
-    values, vectors = torch.linalg.eigh(reference[1])
-    root = vectors @ (values.clamp(min=0).sqrt()[:, None] * vectors.T)
-    distances = []
-    for _ in range(REPLICATES):
-        rows = features[torch.randint(len(features), (len(features),), generator=generator)]
-        mean, covariance = moments(rows)
-        overlap = torch.linalg.eigvalsh(root @ covariance @ root).clamp(min=0).sqrt().sum()
-        distances.append((mean - reference[0]).square().sum() + covariance.trace() + values.sum() - 2 * overlap)
-    return torch.stack(distances)
-
-
-def spread(values: Tensor, centre: float) -> list[float]:
-    """The interval of 95 % around what was measured; resampling raises all distances, which is taken off."""
-    ends = torch.quantile(values - values.mean(), torch.tensor([0.025, 0.975], dtype=torch.float64))
-    return [round(centre + float(end), 3) for end in ends]
 
 
 def measure_digits(cases: list[Case], data: Path, judge: Judge, reference: Moments, anew: bool) -> list[dict[str, Any]]:
