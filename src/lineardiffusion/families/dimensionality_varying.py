@@ -129,9 +129,7 @@ class DimensionalityVarying(Family):
         if changes is None:
             changes = [share * noise.end if num_steps is None else round(share * noise.end) for share in (0.3, 0.6)]
         basis = Haar(shape, len(changes))
-        channels, *sizes = basis.shape
-        shapes = [(channels, *(n >> level for n in sizes)) for level in range(1, len(changes) + 1)]
-        path = paths.truncated(basis, shapes, changes, Fade(basis, shapes, changes, left))
+        path = paths.truncated(basis, basis.halvings, changes, Fade(basis, basis.halvings, changes, left))
         super().__init__(path, noise)
 
     def denoiser(self, network: Callable[..., Any]) -> Denoiser:

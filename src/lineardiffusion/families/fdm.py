@@ -119,8 +119,7 @@ class FDM(Family):
             path = paths.spectral(Cosine(shape), BlurStages(shape, blur_sigmas, changes))
         else:
             basis = Haar(shape, count)
-            channels, *sizes = basis.shape
-            shapes = [(channels, *(n >> level for n in sizes)) for level in range(1, count + 1)]
+            shapes = basis.halvings
             path = paths.truncated(basis, shapes, changes, Fade(basis, shapes, changes, starts=[0, *changes][:count]))
         super().__init__(path, as_schedule(schedule, num_steps))
 

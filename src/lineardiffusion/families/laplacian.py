@@ -94,10 +94,10 @@ class LaplacianDiffusion(Family):
 
     def __init__(self, shape: Sequence[int], gone: Sequence[float] = (0.5, 2.0)) -> None:
         gains = Attenuation(shape, gone)
-        channels, *sizes = gains.basis.shape
-        shapes = [(channels, *(n >> level for n in sizes)) for level in range(1, len(gone) + 1)]
         changes = [schedules.edm().time(-2 * math.log(sigma)) for sigma in gone]
-        super().__init__(paths.truncated(gains.basis, shapes, changes, gains, orthonormal=False), schedules.edm())
+        super().__init__(
+            paths.truncated(gains.basis, gains.basis.halvings, changes, gains, orthonormal=False), schedules.edm()
+        )
 
     def denoiser(self, network: Callable[..., Any]) -> Denoiser:
         """A network for all sizes; where the size grows, the image has no detail yet, as it has faded."""

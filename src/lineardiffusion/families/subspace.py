@@ -98,8 +98,7 @@ class SubspaceDiffusion(Family):
             raise ValueError("basis, subspaces: expected both, or none for Haar's")
         if basis is None:
             basis = bases.Haar(shape, len(changes))
-            channels, *sizes = basis.shape
-            subspaces = [(channels, *(n >> level for n in sizes)) for level in range(1, len(changes) + 1)]
+            subspaces = basis.halvings
         assert subspaces is not None
         if not len(changes) == len(detail) == len(subspaces):
             raise ValueError(f"detail: expected one for each of {len(subspaces)} subspaces, got {list(detail)}")

@@ -83,9 +83,7 @@ class UDPM(Family):
         for alpha, sigma in zip(alphas, sigmas, strict=True):
             signal.append(alpha * signal[-1])
             noise.append(math.hypot(alpha * noise[-1], sigma))
-        levels, (channels, *sizes) = range(1, len(signal)), basis.shape
-        shapes = [(channels, *(n >> level for n in sizes)) for level in levels]
-        path = paths.truncated(basis, shapes, list(levels), orthonormal=kernel == "norm")
+        path = paths.truncated(basis, basis.halvings, list(range(1, len(signal))), orthonormal=kernel == "norm")
         super().__init__(path, schedules.table(signal, noise))
 
     def sampler(self, denoiser: Denoiser, steps: Steps = None) -> AncestralSampler:

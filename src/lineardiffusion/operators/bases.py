@@ -231,6 +231,9 @@ class Haar(Basis):
         shape: event shape, channels first.
         levels: how often the size is halved; 0 leaves events as they are.
 
+    Attributes:
+        halvings: event shapes of the sums of each level.
+
     Raises:
         ValueError: sizes that are odd at some level.
 
@@ -253,6 +256,8 @@ class Haar(Basis):
             )
         # The sizes of what each level transforms: the sums of the one before.
         self._corners = [tuple(n >> level for n in sizes) for level in range(self.levels)]
+        rest = self.shape[: len(self.shape) - len(sizes)]
+        self.halvings = [(*rest, *(n >> level for n in sizes)) for level in range(1, self.levels + 1)]
 
     def _analyse(self, x: Tensor) -> Tensor:
         z = x.clone()
