@@ -41,8 +41,9 @@ def test_card(kind):
 
 def test_configuration(kind):
     """Two of the same arguments are the same, and so is what a configuration makes."""
-    process = kind(SHAPE)
-    assert process == kind(SHAPE)
+    shape = SHAPE if kind is ld.families.ColdDiffusion else (3, 8, 8)
+    process = kind(shape)
+    assert process == kind(shape)
     again = ld.from_config(json.loads(json.dumps(process.to_config())))
     assert type(again) is kind
     assert again == process

@@ -209,7 +209,10 @@ def dispensable(what: str) -> Iterator[None]:
 
 
 def _explained(error: Exception) -> Exception:
-    """PyTorch's error for a process that reads images and was killed, with what to do."""
+    """PyTorch's error for a process that reads images and was killed, with what to do; there is none of PyTorch's where
+    it ends while a batch is on its way."""
+    if isinstance(error, (ConnectionResetError, EOFError)):
+        error = RuntimeError(f"DataLoader worker has ended before its batch was read ({error or 'no more data'})")
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
         return ChildProcessError(f"run.workers: {error}; where memory is short, fewer of them need less")
     return error
