@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import solvers_exact as exact
-from benchmarks.frechet import replicates, spread
+from benchmarks.frechet import REPLICATES, replicates, spread
 from benchmarks.runs import write_table
 from benchmarks.small_models import BATCH_SIZE, MODELS, RUNS, STEPS, digits
 from benchmarks.solvers_draws import COUNT, MAIN, OURS, PEERS, drawn, jobs, kept
@@ -40,6 +41,8 @@ RESULTS = ROOT / "benchmarks" / "results" / "solvers.json"
 IMAGES, PAGE = ROOT / "docs" / "images", ROOT / "docs" / "solvers.md"
 END = ("3, log_snr", 100, 250)
 """Where the flow of η = 0 leads: a solver and its calls, and of how many digits."""
+DIVERGED = 1e3
+"""Pixels beyond this are of no digit, whose pixels lie in [−1, 1]."""
 FIRST = ("1, uniform", 25)
 """What ten calls should be as good as."""
 
@@ -72,11 +75,15 @@ def measure_digits(cases: list[Case], data: Path, judge: Judge, reference: Momen
         if found is None:
             continue
         images, used = found
-        features = judge.features(images)
-        distance = frechet_of_moments(moments(features), reference)
-        resampled.append(replicates(features, reference))
-        row = {"model": model, "solver": name, "calls": calls, "used": used, "frechet": round(distance, 3)}
-        row["interval"] = spread(resampled[-1], distance)
+        row: dict[str, Any] = {"model": model, "solver": name, "calls": calls, "used": used}
+        if float(images.abs().max()) < DIVERGED:  # not NaN either
+            features = judge.features(images)
+            distance = frechet_of_moments(moments(features), reference)
+            resampled.append(replicates(features, reference))
+            row |= {"frechet": round(distance, 3), "interval": spread(resampled[-1], distance)}
+        else:
+            resampled.append(torch.full((REPLICATES,), torch.inf))
+            row |= {"frechet": math.inf, "interval": None}
         flows = not name.startswith("ancestral") and (anew or kept(model, *END).exists())
         end = drawn(model, *END[:2], data, END[2]) if flows else None
         if end is not None:
@@ -134,6 +141,8 @@ def digits_table(report: dict[str, Any], models: list[str]) -> str:
 
 def _cell(row: dict[str, Any]) -> str:
     calls = f" ({row['used']} calls)" if row["used"] != row["calls"] else ""
+    if row["interval"] is None:
+        return "diverged" + calls
     half = (row["interval"][1] - row["interval"][0]) / 2
     return f"{row['frechet']:.2f} ± {half:.2f}" + (f"; {row['off']:.3f}" if "off" in row else "") + calls
 
