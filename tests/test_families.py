@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import pickle
 
 import pytest
 import torch
@@ -73,3 +74,73 @@ def test_any_events(kind, shape):
     assert process.clean(x0, t).isfinite().all()
     if kind is not ld.families.WSGM:  # of details alone
         assert torch.equal(process.images(x0), torch.ones(2, *shape))
+
+
+class Network(torch.nn.Module):
+    """Some function of the state, as large as each family asks for."""
+
+    def __init__(self, kind, dtype=torch.float32):
+        super().__init__()
+        self.kind = kind.__name__
+        self.factor = torch.nn.Parameter(torch.tensor([[0.3]], dtype=dtype))
+
+    def forward(self, x, time, size=None):
+        # As strict about dtypes as a layer is.
+        output = torch.nn.functional.linear(x[..., None].sin(), self.factor)[..., 0]
+        if self.kind == "CriticallyDamped":
+            return output.chunk(2, 1)[0]
+        if size is not None and tuple(size) != tuple(x.shape[2:]):
+            return torch.nn.functional.interpolate(output, tuple(size))
+        return torch.cat([output, output], 1) if self.kind == "BlueNoise" else output
+
+
+def small(kind):
+    if kind is ld.families.ColdDiffusion:
+        return kind((1, 8, 8), ld.families.LowResolution(2))
+    steps = {"num_steps": 8} if kind.__name__ in ("InverseHeatDissipation", "SoftDiffusion") else {}
+    return kind((1, 8, 8), **steps)
+
+
+def test_denoiser_is_made_again(kind):
+    """From its configuration and the network that its user gave; and nothing that was computed stands in the way."""
+    process, network = small(kind), Network(kind)
+    denoiser, t = process.denoiser(network), round(process.end / 2) or 1
+    t = t if process.num_steps else process.end / 2
+    x_t = process.diffuse(process.data(torch.rand(2, 1, 8, 8)), t)
+    again = ld.from_config(json.loads(json.dumps(denoiser.to_config())), network=network)
+    assert again == denoiser
+    assert torch.equal(again(x_t, t), denoiser(x_t, t))
+    assert pickle.loads(pickle.dumps(process)) == process
+
+
+def test_loss_in_any_dtype(kind):
+    """Of data and networks, each of its own: arithmetic is in float32 or better."""
+    process = small(kind)
+    x0 = process.data(torch.rand(2, 1, 8, 8))
+    whole = process.loss(process.denoiser(Network(kind)), x0, torch.Generator().manual_seed(0))
+    assert whole.shape == (2,)
+    for network, data in ((torch.float64, torch.float32), (torch.bfloat16, torch.float64)):
+        denoiser = process.denoiser(Network(kind, network))
+        loss = process.loss(denoiser, x0.to(data), torch.Generator().manual_seed(0))
+        assert loss.dtype == data
+        torch.testing.assert_close(loss, whole.to(loss), rtol=0.1, atol=0.05)
+    denoiser = process.denoiser(Network(kind))
+    assert process.loss(denoiser, x0.bfloat16(), torch.Generator().manual_seed(0)).dtype == torch.float32
+
+
+def test_loss_refuses_others(kind):
+    """A network as it is, and a denoiser of another process."""
+    process = small(kind)
+    x0 = process.data(torch.rand(2, 1, 8, 8))
+    with pytest.raises(TypeError, match=rf"denoiser: expected one of {kind.__name__}\.denoiser"):
+        process.loss(Network(kind), x0)
+    other = ld.DDPM(process.shape(0), num_steps=50)
+    with pytest.raises(ValueError, match="denoiser: expected one of this process"):
+        process.loss(other.denoiser(Network(kind)), x0)
+
+
+@pytest.mark.parametrize("name", ["DDIM", "EqualSNR", "Matryoshka"])
+def test_few_steps(name):
+    """A process of fewer steps than its paper's sampler takes is sampled in all of them."""
+    process = getattr(ld.families, name)((1, 8, 8), num_steps=7)
+    assert process.sampler(process.denoiser(torch.zeros_like)).times == [7, 6, 5, 4, 3, 2, 1, 0]

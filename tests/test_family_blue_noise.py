@@ -124,3 +124,14 @@ def test_bad_arguments():
         TwoPartSampler(ld.Denoiser(lambda x, t: x, p, "data"), 2)(1, progress=False)
     with pytest.raises(TypeError, match=r"denoiser: expected one of a families\.BlueNoise"):
         TwoPartSampler(ld.Denoiser(lambda x, t: x, ld.DDPM((1, 4)), "data"), 2)
+
+
+def test_guided():
+    """Both parts are guided, in the paper's sampler too."""
+    p = BlueNoise((1, 8, 8))
+    d = p.denoiser(lambda x, t, y: torch.cat([y[:, None, None, None] - x, y[:, None, None, None] * x], 1))
+    guided = ld.guided(d, 2.0, null={"y": 0.0})
+    samples = p.sampler(guided, 5)(2, seeds=[0, 1], progress=False, y=torch.full((2,), 0.1))
+    torch.testing.assert_close(samples, p.sampler(d, 5)(2, seeds=[0, 1], progress=False, y=torch.full((2,), 0.2)))
+    with pytest.raises(TypeError, match=r"denoiser: expected one of BlueNoise\.denoiser"):
+        p.sampler(ld.Denoiser(lambda x, t: x, p, "data"))

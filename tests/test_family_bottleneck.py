@@ -87,3 +87,14 @@ def test_samples_copies_and_errors():
     ):
         with pytest.raises(ValueError, match=message):
             BottleneckSampling((3, 8, 8), **arguments)
+
+
+def test_nothing_smaller_is_refused():
+    with pytest.raises(ValueError, match="scale: expected one at which"):
+        ld.families.BottleneckSampling((1, 8, 8), scale=0.95)
+
+
+def test_base_whose_network_sees_other_states_is_refused():
+    p = ld.families.BottleneckSampling((1, 8, 8), base=ld.families.WaveletDiffusion((1, 8, 8)))
+    with pytest.raises(ValueError, match="base: expected one whose network is called with states as they are"):
+        p.denoiser(torch.nn.Identity())

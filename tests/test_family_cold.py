@@ -143,3 +143,8 @@ def test_equality_and_configuration():
 def test_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_class_is_refused():
+    with pytest.raises(TypeError, match="degradation: expected one such as"):
+        ld.families.ColdDiffusion((1, 8, 8), ld.families.GaussianBlur)

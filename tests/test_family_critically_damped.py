@@ -93,8 +93,8 @@ def test_splitting_sampler(numbers):
     times = torch.linspace(1, 1e-3, 3, dtype=torch.float64).tolist()
     given: list[torch.Tensor] = []
     d = with_scores(p, times[:2], [numbers["sscs.0.score"], numbers["sscs.1.score"]])
-    forward = d.network.network
-    d.network.network = lambda u, time: (given.append(u), forward(u, time))[1]
+    forward = d.network
+    d.network = lambda u, time: (given.append(u), forward(u, time))[1]
     sampler, u = SplittingSampler(d, 10), numbers["sscs.start"]
     for i in range(2):
         noises = [numbers[f"sscs.{i}.white_{when}"] for when in ("before", "after")]
@@ -178,8 +178,9 @@ def test_bad_arguments():
         CriticallyDamped(SHAPE, slope=-4.0)
     p = CriticallyDamped(SHAPE)
     d = ld.Denoiser(lambda u, t: u[:, :1], p, "data")
-    assert not isinstance(d.network, VelocityNoise)
     with pytest.raises(TypeError, match=r"denoiser: expected one of CriticallyDamped\.denoiser"):
-        p.loss(d, torch.zeros(2, *SHAPE))
+        p.loss(d.network, torch.zeros(2, *SHAPE))
+    with pytest.raises(ValueError, match="process: expected a CriticallyDamped"):
+        ld.Denoiser(d.network, ld.DDPM(SHAPE), VelocityNoise())
     with pytest.raises(TypeError, match=r"denoiser: expected one of a families\.CriticallyDamped"):
         SplittingSampler(ld.Denoiser(lambda x, t: x, ld.DDPM(SHAPE)), 5)

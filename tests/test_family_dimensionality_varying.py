@@ -97,3 +97,8 @@ def test_sampling_loss_and_equality(generator):
 def test_bad_arguments(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_changes_beyond_the_end_are_refused():
+    with pytest.raises(ValueError, match="changes: expected times up to T = 1000"):
+        ld.families.DimensionalityVarying((1, 8, 8), changes=[300, 2000])

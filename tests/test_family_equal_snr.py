@@ -61,3 +61,7 @@ def test_bad_arguments():
         EqualSNR((1, 4), torch.ones(5))
     with pytest.raises(ValueError, match=r"gain: expected gain\[−k\] = conj\(gain\[k\]\)"):
         EqualSNR((1, 4), torch.arange(1.0, 5.0))
+
+
+def test_event_of_one_axis():
+    assert ld.families.EqualSNR((8,)).diffuse(torch.zeros(2, 8), 500).shape == (2, 8)

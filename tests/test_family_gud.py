@@ -215,3 +215,8 @@ def test_bad_arguments():
     d = ld.Denoiser(lambda x, t: x, ld.DDPM((1, 4)), "noise")
     with pytest.raises(TypeError, match=r"denoiser: expected one of a families\.GUD"):
         ReverseSDESampler(d, 5)
+
+
+def test_no_basis_is_refused():
+    with pytest.raises(TypeError, match=r"basis: expected one of ld\.bases"):
+        ld.families.GUD((1, 8, 8), basis="dct")

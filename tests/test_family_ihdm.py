@@ -127,7 +127,7 @@ def test_network_is_told_k_and_keeps_its_weights(process):
     d = process.denoiser(Network())
     x = torch.rand(2, 1, 6, 8)
     torch.testing.assert_close(d(x, 3, label="a"), 1.5 * x)
-    assert "network.network.factor" in d.state_dict()
+    assert "network.factor" in d.state_dict()
 
 
 def test_configuration(process):
@@ -165,3 +165,26 @@ def test_refused(arguments, message):
 def test_delta_refused(process):
     with pytest.raises(ValueError, match="delta: expected a number ≥ 0, got -1"):
         InverseHeatSampler(process.denoiser(torch.nn.Identity()), delta=-1.0)
+
+
+def test_difference_is_added_in_full_precision(process):
+    """The state is not rounded to what a network computes in."""
+    network = torch.nn.Conv2d(1, 1, 1).bfloat16()
+    torch.nn.init.zeros_(network.weight)
+    torch.nn.init.zeros_(network.bias)
+    d = process.denoiser(lambda x, k: network(x.bfloat16()))
+    x = torch.rand(2, 1, 6, 8)
+    assert torch.equal(d(x, 5), x)
+    d = ld.from_config(process.denoiser(network).to_config(), network=NoTime(network))
+    assert torch.equal(d(x, 5), x)
+    with pytest.raises(ValueError, match="prediction: expected 'clean' or 'data'"):
+        ld.Denoiser(network, ld.ScaleSpaceDiffusion((1, 8, 8), 2), process.prediction, lift="pseudoinverse")
+
+
+class NoTime(torch.nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x, k):
+        return self.network(x)

@@ -55,3 +55,8 @@ def test_errors():
         ld.families.LaplacianDiffusion(SHAPE, gone=(2.0, 0.5))
     with pytest.raises(ValueError, match="levels: expected sizes that can be halved"):
         ld.families.LaplacianDiffusion((1, 6, 6), gone=(0.5, 2.0))
+
+
+def test_levels_beyond_the_schedule_are_refused():
+    with pytest.raises(ValueError, match="gone: expected noise levels up to 80"):
+        ld.families.LaplacianDiffusion((1, 8, 8), gone=(0.5, 100.0))

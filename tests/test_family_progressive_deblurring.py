@@ -148,3 +148,9 @@ def test_sample_of_images():
 def test_refused(argument, value):
     with pytest.raises(ValueError, match=argument if argument != "num_steps" else "num_steps|T"):
         ProgressiveDeblurring((1, 8, 8), **{argument: value})
+
+
+def test_one_step_is_refused():
+    """It would neither be trained nor visited."""
+    with pytest.raises(ValueError, match="num_steps: expected 2"):
+        ProgressiveDeblurring((1, 8, 8), num_steps=1)

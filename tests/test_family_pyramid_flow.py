@@ -242,3 +242,8 @@ def test_stages_of_one_and_of_three_axes():
     stages = Stages((1, 4, 4, 4), [0.0, 0.5])
     assert stages.basis == Haar((1, 4, 4, 4), 1)
     assert stages.starts[0] == pytest.approx(1 - 0.5 / (0.5 + 8**0.5 * 0.5))
+
+
+def test_stage_without_steps_is_refused():
+    with pytest.raises(ValueError, match="steps: expected 1"):
+        ld.families.PyramidFlow((1, 8, 8)).stage_times([2, 0, 2])

@@ -148,3 +148,9 @@ def test_samples_copies_and_errors():
         with pytest.raises(ValueError, match="ends"):
             matched_times((5, 6, 7), ends)
     assert all(a > b for a, b in itertools.pairwise(sampler.times))
+
+
+@pytest.mark.parametrize(("steps", "shifts"), [((0, 5), (5.0, 2.0)), ((2, 5), (5.0, 0.0))])
+def test_times_without_steps_or_shifts_are_refused(steps, shifts):
+    with pytest.raises(ValueError, match="times: expected"):
+        ld.families.RegionAdaptive((1, 8, 8), times=(steps, (0.7,), shifts, 6.0))

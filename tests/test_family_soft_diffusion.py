@@ -9,6 +9,7 @@ import torch
 
 import lineardiffusion as ld
 from lineardiffusion.families import MomentumSampler, SoftDiffusion
+from lineardiffusion.families.ihdm import Difference
 
 SHAPE = (1, 4, 5)
 
@@ -52,7 +53,7 @@ def test_published_levels():
     p = SoftDiffusion((3, 32, 32))
     assert p.end == 1000
     torch.testing.assert_close([p.sigma(t) for t in (1, 250, 251, 1000)], [0.01, 0.1, 0.1, 0.1])
-    assert p.prediction == "data"
+    assert p.prediction == Difference("data")
 
 
 @pytest.mark.parametrize(("t", "s"), [(4, 3), (3, 1), (12, 11), (9, 2)])

@@ -77,3 +77,10 @@ def test_errors():
         ld.families.CascadedDiffusion((1, 8, 8), augmentation=0)
     with pytest.raises(ValueError, match="levels: expected"):
         ld.families.Matryoshka((1, 8, 8), levels=0)
+
+
+@pytest.mark.parametrize("name", ["Matryoshka", "CascadedDiffusion"])
+@pytest.mark.parametrize("argument", ["levels", "num_steps"])
+def test_no_integers_are_refused(name, argument):
+    with pytest.raises(TypeError, match=f"{argument}: expected an int"):
+        getattr(ld.families, name)((1, 8, 8), **{argument: 1.5})

@@ -173,3 +173,9 @@ def test_loss_is_that_of_the_noise(generator):
 def test_bad_arguments(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(("arguments", "name"), [({"changes": (2.0,)}, "changes"), ({"detail": (-0.1,)}, "detail")])
+def test_numbers_out_of_range_are_refused(arguments, name):
+    with pytest.raises(ValueError, match=f"{name}: expected"):
+        ld.families.SubspaceDiffusion((1, 8, 8), **arguments)

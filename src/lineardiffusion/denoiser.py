@@ -132,7 +132,7 @@ class Denoiser(nn.Module, Configured):
             x_t: states, with shape (B, *shape(t)).
             t: one time for all, or a tensor (B,) of times that share shape(t) and the shape just below t.
             s: the earlier time; by default, and always for a tensor of times, the one just below t (t − 1 with steps).
-                It has the shape that there is just below t, unless the network predicts "data".
+                It has the shape that there is just below t, unless the network tells of x_0.
             conditioning: passed on to the network.
 
         Returns:
@@ -228,7 +228,7 @@ class Denoiser(nn.Module, Configured):
         s = process.time(s, "s")
         if s >= t:
             raise ValueError(f"s: expected s < t = {t}, got {s}")
-        if not isinstance(self.prediction, Data) and process.shape(s) != process.shape(below):
+        if self._at(t).r != 0 and process.shape(s) != process.shape(below):
             raise ValueError(
                 f"s: expected the shape just below t, {process.shape(below)}, got s = {s} of shape {process.shape(s)}; "
                 f"steps over a change of shape must start at one of {process.shape_changes()}"

@@ -14,7 +14,7 @@ from typing_extensions import Self
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.losses import Weighting, denoising_loss
-from lineardiffusion.predictions import Prediction
+from lineardiffusion.predictions import Prediction, as_prediction
 from lineardiffusion.processes.base import LinearDiffusion
 from lineardiffusion.samplers.base import Sampler
 from lineardiffusion.schedules.grids import Steps
@@ -110,14 +110,32 @@ class Family(LinearDiffusion, ABC):
 
         Returns:
             Losses, with shape (B,); their mean is what to minimise.
+
+        Raises:
+            TypeError, ValueError: another kind of denoiser, or one of another process.
         """
+        check_denoiser(denoiser, self)
         t = self.drawn_times.sample(self, len(x0), generator)
         losses = []
         parts = group_by_shape(self, t)
+        if len(parts) == 1:  # rows stay where they are
+            return denoising_loss(denoiser, x0, t, None, self.weighting, generator, **conditioning)
         for part in parts:
             given = {name: of_rows(value, part, len(x0)) for name, value in conditioning.items()}
             losses.append(denoising_loss(denoiser, x0[part], t[part], None, self.weighting, generator, **given))
         return torch.cat(losses)[torch.cat(parts).argsort()]
+
+
+def check_denoiser(denoiser: object, family: Family, prediction: str | Prediction | None = None) -> None:
+    """Raise unless the denoiser is one of the process, with the prediction that a loss is made for, if it is given."""
+    if not isinstance(denoiser, Denoiser):
+        raise TypeError(
+            f"denoiser: expected one of {type(family).__name__}.denoiser(network), got {type(denoiser).__name__}"
+        )
+    if denoiser.process is not family and denoiser.process != family:
+        raise ValueError(f"denoiser: expected one of this process, {family}, got one of {denoiser.process}")
+    if prediction is not None and denoiser.prediction != as_prediction(prediction):
+        raise ValueError(f"denoiser: expected one that predicts {prediction!r}, got {denoiser.prediction!r}")
 
 
 def of_rows(value: Any, rows: Tensor, count: int) -> Any:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lineardiffusion import paths
 from lineardiffusion._checks import (
@@ -16,6 +17,7 @@ from lineardiffusion._checks import (
     as_numbers,
     as_shape,
     column,
+    compute_dtype,
     draw_noise,
     full_precision,
     in_dtype,
@@ -23,11 +25,13 @@ from lineardiffusion._checks import (
 from lineardiffusion.config import configured
 from lineardiffusion.covariance import GramCovariance, NoiseLevel, RootCovariance
 from lineardiffusion.denoiser import Denoiser, first_weight
-from lineardiffusion.families.base import Card, Family
+from lineardiffusion.families.base import Card, Family, check_denoiser
 from lineardiffusion.networks import as_tensor
 from lineardiffusion.operators.blocks import ChannelMix
 from lineardiffusion.operators.dense import Matrix
 from lineardiffusion.operators.spectral import SpectralFilter
+from lineardiffusion.predictions import ProcessPrediction, Time
+from lineardiffusion.processes.base import LinearDiffusion
 from lineardiffusion.samplers.base import Sampler
 from lineardiffusion.samplers.draws import Draws
 from lineardiffusion.samplers.history import History
@@ -74,6 +78,9 @@ class Mixed(Schedule):
     def _each_channel(self, weight: Tensor) -> ChannelMix:
         return ChannelMix(torch.eye(self.shape[0]), Matrix(weight, self.shape[1:], self.shape[1:]))
 
+    def _unmixed(self, weight: Tensor) -> ChannelMix:
+        return self._each_channel(torch.linalg.inv(weight))
+
     def noise(self, t: float, shape: Shape) -> NoiseLevel:
         if self._check_time(t) == 0:
             return 0.0
@@ -83,43 +90,41 @@ class Mixed(Schedule):
             return GramCovariance(root)
         assert isinstance(root.operator, Matrix)
         weight = root.operator.weight
-        return RootCovariance(root, lambda: self._each_channel(torch.linalg.inv(weight)))
+        return RootCovariance(root, partial(self._unmixed, weight))
 
 
-class TwoParts(nn.Module):
-    """A network that returns d_1 and d_2 as 2C channels, as one that predicts the data, x_t + t d_1."""
+@configured("families.blue_noise.TwoParts")
+class TwoParts(ProcessPrediction):
+    """d_1 and d_2 as 2C channels, of which the first tells of the data, x_t + t d_1."""
 
-    def __init__(self, network: Callable[..., Any]) -> None:
-        super().__init__()
-        self.network = network
+    def time(self, process: LinearDiffusion, t: Time) -> float:
+        return 0
 
-    def parts(self, x: Tensor, time: Tensor, **conditioning: Any) -> tuple[Tensor, Tensor]:
-        """d_1 and d_2.
+    def image(self, process: LinearDiffusion, t: float | Tensor, x_t: Tensor, output: Tensor) -> Tensor:
+        with full_precision(x_t):
+            return x_t + column(t, x_t) * output
 
-        Raises:
-            ValueError: the network returned another number of channels.
-        """
-        output = as_tensor(self.network(x, time, **conditioning))
-        if output.shape != (len(x), 2 * x.shape[1], *x.shape[2:]):
-            raise ValueError(
-                f"network: expected two parts as {2 * x.shape[1]} channels, for events of {x.shape[1]}, got "
-                f"{tuple(output.shape)}"
-            )
-        first, second = output.chunk(2, 1)
-        return first, second
-
-    def forward(self, x: Tensor, time: Tensor, **conditioning: Any) -> Tensor:
-        return x + column(time, x) * self.parts(x, time, **conditioning)[0]
+    def answer(self, process: LinearDiffusion, t: float | Tensor, x0: Tensor, noise: Tensor) -> Tensor:
+        return x0 - process.add_noise(torch.zeros_like(noise), t, noise) / column(t, noise)
 
 
 def _parts(denoiser: Denoiser, x_t: Tensor, t: Tensor, conditioning: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """d_1 and d_2 in the dtype of x_t, whatever that of the network."""
-    network, weight = denoiser.network, first_weight(denoiser)
-    if not isinstance(network, TwoParts):
-        raise TypeError(f"denoiser: expected one of BlueNoise.denoiser, got one of {type(network).__name__}")
+    """d_1 and d_2 in the dtype of x_t, whatever that of the network.
+
+    Raises:
+        ValueError: the network returned another number of channels.
+    """
+    weight = first_weight(denoiser)
     dtype = x_t.dtype if weight is None else weight.dtype
-    first, second = network.parts(in_dtype(x_t, dtype), t.to(x_t.device, dtype), **conditioning)
-    return in_dtype(first, x_t.dtype), in_dtype(second, x_t.dtype)
+    time = t.to(x_t.device, compute_dtype(dtype))
+    output = as_tensor(denoiser.network(in_dtype(x_t, dtype), time, **conditioning))
+    if output.shape != (len(x_t), 2 * x_t.shape[1], *x_t.shape[2:]):
+        raise ValueError(
+            f"network: expected two parts as {2 * x_t.shape[1]} channels, for events of {x_t.shape[1]}, got "
+            f"{tuple(output.shape)}"
+        )
+    first, second = in_dtype(output, x_t.dtype).chunk(2, 1)
+    return first, second
 
 
 class BlueNoise(Family):
@@ -163,7 +168,7 @@ class BlueNoise(Family):
         sampler=r"$x_s = x_t + (t - s) d_1 + (\gamma_t - \gamma_s) d_2$, 250 steps",
         exact="exact; $L$ is ours, the paper's is a download",
     )
-    prediction = "data"
+    prediction = TwoParts()
 
     def __init__(self, shape: Sequence[int], tau: float = 0.2, root: Tensor | None = None) -> None:
         if not 0 < as_number(tau, "tau") < math.inf:
@@ -179,7 +184,7 @@ class BlueNoise(Family):
         super().__init__(paths.identity(shape), self.mixing, coupling="markov" if root is None else "shared")
 
     def denoiser(self, network: Callable[..., Any]) -> Denoiser:
-        return Denoiser(TwoParts(network), self, "data", "time")
+        return Denoiser(network, self, self.prediction, "time")
 
     def sampler(self, denoiser: Denoiser, steps: Steps = None) -> TwoPartSampler:
         return TwoPartSampler(denoiser, 250 if steps is None else steps)
@@ -187,7 +192,8 @@ class BlueNoise(Family):
     def loss(
         self, denoiser: Denoiser, x0: Tensor, generator: torch.Generator | None = None, **conditioning: Any
     ) -> Tensor:
-        device = None if generator is None else generator.device
+        check_denoiser(denoiser, self, self.prediction)
+        x0, device = x0.to(compute_dtype(x0.dtype)), None if generator is None else generator.device
         steps = torch.randint(1, _TRAINED_STEPS + 1, (len(x0),), generator=generator, device=device)
         t = steps.double() / _TRAINED_STEPS
         before = (steps - 1).double() / _TRAINED_STEPS
@@ -217,6 +223,10 @@ class TwoPartSampler(Sampler):
         super().__init__(denoiser, steps)
         if not isinstance(denoiser.process, BlueNoise):
             raise TypeError(f"denoiser: expected one of a families.BlueNoise, got one of {denoiser.process!r}")
+        if not isinstance(denoiser.prediction, TwoParts):
+            raise TypeError(
+                f"denoiser: expected one of BlueNoise.denoiser, got one that predicts {denoiser.prediction}"
+            )
         self.mixing = denoiser.process.mixing
 
     def arguments(self) -> dict[str, object]:

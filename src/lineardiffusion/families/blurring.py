@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from lineardiffusion import paths
+from lineardiffusion._checks import as_number
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.families.base import Card, Family
 from lineardiffusion.losses import SNR
@@ -65,9 +66,9 @@ class BlurringDiffusion(Family):
         min_scale: float = 1e-3,
         schedule: NoiseSchedule = "cosine_log_snr",
     ) -> None:
-        if not 0 <= blur_sigma_max < math.inf:
+        if not 0 <= as_number(blur_sigma_max, "blur_sigma_max") < math.inf:
             raise ValueError(f"blur_sigma_max: expected a number ≥ 0, in pixels, got {blur_sigma_max}")
-        if not 0 < min_scale <= 1:
+        if not 0 < as_number(min_scale, "min_scale") <= 1:
             raise ValueError(f"min_scale: expected a number in (0, 1], got {min_scale}")
         super().__init__(paths.heat(shape, blur_sigma_max, min_scale), as_schedule(schedule, num_steps))
 

@@ -97,6 +97,8 @@ class BottleneckSampling(Multiresolution):
         starts = [shifted(u, h) for u, h in zip(self.strengths[1:], self.shifts[1:], strict=True)]
         schedule = Restarted(base.schedule, [(0.0, base.schedule.time(flow().log_snr(u))) for u in starts])
         small = (event[0], *(max(1, round(scale * n)) for n in event[1:]))
+        if small == event:
+            raise ValueError(f"scale: expected one at which {event} becomes smaller, got {scale}")
         path = BottleneckPath(event, small, schedule.changes, mode)
         super().__init__(base, path, schedule, coupling="shared")
         up, down = Resize(small, event[1:], mode), path.down

@@ -64,7 +64,10 @@ class CascadedDiffusion(Stacked):
         schedule: NoiseSchedule = "cosine",
         augmentation: int = 100,
     ) -> None:
-        one = as_schedule(schedule, num_steps)
+        one, levels = (
+            as_schedule(schedule, as_index(num_steps, 1, 2**31, "num_steps")),
+            as_index(levels, 1, 64, "levels"),
+        )
         waits = as_index(augmentation, 1, num_steps, "augmentation")
         super().__init__(shape, [in_turn(one, level, levels, waits) for level in range(levels)])
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from lineardiffusion import paths, schedules
-from lineardiffusion._checks import Shape, as_index, as_number, as_shape
+from lineardiffusion._checks import Shape, as_index, as_number, as_shape, compute_dtype
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.families.base import Card, Family
+from lineardiffusion.families.base import Card, Family, check_denoiser
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.convolution import Convolution, Padding
 from lineardiffusion.operators.diagonal import Diagonal
@@ -177,7 +177,8 @@ class ColdDiffusion(Family):
     def loss(
         self, denoiser: Denoiser, x0: Tensor, generator: torch.Generator | None = None, **conditioning: Any
     ) -> Tensor:
-        t = self.drawn_times.sample(self, len(x0), generator)
+        check_denoiser(denoiser, self, self.prediction)
+        t, x0 = self.drawn_times.sample(self, len(x0), generator), x0.to(compute_dtype(x0.dtype))
         restored = denoiser.output(self.diffuse(x0, t, generator=generator), t, **conditioning)
         return (restored - x0).abs().flatten(1).mean(1)
 
@@ -192,7 +193,7 @@ class ColdPath(paths.chain):
 
     def __init__(self, shape: Sequence[int], degradation: Degradation) -> None:
         self.degradation = degradation
-        if not callable(degradation):
+        if not callable(degradation) or isinstance(degradation, type):
             raise TypeError(
                 f"degradation: expected one such as ld.families.GaussianBlur(), or another function of the event "
                 f"shape that returns operators, got {degradation!r}"

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_number, column, draw_noise, full_precision
+from lineardiffusion._checks import Shape, as_index, as_number, column, full_precision
+from lineardiffusion.alike import uniform_numbers
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.covariance import NoiseLevel, RootCovariance
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.families.base import Card, Family
-from lineardiffusion.networks import as_tensor, of_shape
+from lineardiffusion.losses import Uniform
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.blocks import ChannelMix
 from lineardiffusion.operators.scalar import Identity
 from lineardiffusion.paths.base import Path, as_event
+from lineardiffusion.predictions import ProcessPrediction, Time
+from lineardiffusion.processes.base import LinearDiffusion
 from lineardiffusion.samplers.ancestral import AncestralSampler
 from lineardiffusion.samplers.base import Sampler
 from lineardiffusion.samplers.draws import Draws
 from lineardiffusion.samplers.history import History
 from lineardiffusion.schedules.grids import Steps
 from lineardiffusion.schedules.noise import Schedule
+from lineardiffusion.times import TimeSampler
 
 _FIRST = 1e-5  # where the paper's loss begins
 
@@ -103,6 +108,10 @@ def _mix(weight: Tensor, shape: Shape) -> ChannelMix:
     return ChannelMix(torch.kron(weight.contiguous(), torch.eye(shape[0], dtype=torch.float64)), Identity(shape[1:]))
 
 
+def _unmix(weight: Tensor, shape: Shape) -> ChannelMix:
+    return _mix(torch.linalg.inv(weight), shape)
+
+
 def _cholesky(xx: Tensor, xv: Tensor, vv: Tensor) -> Tensor:
     first = xx.sqrt()
     return torch.stack([torch.stack([first, 0 * xv]), torch.stack([xv / first, (vv - xv.square() / xx).sqrt()])])
@@ -153,38 +162,60 @@ class Thermal(Schedule):
             return self.sigma(t)
         moments = self.dynamics.moments(_number(t))
         root, event = _cholesky(moments.xx, moments.xv, moments.vv), (shape[0] // 2, *shape[1:])
-        return RootCovariance(_mix(root, event), lambda: _mix(torch.linalg.inv(root), event))
+        return RootCovariance(_mix(root, event), partial(_unmix, root, event))
 
 
-class VelocityNoise(nn.Module):
-    r"""A network F of the velocity's noise as one that predicts the data: with ε̂_v = v/(ℓ_t Σ_vv) + F,
+@configured("families.critically_damped.VelocityNoise")
+class VelocityNoise(ProcessPrediction):
+    r"""F of the velocity's noise, ε_v = v/(ℓ_t Σ_vv) + F, which tells of the image
 
         x̂_0 = (Σ_xx v − Σ_xv x − Σ ℓ_t ε̂_v) / (Σ_xx μ_v − Σ_xv μ_x),   Σ = det Σ_t,
 
     the only x̂_0 whose score of the velocity is −ℓ_t ε̂_v.
     """
 
-    def __init__(self, network: Callable[..., Any], dynamics: Dynamics) -> None:
-        super().__init__()
-        self.network, self.dynamics = network, dynamics
+    keeps_shape = False
 
-    def noise(self, u: Tensor, t: Tensor, **conditioning: Any) -> Tensor:
-        """ε̂_v"""
-        moments = self.dynamics.moments(_exact(t, u))
-        velocity = u.chunk(2, 1)[1]
-        output = as_tensor(self.network(u, t.to(u.device, u.dtype), **conditioning))
-        scale = column(1 / (moments.multiplier * moments.vv), u)
-        return scale * velocity + of_shape(output, tuple(velocity.shape))
+    def time(self, process: LinearDiffusion, t: Time) -> float:
+        return 0
 
-    def forward(self, u: Tensor, t: Tensor, size: object = None, **conditioning: Any) -> Tensor:
-        # The size is that of u, though its channels are twice as many: the network need not be told.
-        moments = self.dynamics.moments(_exact(t, u))
-        x, v = u.chunk(2, 1)
+    def image(self, process: LinearDiffusion, t: float | Tensor, x_t: Tensor, output: Tensor) -> Tensor:
+        moments = _moments(process, t, x_t)
+        x, v = x_t.chunk(2, 1)
         total = moments.xx * moments.mu_v - moments.xv * moments.mu_x
-        of_x, of_v = -moments.xv / total, moments.xx / total
-        of_noise = -moments.determinant * moments.multiplier / total
-        noise = self.noise(u, t, **conditioning)
-        return column(of_x, u) * x + column(of_v, u) * v + column(of_noise, u) * noise
+        # Of v, what it has in ε̂_v too: Σ_xx − Σ/Σ_vv = Σ_xv²/Σ_vv.
+        of_x, of_v = -moments.xv / total, moments.xv.square() / (moments.vv * total)
+        of_output = -moments.determinant * moments.multiplier / total
+        with full_precision(x_t):
+            return column(of_x, x) * x + column(of_v, x) * v + column(of_output, x) * output
+
+    def answer(self, process: LinearDiffusion, t: float | Tensor, x0: Tensor, noise: Tensor) -> Tensor:
+        moments = _moments(process, t, x0)
+        velocity = process.diffuse(x0, t, noise).chunk(2, 1)[1]
+        return noise.chunk(2, 1)[1] - column(1 / (moments.multiplier * moments.vv), velocity) * velocity
+
+    def check(self, process: LinearDiffusion) -> None:
+        _dynamics(process)
+
+
+@configured("families.critically_damped.FromFirst")
+class FromFirst(TimeSampler):
+    """Uniform from t = 1e-5 on, each image on its own."""
+
+    def sample(self, process: LinearDiffusion, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
+        fractions = uniform_numbers((as_index(batch_size, 1, 2**31, "batch_size"),), generator)
+        return _FIRST + (1 - _FIRST) * fractions
+
+
+def _dynamics(process: LinearDiffusion) -> Dynamics:
+    if not isinstance(process.path, PhaseSpace):
+        raise ValueError(f"process: expected a CriticallyDamped, got {process}")
+    return process.path.dynamics
+
+
+def _moments(process: LinearDiffusion, t: float | Tensor, like: Tensor) -> Moments:
+    """At one time, or at those of each row, where the rows are."""
+    return _dynamics(process).moments(_exact(t, like) if isinstance(t, Tensor) else _number(t))
 
 
 class CriticallyDamped(Family):
@@ -232,7 +263,9 @@ class CriticallyDamped(Family):
         sampler="ancestral, 500 steps (there: `SplittingSampler`, Euler–Maruyama, or an ODE solver)",
         exact="exact",
     )
-    prediction = "data"
+    prediction = VelocityNoise()
+    drawn_times = FromFirst()
+    weighting = Uniform()
 
     def __init__(
         self,
@@ -252,25 +285,10 @@ class CriticallyDamped(Family):
         super().__init__(PhaseSpace(shape, self.dynamics), Thermal(self.dynamics))
 
     def denoiser(self, network: Callable[..., Any]) -> Denoiser:
-        return Denoiser(VelocityNoise(network, self.dynamics), self, "data", "time")
+        return Denoiser(network, self, self.prediction, "time")
 
     def sampler(self, denoiser: Denoiser, steps: Steps = None) -> AncestralSampler:
         return AncestralSampler(denoiser, 500 if steps is None else steps)
-
-    def loss(
-        self, denoiser: Denoiser, x0: Tensor, generator: torch.Generator | None = None, **conditioning: Any
-    ) -> Tensor:
-        device = None if generator is None else generator.device
-        fractions = torch.rand(len(x0), generator=generator, device=device, dtype=torch.float64)
-        t = _FIRST + (1 - _FIRST) * fractions
-        noise = draw_noise(torch.cat([x0, x0], 1), None, generator)
-        u = self.diffuse(x0, t, noise)
-        if not isinstance(denoiser.network, VelocityNoise):
-            raise TypeError(
-                f"denoiser: expected one of CriticallyDamped.denoiser, got one of {type(denoiser.network).__name__}"
-            )
-        error = denoiser.network.noise(u, t, **conditioning) - noise.chunk(2, 1)[1]
-        return error.square().flatten(1).mean(1)
 
 
 class _LangevinSampler(Sampler):

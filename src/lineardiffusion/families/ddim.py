@@ -13,7 +13,7 @@ class DDIM(DDPM):
 
         x_s = a_s x̂_0 + (σ_s² − η²C)^{1/2} ε̂ + η C^{1/2} z,   C = σ_s² (1 − a_t²σ_s²/(a_s²σ_t²)),
 
-    at η = 0 without any noise but x_T. Exact.
+    at η = 0 without any noise but x_T, in 50 steps or, where there are fewer, all of them. Exact.
 
     References:
         | Denoising Diffusion Implicit Models (Song et al., 2021), Eq. 12 and 16, https://arxiv.org/abs/2010.02502
@@ -36,4 +36,4 @@ class DDIM(DDPM):
     )
 
     def sampler(self, denoiser: Denoiser, steps: Steps = None) -> DDIMSampler:
-        return DDIMSampler(denoiser, leading(50) if steps is None else steps)
+        return DDIMSampler(denoiser, leading(min(50, self.num_steps or 50)) if steps is None else steps)

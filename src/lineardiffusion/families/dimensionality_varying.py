@@ -128,6 +128,8 @@ class DimensionalityVarying(Family):
         noise = as_schedule(schedule, num_steps)
         if changes is None:
             changes = [share * noise.end if num_steps is None else round(share * noise.end) for share in (0.3, 0.6)]
+        if any(as_number(t, "changes") > noise.end for t in changes):
+            raise ValueError(f"changes: expected times up to T = {noise.end}, got {list(changes)}")
         basis = Haar(shape, len(changes))
         path = paths.truncated(basis, basis.halvings, changes, Fade(basis, basis.halvings, changes, left))
         super().__init__(path, noise)

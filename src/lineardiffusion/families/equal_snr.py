@@ -70,7 +70,7 @@ class EqualSNR(Family):
     ) -> None:
         spectrum = self.power_law(shape) if spectrum is None else as_numbers(spectrum, "spectrum")
         if not bool((spectrum > 0).all()):
-            raise ValueError(f"spectrum: expected positive variances, got a least one of {float(spectrum.min())}")
+            raise ValueError(f"spectrum: expected positive variances, got a least of {float(spectrum.min())}")
         deviations = (spectrum / spectrum.mean()).sqrt()
         noise = schedules.coloured(as_schedule(schedule, num_steps), Fourier(shape), deviations)
         super().__init__(paths.identity(shape), noise)
@@ -78,8 +78,8 @@ class EqualSNR(Family):
     @staticmethod
     def power_law(shape: Sequence[int]) -> Tensor:
         """|f|⁻² for frequencies f in cycles, and 1 for that of 0."""
-        axes = [n * torch.fft.fftfreq(n, dtype=torch.float64) for n in as_shape(shape)[1:]]
+        axes = [n * torch.fft.fftfreq(n, dtype=torch.float64) for n in as_shape(shape)[1:] or as_shape(shape)]
         return 1 / torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(0).clamp(min=1)
 
     def sampler(self, denoiser: Denoiser, steps: Steps = None) -> DDIMSampler:
-        return DDIMSampler(denoiser, 100 if steps is None else steps)
+        return DDIMSampler(denoiser, min(100, self.num_steps or 100) if steps is None else steps)

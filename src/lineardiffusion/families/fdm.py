@@ -110,6 +110,7 @@ class FDM(Family):
         schedule: NoiseSchedule = "cosine",
         blur_sigmas: Sequence[float] | None = None,
     ) -> None:
+        num_steps = as_index(num_steps, 1, 2**31, "num_steps")
         count = as_index(stages, 1, num_steps, "stages") - 1
         changes = [round(num_steps * k / (count + 1)) for k in range(1, count + 1)]
         path: paths.Path

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lineardiffusion import paths, schedules
-from lineardiffusion._checks import as_number, as_numbers, full_precision
+from lineardiffusion._checks import as_number, as_numbers, as_shape, full_precision
 from lineardiffusion.caches import BoundedCache
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.denoiser import Denoiser
@@ -138,7 +138,7 @@ class GUD(Family):
         scales: c_i > 0, a tensor that broadcasts to the coordinates, or a number.
 
     Raises:
-        TypeError: a γ that is no function.
+        TypeError: a γ that is no function, or a basis that is none.
         ValueError: a basis of other events, or γ or scales that do not fit it; γ that falls with t.
 
     Examples:
@@ -174,9 +174,12 @@ class GUD(Family):
         gamma = SoftConditioning() if gamma is None else gamma
         if not callable(gamma):
             raise TypeError(f"gamma: expected a function of t, such as families.SoftConditioning(), got {gamma!r}")
-        basis = Standard(shape) if basis is None else basis
-        if basis.shape != tuple(shape):
-            raise ValueError(f"basis: expected one of events {tuple(shape)}, got {basis}")
+        event = as_shape(shape)
+        basis = Standard(event) if basis is None else basis
+        if not isinstance(basis, Basis):
+            raise TypeError(f"basis: expected one of ld.bases, such as ld.bases.Cosine(shape), got {basis!r}")
+        if basis.shape != event:
+            raise ValueError(f"basis: expected one of events {event}, got {basis}")
         self.gamma, self.scales = gamma, as_numbers(scales, "scales")
         noise = schedules.coloured(Cleanest(gamma), basis, Deviations(gamma, self.scales))
         super().__init__(paths.spectral(basis, Gains(gamma)), noise)

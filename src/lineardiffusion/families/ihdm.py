@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lineardiffusion import paths, schedules
 from lineardiffusion._checks import as_index, as_number, full_precision
@@ -16,7 +16,7 @@ from lineardiffusion.config import Configured, configured
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.families.base import Card, Family
 from lineardiffusion.losses import Uniform
-from lineardiffusion.networks import as_tensor
+from lineardiffusion.predictions import ProcessPrediction, Time, as_prediction
 from lineardiffusion.processes.base import LinearDiffusion
 from lineardiffusion.samplers.base import Sampler
 from lineardiffusion.samplers.draws import Draws
@@ -64,6 +64,31 @@ class BeforeLast(TimeSampler):
         return torch.randint(1, process.num_steps, (count,), generator=generator, device=device).cpu()
 
 
+@configured("families.ihdm.Difference")
+@dataclass(frozen=True, eq=False, repr=False)
+class Difference(ProcessPrediction):
+    """What is missing of an image, c_r − x_t: added to the state, what a network returns is ĉ_r.
+
+    Arguments:
+        of: "clean" for the image just below t, "data" for x_0.
+    """
+
+    of: Literal["clean", "data"]
+
+    def time(self, process: LinearDiffusion, t: Time) -> Time | float:
+        return as_prediction(self.of).time(process, t)
+
+    def image(self, process: LinearDiffusion, t: float | Tensor, x_t: Tensor, output: Tensor) -> Tensor:
+        return x_t + output
+
+    def answer(self, process: LinearDiffusion, t: float | Tensor, x0: Tensor, noise: Tensor) -> Tensor:
+        return process.clean(x0, self.time(process, t)) - process.diffuse(x0, t, noise)
+
+    def check(self, process: LinearDiffusion) -> None:
+        if process.shape_changes():
+            raise ValueError(f"prediction: expected 'clean' or 'data' for a process that changes shape, got {self}")
+
+
 class InverseHeatDissipation(Family):
     r"""x_k = V diag(exp(−λ σ_B(k)²/2)) Vᵀ x_0 + σ ε with Vᵀ the cosine transform and λ its squared frequencies: the
     heat equation, and noise of one level σ for all k ≥ 1. σ_B(k) is log-spaced from σ_B,min at k = 1 to σ_B,max at K.
@@ -109,7 +134,7 @@ class InverseHeatDissipation(Family):
         sampler=r"$x_{t-1} = x_t + f + \delta z$, $\delta = 0.013$, 200 steps",
         exact=r"marginals are kept at $\delta = \sigma$ alone",
     )
-    prediction = "clean"  # of the state and the difference together
+    prediction = Difference("clean")
     drawn_times = BeforeLast()
     weighting = Uniform()
 
@@ -129,13 +154,13 @@ class InverseHeatDissipation(Family):
         super().__init__(paths.heat(shape, blur, floor=0.0), levels, coupling="shared")
 
     def denoiser(self, network: Callable[..., Any]) -> Denoiser:
-        return Denoiser(StateAndDifference(network), self, self.prediction, time_input="time")
+        return Denoiser(network, self, self.prediction, time_input="time")
 
     def sampler(self, denoiser: Denoiser, steps: Steps = None) -> InverseHeatSampler:
         return InverseHeatSampler(denoiser, steps)
 
 
-@configured("InverseHeatSampler")
+@configured("families.InverseHeatSampler")
 class InverseHeatSampler(Sampler):
     r"""x_s = a_s ĉ_s + δ z, and x_0 = ĉ_0: the noise of x_t is left behind, and new noise of any level added.
 
@@ -163,25 +188,10 @@ class InverseHeatSampler(Sampler):
     def advance(
         self, x_t: Tensor, t: float, s: float, draws: Draws, history: History, conditioning: dict[str, Any]
     ) -> tuple[Tensor, Tensor]:
+        clean = self.denoiser(x_t, t, s, **conditioning)
+        clean = clean if self.clip is None else clean.clamp(*self.clip)
+        if s == 0:
+            return clean, clean
         with full_precision(x_t):
-            clean = self.denoiser(x_t, t, s, **conditioning)
-            clean = clean if self.clip is None else clean.clamp(*self.clip)
-            if s == 0:
-                return clean, clean
             mean = self.denoiser.process.signal_scale(s) * clean
             return torch.add(mean, draws.kernel(mean), alpha=self.delta), clean
-
-
-class StateAndDifference(nn.Module):
-    """x + f(x, time): what a network that returns the difference to an image says of the image.
-
-    Arguments:
-        network: f.
-    """
-
-    def __init__(self, network: Callable[..., Any]) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor, time: Tensor, **conditioning: Any) -> Tensor:
-        return x + as_tensor(self.network(x, time, **conditioning))

@@ -94,6 +94,8 @@ class LaplacianDiffusion(Family):
 
     def __init__(self, shape: Sequence[int], gone: Sequence[float] = (0.5, 2.0)) -> None:
         gains = Attenuation(shape, gone)
+        if gains.gone[-1] > schedules.edm().sigma(1.0):
+            raise ValueError(f"gone: expected noise levels up to {schedules.edm().sigma(1.0):g}, got {gains.gone}")
         changes = [schedules.edm().time(-2 * math.log(sigma)) for sigma in gone]
         super().__init__(
             paths.truncated(gains.basis, gains.basis.halvings, changes, gains, orthonormal=False), schedules.edm()

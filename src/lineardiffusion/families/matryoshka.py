@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from lineardiffusion import schedules
+from lineardiffusion._checks import as_index
 from lineardiffusion.families.base import Card
 from lineardiffusion.families.stacks import Stacked
 from lineardiffusion.schedules import NoiseSchedule, Schedule, as_schedule
@@ -58,7 +59,8 @@ class Matryoshka(Stacked):
     def __init__(
         self, shape: Sequence[int], levels: int = 2, num_steps: int = 1000, schedule: NoiseSchedule = "linear"
     ) -> None:
-        coarsest = as_schedule(schedule, num_steps)
+        coarsest = as_schedule(schedule, as_index(num_steps, 1, 2**31, "num_steps"))
+        levels = as_index(levels, 1, 64, "levels")
         super().__init__(shape, [shifted(coarsest, 2 ** (levels - 1 - level)) for level in range(levels)])
 
 

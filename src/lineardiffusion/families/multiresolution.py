@@ -195,7 +195,10 @@ class Multiresolution(Jumping):
 
     def denoiser(self, network: Any) -> Denoiser:
         """A network of the base, told its times, and called with states of every shape."""
-        time_input = self.base.denoiser(network).time_input
+        own = self.base.denoiser(network)
+        time_input = own.time_input
+        if own.network is not network:
+            raise ValueError(f"base: expected one whose network is called with states as they are, got {self.base}")
         if callable(time_input):
             raise ValueError(f"base: expected one whose network is told a time by name, got {time_input!r}")
         given = BaseIndex(time_input) if time_input in ("index", "time") else time_input

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lineardiffusion import paths
-from lineardiffusion._checks import as_number, as_shape, full_precision
+from lineardiffusion._checks import as_index, as_number, as_shape, full_precision
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.covariance import GramCovariance
 from lineardiffusion.denoiser import Denoiser
@@ -52,7 +52,7 @@ class ProgressiveDeblurring(Family):
 
     Arguments:
         shape: event shape, channels first.
-        num_steps: T.
+        num_steps: T ≥ 2.
         blur_sigma: σ_blur > 0, in pixels.
         blur_sigma_max: σ_max ≥ 0, in pixels: about the blur of the last step.
         schedule: as for `DDPM`, of ᾱ_t = Π (1 − β_k).
@@ -90,6 +90,7 @@ class ProgressiveDeblurring(Family):
         blur_sigma_max: float = 0.15,
         schedule: NoiseSchedule = "linear",
     ) -> None:
+        num_steps = as_index(num_steps, 2, 2**31, "num_steps")
         modes, scales = BlurModes(shape, blur_sigma), as_schedule(schedule, num_steps)
         if not 0 <= as_number(blur_sigma_max, "blur_sigma_max") < math.inf:
             raise ValueError(f"blur_sigma_max: expected a number ≥ 0, in pixels, got {blur_sigma_max}")
@@ -103,7 +104,7 @@ class ProgressiveDeblurring(Family):
         return AncestralSampler(denoiser, range(int(self.end) - 1, 0, -1) if steps is None else steps)
 
 
-@configured("DeblurringSampler")
+@configured("families.DeblurringSampler")
 class DeblurringSampler(Sampler):
     r"""x_s = x_t + (I − W) x_t + (I − WWᵀ) score + (I − WWᵀ)^{1/2} z with W = M_{s→t} and the score −Σ_t⁻¹(x_t − μ_t):
     an unsharp mask, the noise removed, and new noise where s > 1.

@@ -123,6 +123,8 @@ class RegionAdaptive(Multiresolution):
         stages = 2 if mask is None else 3
         if not len(steps) == len(shifts) == len(ends) + 1 == stages:
             raise ValueError(f"times: expected those of {stages} stages, got {self.times_of_stages}")
+        if not all(as_index(n, 1, 2**31, "times") for n in steps) or not all(0 < h < math.inf for h in shifts):
+            raise ValueError(f"times: expected positive shifts, got {list(shifts)}")
         least = 2 ** ((len(event) - 1) / 2)  # ‖U‖
         if not least <= ratio < math.inf:
             raise ValueError(f"times: expected a ratio of at least {least:g}, so that c U Uᵀ ⪯ I, got {ratio}")

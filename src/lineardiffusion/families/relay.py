@@ -12,11 +12,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lineardiffusion import paths
-from lineardiffusion._checks import Shape, as_index, as_shape, check_event, draw_noise, full_precision
+from lineardiffusion._checks import (
+    Shape,
+    as_index,
+    as_number,
+    as_shape,
+    check_event,
+    compute_dtype,
+    draw_noise,
+    full_precision,
+)
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.covariance import GramCovariance, NoiseLevel
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.families.base import Card, Family
+from lineardiffusion.families.base import Card, Family, check_denoiser
 from lineardiffusion.kernels import as_eta
 from lineardiffusion.losses import EDM, Weighting
 from lineardiffusion.operators.bases import BlockCosine
@@ -99,7 +108,7 @@ class RelayDiffusion(Family):
             ("floor", floor, 0.0, 1.0),
             ("block_scale", block_scale, 0.0, math.inf),
         ):
-            if not low <= value <= high or math.isinf(value):
+            if not low <= as_number(value, name) <= high or math.isinf(value):
                 raise ValueError(f"{name}: expected a number in [{low:g}, {high:g}], got {value}")
         path = paths.spectral(
             BlockCosine(event, self.factor), BlockBlur(self.factor, len(event) - 1, blur_sigma, floor)
@@ -139,7 +148,8 @@ class RelayDiffusion(Family):
     ) -> Tensor:
         """(σ² + σ_d²)/(σ σ_d)² times the mean of (x̂_0 − x_0)², for u uniform, but not below that of σ ≈ 0.0075. The
         paper's code limits the weight to 10⁵, which these u do not reach. Arguments as `Family.loss`."""
-        t = self.drawn_times.sample(self, len(x0), generator)
+        check_denoiser(denoiser, self, self.prediction)
+        t, x0 = self.drawn_times.sample(self, len(x0), generator), x0.to(compute_dtype(x0.dtype))
         estimate, _ = denoiser.estimate(self.diffuse(x0, t, generator=generator), t, **conditioning)
         weight = self.weighting(self.snr(t))
         return weight.to(estimate) * (estimate - x0).square().flatten(1).mean(1)
@@ -171,7 +181,7 @@ class RelaySchedule(Schedule):
     is_isotropic = False
 
     def __init__(self, block: int, block_scale: float, prob_length: float) -> None:
-        if not 0 < prob_length < 1:
+        if not 0 < as_number(prob_length, "prob_length") < 1:
             raise ValueError(f"prob_length: expected a number in (0, 1), got {prob_length}")
         self.block, self.block_scale, self.prob_length = block, block_scale, prob_length
         self.first = self.time(-2 * math.log(0.008))  # the least level that the paper samples at

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lineardiffusion import paths, schedules
-from lineardiffusion._checks import as_index, as_number, column, full_precision
+from lineardiffusion._checks import as_index, as_number, column, compute_dtype, full_precision
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.families.base import Card, Family
-from lineardiffusion.families.ihdm import LogSpacedBlur, StateAndDifference
+from lineardiffusion.families.base import Card, Family, check_denoiser
+from lineardiffusion.families.ihdm import Difference, LogSpacedBlur
 from lineardiffusion.samplers.base import Sampler
 from lineardiffusion.samplers.draws import Draws
 from lineardiffusion.samplers.history import History
@@ -67,7 +67,7 @@ class SoftDiffusion(Family):
         sampler=r"momentum: shared noise, $\gamma = \sigma_s^2/\sigma_t^2$",
         exact="exact; schedules of ours",
     )
-    prediction = "data"  # of the state and the difference together
+    prediction = Difference("data")
     drawn_times = Uniform()
 
     def __init__(
@@ -88,22 +88,21 @@ class SoftDiffusion(Family):
         blur = LogSpacedBlur(steps, blur_sigma_min, blur_sigma_max)
         super().__init__(paths.heat(shape, blur, floor=0.0), levels)
 
-    def denoiser(self, network: Callable[..., Any]) -> Denoiser:
-        return Denoiser(StateAndDifference(network), self, self.prediction)
-
     def sampler(self, denoiser: Denoiser, steps: Steps = None) -> MomentumSampler:
         return MomentumSampler(denoiser, steps)
 
     def loss(
         self, denoiser: Denoiser, x0: Tensor, generator: torch.Generator | None = None, **conditioning: Any
     ) -> Tensor:
-        t = self.drawn_times.sample(self, len(x0), generator)
-        restored = denoiser.output(self.diffuse(x0, t, generator=generator), t, **conditioning)
+        check_denoiser(denoiser, self)
+        t, x0 = self.drawn_times.sample(self, len(x0), generator), x0.to(compute_dtype(x0.dtype))
+        estimate, r = denoiser.estimate(self.diffuse(x0, t, generator=generator), t, **conditioning)
+        restored = denoiser.carry(estimate, r, 0)
         error = self.clean(restored - x0, t)
         return (error / column(self.sigma(t.to(x0.device)), error)).square().flatten(1).mean(1)
 
 
-@configured("MomentumSampler")
+@configured("families.MomentumSampler")
 class MomentumSampler(Sampler):
     r"""x_s = μ_s + (σ_s²/σ_t²) (x_t − μ_t) + σ_s (1 − σ_s²/σ_t²)^{1/2} z, and x_0 = x̂_0.
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from lineardiffusion import paths, schedules
-from lineardiffusion._checks import as_index, check_event
+from lineardiffusion._checks import as_index, check_event, compute_dtype, draw_noise
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.families.base import Family
+from lineardiffusion.families.base import Family, check_denoiser
 from lineardiffusion.operators.bases import Standard
 from lineardiffusion.operators.orthogonal import AveragePool
 from lineardiffusion.paths.base import as_event
@@ -67,14 +67,15 @@ class Stacked(Family):
         return [part.reshape(*x.shape[:-1], *shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def sampler(self, denoiser: Denoiser, steps: Steps = None) -> Sampler:
-        return DDIMSampler(denoiser, 250 if steps is None else steps, eta=1.0)
+        return DDIMSampler(denoiser, min(250, self.num_steps or 250) if steps is None else steps, eta=1.0)
 
     def loss(
         self, denoiser: Denoiser, x0: Tensor, generator: torch.Generator | None = None, **conditioning: Any
     ) -> Tensor:
         """Σ_l mean (ε̂^l − ε^l)²: each resolution counts the same. Arguments as `Family.loss`."""
-        t = self.drawn_times.sample(self, len(x0), generator)
-        noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
+        check_denoiser(denoiser, self, self.prediction)
+        t, x0 = self.drawn_times.sample(self, len(x0), generator), x0.to(compute_dtype(x0.dtype))
+        noise = draw_noise(x0, None, generator)
         error = denoiser.output(self.diffuse(x0, t, noise), t, **conditioning) - noise
         return torch.stack([part.square().flatten(1).mean(1) for part in self.split(error)]).sum(0)
 

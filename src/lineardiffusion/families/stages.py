@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from lineardiffusion import paths, schedules
-from lineardiffusion._checks import as_number, as_shape, column, full_precision, is_batch, to_device
+from lineardiffusion._checks import as_index, as_number, as_shape, column, full_precision, is_batch, to_device
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.families.jumps import Jumping
@@ -216,12 +216,13 @@ class StagedFlow(Jumping):
         """As many times of each stage, coarsest first: r from 1 to 0.001, from where a step leads to 0.
 
         Raises:
-            ValueError: as many numbers as there are not stages.
+            ValueError: as many numbers as there are not stages, or one below 1.
         """
         if len(steps) != self.stages.count:
             raise ValueError(f"steps: expected a number for each of {self.stages.count} stages, got {list(steps)}")
         times: list[float] = []
-        for k, count in zip(reversed(range(self.stages.count)), steps, strict=True):
+        for k, given in zip(reversed(range(self.stages.count)), steps, strict=True):
+            count = as_index(given, 1, 2**31, "steps")
             low, high = self.stages.knots[k], self.stages.knots[k + 1]
             ratios = torch.linspace(1, 1e-3, count, dtype=torch.float64).tolist()
             times += [high, *(low + r * (high - low) for r in ratios[1:])]

@@ -102,7 +102,11 @@ class SubspaceDiffusion(Family):
         assert subspaces is not None
         if not len(changes) == len(detail) == len(subspaces):
             raise ValueError(f"detail: expected one for each of {len(subspaces)} subspaces, got {list(detail)}")
-        self.detail = list(detail)
+        if any(as_number(t, "changes") > schedule.end for t in changes):
+            raise ValueError(f"changes: expected times up to T = {schedule.end}, got {list(changes)}")
+        self.detail = [as_number(s, "detail") for s in detail]
+        if not all(0 <= s < math.inf for s in self.detail):
+            raise ValueError(f"detail: expected numbers ≥ 0, got {self.detail}")
         super().__init__(paths.truncated(basis, subspaces, changes), schedule)
 
     def denoiser(self, network: Callable[..., Any]) -> Denoiser:

@@ -10,13 +10,15 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lineardiffusion import paths, schedules
-from lineardiffusion._checks import check_event
+from lineardiffusion._checks import as_index, check_event
+from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.families.base import Card, Family
 from lineardiffusion.families.ddpm import DDPM
 from lineardiffusion.losses import Uniform
 from lineardiffusion.networks import as_tensor
 from lineardiffusion.operators.bases import Haar
+from lineardiffusion.processes.base import LinearDiffusion
 from lineardiffusion.samplers.ancestral import AncestralSampler
 from lineardiffusion.samplers.base import Sampler
 from lineardiffusion.schedules import NoiseSchedule
@@ -49,6 +51,17 @@ class BandNetwork(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor, **conditioning: Any) -> Tensor:
         return image_of(2 * as_tensor(self.network(bands(x) / 2, time, **conditioning)))
+
+
+@configured("families.wavelet.BandDenoiser", without=["network"])
+class BandDenoiser(Denoiser):
+    """A denoiser of images whose network, of bands, is called by a `BandNetwork`; arguments as for `ld.Denoiser`."""
+
+    def __init__(self, network: Callable[..., Any], process: LinearDiffusion) -> None:
+        super().__init__(network if isinstance(network, BandNetwork) else BandNetwork(network), process, "data")
+
+    def arguments(self) -> dict[str, object]:
+        return {"process": self.process}
 
 
 class WaveletDiffusion(Family):
@@ -97,14 +110,14 @@ class WaveletDiffusion(Family):
 
     def __init__(self, shape: Sequence[int], num_steps: int = 4, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
         _check_images(shape)
-        times = torch.linspace(0.001, 1, num_steps + 1, dtype=torch.float64)
+        times = torch.linspace(0.001, 1, as_index(num_steps, 1, 2**31, "num_steps") + 1, dtype=torch.float64)
         signal = schedules.vp(beta_min, beta_max).signal(times)
         signal = signal / signal[0]
         super().__init__(paths.identity(shape), schedules.table(signal, 2 * (1 - signal.square()).sqrt()))
 
     def denoiser(self, network: Callable[..., Any]) -> Denoiser:
         """A network of bands."""
-        return Denoiser(BandNetwork(network), self, self.prediction)
+        return BandDenoiser(network, self)
 
     def sampler(self, denoiser: Denoiser, steps: Steps = None) -> Sampler:
         return AncestralSampler(denoiser, steps)
