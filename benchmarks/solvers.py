@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -82,20 +81,22 @@ def measure_digits(cases: list[Case], data: Path, judge: Judge, reference: Momen
             resampled.append(replicates(features, reference))
             row |= {"frechet": round(distance, 3), "interval": spread(resampled[-1], distance)}
         else:
-            resampled.append(torch.full((REPLICATES,), torch.inf))
-            row |= {"frechet": math.inf, "interval": None}
+            resampled.append(torch.full((REPLICATES,), torch.inf, dtype=torch.float64))
+            row |= {"frechet": None, "interval": None}
         flows = not name.startswith("ancestral") and (anew or kept(model, *END).exists())
         end = drawn(model, *END[:2], data, END[2]) if flows else None
-        if end is not None:
+        if end is not None and row["interval"] is not None and float(end[0].abs().max()) < DIVERGED:
             row["off"] = round(float((images[: END[2]] - end[0]).square().mean().sqrt()), 4)
         rows.append(row)
-    for row, own in zip(rows, resampled, strict=True):
-        peers = [i for i, r in enumerate(rows) if r["solver"] in PEERS and r["calls"] == row["calls"]]
+    sound = [i for i, row in enumerate(rows) if row["interval"] is not None]
+    for i in sound:
+        row, own = rows[i], resampled[i]
+        peers = [i for i in sound if rows[i]["solver"] in PEERS and rows[i]["calls"] == row["calls"]]
         if row["model"] == "DDPM" and row["solver"] in OURS and peers:
             best = min(peers, key=lambda i: rows[i]["frechet"])
             row["best_peer"] = rows[best]["solver"]
             row["above_best_peer"] = spread(own - resampled[best], row["frechet"] - rows[best]["frechet"])
-        first = [i for i, r in enumerate(rows) if (r["model"], r["solver"], r["calls"]) == (row["model"], *FIRST)]
+        first = [i for i in sound if (rows[i]["model"], rows[i]["solver"], rows[i]["calls"]) == (row["model"], *FIRST)]
         if first and row["calls"] == 10:
             row["above_first_order"] = spread(own - resampled[first[0]], row["frechet"] - rows[first[0]]["frechet"])
     return rows
