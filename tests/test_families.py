@@ -144,3 +144,23 @@ def test_few_steps(name):
     """A process of fewer steps than its paper's sampler takes is sampled in all of them."""
     process = getattr(ld.families, name)((1, 8, 8), num_steps=7)
     assert process.sampler(process.denoiser(torch.zeros_like)).times == [7, 6, 5, 4, 3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("name", ["InverseHeatDissipation", "SoftDiffusion"])
+def test_directions_that_are_gone_leave_heun_finite(name):
+    """Frequencies that a blur has taken to 1e-30 come back by Euler's method alone."""
+    process = getattr(ld.families, name)((1, 16, 16))
+    denoiser = ld.Denoiser(lambda x, index: torch.tanh(x), process, "data")
+    drawn = ld.HeunSampler(denoiser, 10)(2, seeds=[0, 1], prior=torch.rand(2, 1, 16, 16), progress=False)
+    assert float(drawn.abs().max()) <= 1
+
+
+def test_jumps_are_at_changes_of_shape():
+    process = ld.families.PyramidFlow((1, 16, 16))
+    with pytest.raises(ValueError, match="t: expected one of"):
+        process.jump(torch.zeros(1, 1, 8, 8), 0.5, torch.zeros(1, 1, 8, 8))
+    subspace = ld.families.SubspaceDiffusion((1, 8, 8))
+    sampler = ld.families.SubspaceSampler(subspace.denoiser(lambda x, t: x), 4)
+    assert sampler.detail == subspace.detail
+    with pytest.raises(ValueError, match="t: expected one of"):
+        sampler.jump(torch.zeros(1, 1, 4, 4), 0.7, torch.zeros(1, 1, 4, 4))

@@ -39,7 +39,12 @@ from lineardiffusion.families.progressive_deblurring import DeblurringSampler as
 from lineardiffusion.families.progressive_deblurring import ProgressiveDeblurring as ProgressiveDeblurring
 from lineardiffusion.families.pyramid_flow import PyramidFlow as PyramidFlow
 from lineardiffusion.families.pyramid_noise import PyramidNoise as PyramidNoise
+from lineardiffusion.families.region_adaptive import FOUR_TIMES as FOUR_TIMES
+from lineardiffusion.families.region_adaptive import SEVEN_TIMES as SEVEN_TIMES
+from lineardiffusion.families.region_adaptive import TWO_STAGES as TWO_STAGES
 from lineardiffusion.families.region_adaptive import RegionAdaptive as RegionAdaptive
+from lineardiffusion.families.region_adaptive import Rescheduling as Rescheduling
+from lineardiffusion.families.region_adaptive import matched_times as matched_times
 from lineardiffusion.families.relay import RelayDiffusion as RelayDiffusion
 from lineardiffusion.families.relay import RelaySampler as RelaySampler
 from lineardiffusion.families.scale_space import ScaleSpaceDiffusion as ScaleSpaceDiffusion

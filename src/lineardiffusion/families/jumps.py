@@ -33,6 +33,11 @@ class Jumping(Family):
             noise: standard normal, with the shape of the result.
         """
 
+    def check_change(self, t: float) -> None:
+        """Raise ValueError unless the shape changes at t."""
+        if t not in self.shape_changes():
+            raise ValueError(f"t: expected one of {self.shape_changes()}, where the shape changes, got {t}")
+
     def new_detail(self, clean: Tensor, t: float) -> Tensor:
         """Of clean images just below t what jumps leave out; here nothing."""
         return torch.zeros_like(clean)

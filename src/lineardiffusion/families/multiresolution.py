@@ -180,8 +180,7 @@ class Multiresolution(Jumping):
             t: one of `shape_changes()`.
             noise: standard normal, with shape (B, *shape just below t).
         """
-        if t not in self.shape_changes():
-            raise ValueError(f"t: expected one of {self.shape_changes()}, where the shape changes, got {t}")
+        self.check_change(t)
         check_event(x_t, self.shape(t), "x_t")
         operator, covariance = self._jumps.get(t, lambda: self._make_jump(t))
         return covariance.sample(operator(x_t), noise)

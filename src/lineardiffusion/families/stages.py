@@ -208,6 +208,7 @@ class StagedFlow(Jumping):
         return Denoiser(network, self, self.prediction, StageTimestep(), "pseudoinverse")
 
     def jump(self, x_t: Tensor, t: float, noise: Tensor) -> Tensor:
+        self.check_change(t)
         kernel = self.step_kernel(t, self.before(t), 1.0)
         with full_precision(x_t):
             return kernel.sample(x_t, torch.zeros_like(noise), noise)  # the mean that is given is of no consequence

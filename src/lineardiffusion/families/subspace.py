@@ -114,7 +114,7 @@ class SubspaceDiffusion(Family):
         return Denoiser(network, self, self.prediction, lift="pseudoinverse")
 
     def sampler(self, denoiser: Denoiser, steps: Steps = None) -> SubspaceSampler:
-        return SubspaceSampler(denoiser, uniform(1000) if steps is None else steps, self.detail)
+        return SubspaceSampler(denoiser, uniform(1000) if steps is None else steps)
 
 
 @configured("families.SubspaceSampler")
@@ -127,7 +127,7 @@ class SubspaceSampler(MarkovSampler):
     Arguments:
         denoiser: from `SubspaceDiffusion.denoiser`.
         steps: as for `ld.DDIMSampler`.
-        detail: as for `SubspaceDiffusion`.
+        detail: as for `SubspaceDiffusion`; that of the process by default.
         langevin_steps: after each jump; each calls the network.
         snr: of a Langevin step; the paper's 0.22 is that of CIFAR-10 (0.01 with sub-VP, 0.5 for its larger images).
 
@@ -139,7 +139,7 @@ class SubspaceSampler(MarkovSampler):
         self,
         denoiser: Denoiser,
         steps: Steps = None,
-        detail: Sequence[float] = (),
+        detail: Sequence[float] | None = None,
         langevin_steps: int = 2,
         snr: float = 0.22,
     ) -> None:
@@ -147,6 +147,8 @@ class SubspaceSampler(MarkovSampler):
         self.process, path = denoiser.process, denoiser.process.path
         if not isinstance(path, paths.truncated) or not path.orthonormal or self.process.num_steps is not None:
             raise ValueError(f"denoiser: expected one of a SubspaceDiffusion, got one of {self.process}")
+        if detail is None:
+            detail = self.process.detail if isinstance(self.process, SubspaceDiffusion) else ()
         self.detail = [as_number(s, "detail") for s in detail]
         if len(self.detail) != len(path.shapes) or not all(0 <= s < math.inf for s in self.detail):
             raise ValueError(f"detail: expected a number ≥ 0 for each of {len(path.shapes)} subspaces, got {detail}")
@@ -158,13 +160,15 @@ class SubspaceSampler(MarkovSampler):
         return {name: getattr(self, name) for name in names}
 
     def jump(self, x_t: Tensor, t: float, noise: Tensor) -> Tensor:
-        """The state at the same noise level in the next larger space.
+        """The state at the same noise level in the next larger space, from one of the times at which a space ends.
 
         Arguments:
             x_t: states at one of `process.shape_changes()`, with shape (*batch, *shape(t)).
             t: the time.
             noise: white, with shape (*batch, *shape just below t).
         """
+        if t not in self.process.shape_changes():
+            raise ValueError(f"t: expected one of {self.process.shape_changes()}, where a subspace ends, got {t}")
         process, below = self.process, self.process.before(t)
         # Between two spaces lie the coordinates that the smaller one leaves out and the larger one has.
         n, fine, coarse = (math.prod(process.shape(u)) for u in (0, below, t))

@@ -21,6 +21,7 @@ from lineardiffusion.schedules import flow
 from lineardiffusion.schedules.grids import Steps
 
 _CACHE_BYTES = 2**28
+UNSEEN = 1e4
 
 
 @configured("HeunSampler")
@@ -32,7 +33,7 @@ class HeunSampler(Sampler):
 
     in every direction of the path's frame: slopes d(x/a)/d(σ/a) are averaged, as in EDM. With `schedules.flow` those of
     dx/dt are, which is e^h = σ_t/σ_s. Euler's method is what is left for the step to s = 0, over a change of shape,
-    and in directions that x_t does not see (e^h = ∞).
+    and in directions that x_t does not see (e^h > 10⁴, where m₂ − m is rounding and error).
 
     Arguments:
         denoiser: estimates c_s from x_t.
@@ -86,7 +87,7 @@ def heun_weight(process: LinearDiffusion, t: float, s: float) -> float | LinearO
     if isinstance(process.schedule, flow):
         return 0.5 * process.sigma(t) / process.sigma(s)
     ratio = (log_ratio(process, s) - log_ratio(process, t)).exp()
-    weight = 0.5 * torch.where(ratio.isfinite(), ratio, 0.0)
+    weight = 0.5 * torch.where(ratio < UNSEEN, ratio, 0.0)
     return float(weight) if weight.ndim == 0 else process.path.filter(s, weight)
 
 
