@@ -32,6 +32,7 @@ from examples.experiment.features import frechet_distance, train_judge
 from examples.experiment.pictures import grid, write_png
 
 import lineardiffusion as ld
+from lineardiffusion.lab.matrices import bures
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "ablations.json"
@@ -95,14 +96,7 @@ def exact_error(process: ld.LinearDiffusion, covariance: ld.LinearOperator, call
                 spread = isotropic_variance(process, t, s, noise) * torch.eye(len(step), dtype=torch.float64)
         own = step @ own @ step.T + spread
     truth = covariance.to_dense()
-    root = symmetric_root(truth)
-    distance = own.trace() + truth.trace() - 2 * symmetric_root(root @ own @ root).trace()
-    return math.sqrt(max(0.0, float(distance / truth.trace())))
-
-
-def symmetric_root(matrix: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
-    return vectors @ (values.clamp(min=0).sqrt()[:, None] * vectors.T)
+    return math.sqrt(bures(truth, own) / float(truth.trace()))
 
 
 def exact_rows() -> list[dict[str, Any]]:

@@ -13,7 +13,6 @@ Writes results/digits.json, pictures, and the table in docs/training.md.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
@@ -26,7 +25,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.runs import kept_result, slug, timed_draws, write_table
+from benchmarks.runs import launch, run_arguments, slug, timed_draws, write_table
 from benchmarks.timing import environment
 from examples.experiment.building import build_network, build_process
 from examples.experiment.config import (
@@ -208,37 +207,14 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def launch(model: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The result of a run."""
-    options = [
-        "--data",
-        str(arguments.data),
-        "--minutes",
-        str(arguments.minutes),
-        "--model",
-        model,
-        "--seed",
-        str(seed),
-    ]
-    result = kept_result(__file__, options, RUNS / f"{slug(model)}-seed-{seed}")
-    print(json.dumps(result), flush=True)
-    return result
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="a .npz file with images (N, H, W) and labels")
-    parser.add_argument("--minutes", type=float, default=8.0, help="of processor time per training (%(default)s)")
-    parser.add_argument("--model", choices=MODELS, help="one run alone, with --seed and --folder")
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--folder", type=Path)
-    arguments = parser.parse_args()
+    arguments = run_arguments(__doc__, MODELS, 8.0)
     if arguments.model:
         run(arguments.model, arguments.seed, arguments.data, arguments.minutes, arguments.folder)
         return
     jobs = [(model, seed) for seed in SEEDS for model in MODELS]
     with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda job: launch(*job, arguments), jobs))
+        results = list(pool.map(lambda job: launch(*job, __file__, RUNS, arguments), jobs))
     report = summary(arguments.data, arguments.minutes, results)
     RESULTS.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     plot(report, IMAGES / "digits_frechet.png")

@@ -13,7 +13,6 @@ Writes results/families.json, pictures, and the table in docs/families.md.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import statistics
@@ -33,7 +32,7 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.frechet import replicates, spread
-from benchmarks.runs import kept_result, slug, write_table
+from benchmarks.runs import launch, run_arguments, slug, write_table
 from benchmarks.small_models import digits
 from benchmarks.timing import environment
 from examples.experiment.features import Judge, frechet_of_moments, moments, train_judge
@@ -310,22 +309,8 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def launch(model: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    options = ["--data", str(arguments.data), "--minutes", str(arguments.minutes), "--model", model]
-    folder = RUNS / f"{slug(model)}-seed-{seed}"
-    result = kept_result(__file__, [*options, "--seed", str(seed)], folder)
-    print(json.dumps(result, ensure_ascii=False), flush=True)
-    return result
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="a .npz file with images (N, 28, 28) and labels")
-    parser.add_argument("--minutes", type=float, default=3.0, help="of processor time per training (%(default)s)")
-    parser.add_argument("--model", choices=MODELS, help="one run alone, with --seed and --folder")
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--folder", type=Path)
-    arguments = parser.parse_args()
+    arguments = run_arguments(__doc__, MODELS, 3.0)
     if arguments.model:
         run(arguments.model, arguments.seed, arguments.data, arguments.minutes, arguments.folder)
         return
@@ -334,7 +319,9 @@ def main() -> None:
     results = []
     for seed in SEEDS:
         with ThreadPoolExecutor(2) as pool:
-            results += list(pool.map(partial(launch, seed=seed, arguments=arguments), ordered))
+            results += list(
+                pool.map(partial(launch, seed=seed, script=__file__, runs=RUNS, arguments=arguments), ordered)
+            )
     report = {
         "environment": environment("einops"),
         "budget_cpu_minutes": arguments.minutes,

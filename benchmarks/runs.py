@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,34 @@ def run_on_one_core(script: str, arguments: list[str], folder: Path) -> None:
     with open(folder / "log.txt", "a", encoding="utf-8") as log:
         threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         subprocess.run(command, env={**os.environ, **threads}, stdout=log, stderr=log, check=True)
+
+
+def run_arguments(doc: str | None, models: Iterable[str], minutes: float) -> argparse.Namespace:
+    """The arguments of a benchmark of models that train for equal times: all of its runs, or one alone."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="a .npz file with images (N, 28, 28) and labels")
+    parser.add_argument("--minutes", type=float, default=minutes, help="of processor time per training (%(default)s)")
+    parser.add_argument("--model", choices=models, help="one run alone, with --seed and --folder")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--folder", type=Path)
+    return parser.parse_args()
+
+
+def launch(model: str, seed: int, script: str, runs: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The result of one run of such a benchmark, in a folder of its own."""
+    options = [
+        "--data",
+        str(arguments.data),
+        "--minutes",
+        str(arguments.minutes),
+        "--model",
+        model,
+        "--seed",
+        str(seed),
+    ]
+    result = kept_result(script, options, runs / f"{slug(model)}-seed-{seed}")
+    print(json.dumps(result, ensure_ascii=False), flush=True)
+    return result
 
 
 def timed_draws(sampler: Sampler, count: int) -> tuple[torch.Tensor, float]:

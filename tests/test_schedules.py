@@ -12,7 +12,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors import safe_open
 
 import lineardiffusion as ld
 from lineardiffusion.schedules import (
@@ -33,6 +32,7 @@ from lineardiffusion.schedules import (
     zero_terminal_snr,
 )
 from lineardiffusion.testing import strategies
+from vectors import load
 
 STAGES = ([0.0, 0.25, 0.25, 1.5], [1.0, 0.75, 0.5, 0.0], [0.0, 0.25, 0.5, 1.0])
 EVERY = {
@@ -382,16 +382,11 @@ def test_covariances():
 # ------------------------------------------------------------------------------------------------- the numbers of peers
 
 
-def load(path):
-    with safe_open(path, "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-
-
 def test_levels_of_diffusers(shared):
     """Of the states that its samplers visit, at its 0-based times; float64."""
     schedule, seen = linear(1000, 1e-4, 0.02), 0
     for name in ("vp_dpmpp_grid", "vp_ddim_ddpm", "vp_dpmpp_ode"):
-        tensors = load(shared / "vectors" / "solvers" / f"{name}.safetensors")
+        _, tensors = load(shared / "vectors" / "solvers" / f"{name}.safetensors")
         for key in [key.removesuffix(".t") for key in tensors if key.endswith(".t") and "karras" not in key]:
             t = tensors[f"{key}.t"].long() + 1
             torch.testing.assert_close(schedule.signal(t), tensors[f"{key}.alpha"][: len(t)], rtol=1e-12, atol=0)
@@ -403,7 +398,7 @@ def test_levels_of_diffusers(shared):
 @pytest.mark.parametrize("n", [5, 10, 20])
 def test_shifted_levels_of_diffusers(shared, n):
     """FlowMatchEulerDiscreteScheduler: linear from 1 to the shifted 0.001, and shifted."""
-    tensors = load(shared / "vectors" / "solvers" / "flow.safetensors")
+    _, tensors = load(shared / "vectors" / "solvers" / "flow.safetensors")
     for shift in (1.0, 3.0):
         schedule = flow(shift)
         t = torch.linspace(1, schedule.sigma(1e-3), n, dtype=torch.float64)

@@ -24,9 +24,9 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 
 import lineardiffusion as ld
+from vectors import load
 
 SHAPE = (1, 8, 8)
 UNIPC = {"rule": "midpoint", "corrector": True}
@@ -66,8 +66,8 @@ class Toy:
 
 @cache
 def tensors_of(path):
-    with safe_open(path, "pt") as file:
-        return json.loads(file.metadata().get("cases", "{}")), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    metadata, tensors = load(path)
+    return json.loads(metadata.get("cases", "{}")), tensors
 
 
 def ddim(**options):

@@ -116,10 +116,10 @@ class Family(LinearDiffusion, ABC):
         """
         check_denoiser(denoiser, self)
         t = self.drawn_times.sample(self, len(x0), generator)
-        losses = []
         parts = group_by_shape(self, t)
         if len(parts) == 1:  # rows stay where they are
             return denoising_loss(denoiser, x0, t, None, self.weighting, generator, **conditioning)
+        losses = []
         for part in parts:
             given = {name: of_rows(value, part, len(x0)) for name, value in conditioning.items()}
             losses.append(denoising_loss(denoiser, x0[part], t[part], None, self.weighting, generator, **given))

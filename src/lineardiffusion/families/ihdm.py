@@ -188,8 +188,7 @@ class InverseHeatSampler(Sampler):
     def advance(
         self, x_t: Tensor, t: float, s: float, draws: Draws, history: History, conditioning: dict[str, Any]
     ) -> tuple[Tensor, Tensor]:
-        clean = self.denoiser(x_t, t, s, **conditioning)
-        clean = clean if self.clip is None else clean.clamp(*self.clip)
+        clean = self.clipped(self.denoiser(x_t, t, s, **conditioning))
         if s == 0:
             return clean, clean
         with full_precision(x_t):

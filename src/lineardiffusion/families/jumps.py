@@ -12,12 +12,19 @@ from lineardiffusion._checks import full_precision
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.families.base import Family
+from lineardiffusion.processes.base import LinearDiffusion
 from lineardiffusion.residual import Residual
 from lineardiffusion.samplers.ddim import DDIMSampler
 from lineardiffusion.samplers.draws import Draws
 from lineardiffusion.samplers.history import History
 from lineardiffusion.samplers.multistep import Rule
 from lineardiffusion.schedules.grids import Steps
+
+
+def check_change(process: LinearDiffusion, t: float) -> None:
+    """Raise ValueError unless the shape changes at t."""
+    if t not in process.shape_changes():
+        raise ValueError(f"t: expected one of {process.shape_changes()}, where the shape changes, got {t}")
 
 
 class Jumping(Family):
@@ -32,11 +39,6 @@ class Jumping(Family):
             t: one of `shape_changes()`.
             noise: standard normal, with the shape of the result.
         """
-
-    def check_change(self, t: float) -> None:
-        """Raise ValueError unless the shape changes at t."""
-        if t not in self.shape_changes():
-            raise ValueError(f"t: expected one of {self.shape_changes()}, where the shape changes, got {t}")
 
     def new_detail(self, clean: Tensor, t: float) -> Tensor:
         """Of clean images just below t what jumps leave out; here nothing."""

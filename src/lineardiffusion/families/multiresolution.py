@@ -14,6 +14,7 @@ that the detail of the image is zero.
 from __future__ import annotations
 
 import itertools
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from lineardiffusion.config import Configured, configured
 from lineardiffusion.covariance import Covariance
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.families.base import Family
-from lineardiffusion.families.jumps import Jumping
+from lineardiffusion.families.jumps import Jumping, check_change
 from lineardiffusion.operators.base import LinearOperator, prepared_bytes
 from lineardiffusion.paths import Path
 from lineardiffusion.posterior import transition
@@ -121,7 +122,7 @@ def after_upsampling(schedule: Schedule, t: float, ratio: float) -> float:
     Raises:
         ValueError: the schedule has no such time.
     """
-    wanted = schedule.log_snr(t) - 2 * float(torch.tensor(ratio, dtype=torch.float64).log())
+    wanted = schedule.log_snr(t) - 2 * math.log(ratio)
     if wanted < schedule.log_snr(schedule.end):
         raise ValueError(
             f"transitions: expected times at which the schedule still has noise {ratio:.4g} times as strong relative "
@@ -180,7 +181,7 @@ class Multiresolution(Jumping):
             t: one of `shape_changes()`.
             noise: standard normal, with shape (B, *shape just below t).
         """
-        self.check_change(t)
+        check_change(self, t)
         check_event(x_t, self.shape(t), "x_t")
         operator, covariance = self._jumps.get(t, lambda: self._make_jump(t))
         return covariance.sample(operator(x_t), noise)
@@ -227,8 +228,8 @@ def through_stages(process: Multiresolution, pieces: Sequence[Sequence[float]]) 
     """Times of a process from those of each of its stages, the first to be sampled first, given as times of a flow of
     the same signal-to-noise ratios; the first of every piece begins its stage."""
     schedule, times = process.schedule, []
-    for piece, start, k in zip(pieces, [schedule.end, *reversed(schedule.changes)], range(len(pieces)), strict=True):
-        stage = len(pieces) - 1 - k
+    starts, stages = [schedule.end, *reversed(schedule.changes)], reversed(range(len(pieces)))
+    for piece, start, stage in zip(pieces, starts, stages, strict=True):
         others = [schedule.base.time(flow().log_snr(u)) for u in piece[1:]]
         times += [start, *(schedule.time_of(stage, t) for t in others)]
     return times

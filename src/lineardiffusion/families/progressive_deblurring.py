@@ -124,9 +124,7 @@ class DeblurringSampler(Sampler):
         process = self.denoiser.process
         estimate, r = self.denoiser.estimate(x_t, t, **conditioning)
         with full_precision(x_t):
-            clean, own = (self.denoiser.carry(estimate, r, u) for u in (t, s))
-            if self.clip is not None:
-                clean, own = clean.clamp(*self.clip), own.clamp(*self.clip)
+            clean, own = (self.clipped(self.denoiser.carry(estimate, r, u)) for u in (t, s))
             score = process.noise_covariance(t).solve(process.signal_scale(t) * clean - x_t)
             blur = process.operator(s, t)
             mean = 2 * x_t - blur(x_t) + blur.cogram_function(lambda values: 1 - values, score)

@@ -282,8 +282,7 @@ class RelaySampler(Sampler):
             return self._step(x_t, star, t, s, ratio, draws.kernel(x_t)), data
 
     def _data(self, x: Tensor, t: float, conditioning: dict[str, Any]) -> Tensor:
-        data = self.denoiser.carry(*self.denoiser.estimate(x, t, **conditioning), 0)
-        return data if self.clip is None else data.clamp(*self.clip)
+        return self.clipped(self.denoiser.carry(*self.denoiser.estimate(x, t, **conditioning), 0))
 
     def _step(self, x_t: Tensor, data: Tensor, t: float, s: float, ratio: float, noise: Tensor) -> Tensor:
         process = self.denoiser.process

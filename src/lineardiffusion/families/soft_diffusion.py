@@ -138,9 +138,7 @@ class MomentumSampler(Sampler):
         process = self.denoiser.process
         estimate, r = self.denoiser.estimate(x_t, t, **conditioning)
         with full_precision(x_t):
-            clean_t, clean_s = (self.denoiser.carry(estimate, r, u) for u in (t, s))
-            if self.clip is not None:
-                clean_t, clean_s = clean_t.clamp(*self.clip), clean_s.clamp(*self.clip)
+            clean_t, clean_s = (self.clipped(self.denoiser.carry(estimate, r, u)) for u in (t, s))
             if s == 0:
                 return clean_s, clean_s
             mean_t, mean_s = process.signal_scale(t) * clean_t, process.signal_scale(s) * clean_s

@@ -27,7 +27,7 @@ from lineardiffusion import paths, schedules
 from lineardiffusion._checks import as_index, as_number, as_shape, column, full_precision, is_batch, to_device
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.families.jumps import Jumping
+from lineardiffusion.families.jumps import Jumping, check_change
 from lineardiffusion.losses import Uniform
 from lineardiffusion.operators.bases import Haar, first
 from lineardiffusion.operators.separable import spatial_axes
@@ -208,7 +208,7 @@ class StagedFlow(Jumping):
         return Denoiser(network, self, self.prediction, StageTimestep(), "pseudoinverse")
 
     def jump(self, x_t: Tensor, t: float, noise: Tensor) -> Tensor:
-        self.check_change(t)
+        check_change(self, t)
         kernel = self.step_kernel(t, self.before(t), 1.0)
         with full_precision(x_t):
             return kernel.sample(x_t, torch.zeros_like(noise), noise)  # the mean that is given is of no consequence

@@ -14,6 +14,7 @@ from lineardiffusion._checks import as_index, as_number
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.families.base import Card, Family
+from lineardiffusion.families.jumps import check_change
 from lineardiffusion.losses import SNR
 from lineardiffusion.operators import bases
 from lineardiffusion.operators.orthogonal import Truncation
@@ -167,8 +168,7 @@ class SubspaceSampler(MarkovSampler):
             t: the time.
             noise: white, with shape (*batch, *shape just below t).
         """
-        if t not in self.process.shape_changes():
-            raise ValueError(f"t: expected one of {self.process.shape_changes()}, where a subspace ends, got {t}")
+        check_change(self.process, t)
         process, below = self.process, self.process.before(t)
         # Between two spaces lie the coordinates that the smaller one leaves out and the larger one has.
         n, fine, coarse = (math.prod(process.shape(u)) for u in (0, below, t))

@@ -121,8 +121,7 @@ class UDPMSampler(Sampler):
     def advance(
         self, x_t: Tensor, t: float, s: float, draws: Draws, history: History, conditioning: dict[str, Any]
     ) -> tuple[Tensor, Tensor]:
-        clean = self.denoiser(x_t, t, s, **conditioning)
-        clean = clean if self.clip is None else clean.clamp(*self.clip)
+        clean = self.clipped(self.denoiser(x_t, t, s, **conditioning))
         if s == 0:
             return clean, clean
         mean, variance = self.kernel(x_t, clean, t, s)

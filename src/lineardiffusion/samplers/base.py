@@ -216,6 +216,10 @@ class Sampler(Configured, ABC):
         iterations = as_index(iterations, 1, 2**31, "iterations")
         return invert(self.denoiser, _bar(pairs, progress), x_0, iterations, self.clip, conditioning)
 
+    def clipped(self, clean: Tensor) -> Tensor:
+        """An estimate, clamped to the range of the sampler."""
+        return clean if self.clip is None else clean.clamp(*self.clip)
+
     def lowered(self, order: int, s: float) -> int:
         """The order, or how many steps of the grid are left with the one to s, where those are fewer."""
         return min(order, self._steps_left.get(s, order))

@@ -78,8 +78,7 @@ class HeunSampler(Sampler):
             return kernel.mean(x_t, star), clean
 
     def _estimate(self, x: Tensor, t: float, s: float, conditioning: dict[str, Any]) -> Tensor:
-        clean = self.denoiser.carry(*self.denoiser.estimate(x, t, **conditioning), s)
-        return clean if self.clip is None else clean.clamp(*self.clip)
+        return self.clipped(self.denoiser.carry(*self.denoiser.estimate(x, t, **conditioning), s))
 
 
 def heun_weight(process: LinearDiffusion, t: float, s: float) -> float | LinearOperator:

@@ -58,32 +58,34 @@ class coloured(Schedule):
         self.schedule, self.basis = schedule, basis
         self.end, self.num_steps, self.first = schedule.end, schedule.num_steps, schedule.first
         self.deviations = deviations if callable(deviations) else as_numbers(deviations, "deviations")
-        self._fixed = None if callable(self.deviations) else self._spectrum(self.deviations, "")
+        self._fixed, self._rms = None, 1.0
+        if not callable(self.deviations):
+            self._fixed = self._spectrum(self._checked(self.deviations, ""))
+            self._rms = _rms(self.deviations)
 
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         signal, sigma = self.schedule.levels(t)
         if self._fixed is not None:
-            return signal, sigma * self._rms(0)
-        rms = [self._rms(u) if u else 1.0 for u in t.flatten().tolist()]
+            return signal, sigma * self._rms
+        rms = [_rms(self._at(u)) if u else 1.0 for u in t.flatten().tolist()]
         return signal, sigma * torch.tensor(rms, dtype=t.dtype, device=t.device).reshape(t.shape)
 
     def noise(self, t: float, shape: Shape) -> NoiseLevel:
         if self._check_time(t) == 0:
             return 0.0
-        covariance = self._of(t) if self._fixed is None else self._fixed
+        covariance = self._spectrum(self._at(t)) if self._fixed is None else self._fixed
         return Multiple(covariance, self.schedule.sigma(t))
 
-    def _rms(self, t: float) -> float:
-        """√(mean of n_t²)"""
-        covariance = self._of(t) if self._fixed is None else self._fixed
-        return math.sqrt(covariance.mean_variance())
-
-    def _of(self, t: float) -> Covariance:
-        """V diag(n_t²) Vᴴ of deviations that are a function."""
+    def _at(self, t: float) -> Tensor:
+        """n_t of deviations that are a function."""
         assert callable(self.deviations)
-        return self._spectrum(as_numbers(self.deviations(t), "deviations"), f" at t = {t}")
+        return self._checked(as_numbers(self.deviations(t), "deviations"), f" at t = {t}")
 
-    def _spectrum(self, deviations: Tensor, at: str) -> Covariance:
+    def _spectrum(self, deviations: Tensor) -> Covariance:
+        """V diag(n²) Vᴴ"""
+        return GramCovariance(SpectralFilter(self.basis.shape, deviations, self.basis))
+
+    def _checked(self, deviations: Tensor, at: str) -> Tensor:
         if not bool((deviations > 0).all()):
             raise ValueError(f"deviations: expected positive numbers{at}, got a least one of {float(deviations.min())}")
         try:
@@ -93,9 +95,14 @@ class coloured(Schedule):
                 f"deviations: expected a shape that broadcasts to the coordinates {self.basis.coordinates} of "
                 f"{self.basis}{at}, got {tuple(deviations.shape)}"
             ) from None
-        return GramCovariance(SpectralFilter(self.basis.shape, deviations, self.basis))
+        return deviations
 
     def _inverse(self, log_snr: Tensor) -> Tensor:
         if self._fixed is None:
             return super()._inverse(log_snr)
-        return self.schedule._inverse(log_snr + 2 * math.log(self._rms(0)))
+        return self.schedule._inverse(log_snr + 2 * math.log(self._rms))
+
+
+def _rms(deviations: Tensor) -> float:
+    """√(mean of n²), that of all coordinates, among which it is repeated."""
+    return float(deviations.square().mean().sqrt())
