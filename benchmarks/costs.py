@@ -32,10 +32,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.runs import write_table
 from benchmarks.timing import environment
-from examples.flexi_unet import SETTINGS, FlexiUNet, FullUNet
 from examples.flops import Pair, pairs_of, schedule_average
 
 import lineardiffusion as ld
+from lineardiffusion.flexi_unet import SETTINGS, FlexiUNet, FullUNet
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "costs.json"

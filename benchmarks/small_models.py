@@ -20,9 +20,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from examples.flexi_unet import FlexiUNet
-
 import lineardiffusion as ld
+from lineardiffusion.flexi_unet import FlexiUNet
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "benchmark-solvers"

@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import lineardiffusion as ld
-from examples.flexi_unet import SETTINGS, FlexiUNet, FullUNet
+from lineardiffusion.flexi_unet import SETTINGS, FlexiUNet, FullUNet
 
 Pair = tuple[tuple[int, ...], tuple[int, ...]]
 

@@ -23,8 +23,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import lineardiffusion as ld
-from examples.flexi_unet import SETTINGS, FlexiUNet
 from examples.flops import call_gflops
+from lineardiffusion.flexi_unet import SETTINGS, FlexiUNet
 
 matplotlib.use("Agg")  # files only: no screen is needed
 

@@ -25,8 +25,8 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import lineardiffusion as ld
-from examples.flexi_unet import FullUNet
 from examples.quickstart import digits, plot_samples
+from lineardiffusion.flexi_unet import FullUNet
 
 matplotlib.use("Agg")  # files only: no screen is needed
 

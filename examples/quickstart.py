@@ -34,7 +34,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import lineardiffusion as ld
-from examples.flexi_unet import FlexiUNet
+from lineardiffusion.flexi_unet import FlexiUNet
 
 matplotlib.use("Agg")  # files only: no screen is needed
 

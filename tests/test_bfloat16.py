@@ -12,9 +12,10 @@ import sys
 
 import pytest
 import torch
-from examples.flexi_unet import FlexiUNet, FullUNet
-from examples.flexi_unet.blocks import AttentionBlock, Downsample
-from examples.flexi_unet.layers import Conv1d, Conv2d
+
+from lineardiffusion.flexi_unet import FlexiUNet, FullUNet
+from lineardiffusion.flexi_unet.blocks import AttentionBlock, Downsample
+from lineardiffusion.flexi_unet.layers import Conv1d, Conv2d
 
 LAYERS = {
     "halving": (lambda: Downsample(32), [(1, 1), (2, 1), (9, 1), (33, 1), (12, 2), (40, 2), (1, 2), (1, 40), (3, 3)]),

@@ -7,8 +7,9 @@ import math
 
 import pytest
 import torch
-from examples.flexi_unet import FlexiUNet, FullUNet, ResizedFlexiUNet
-from examples.flexi_unet.layers import Dropout
+
+from lineardiffusion.flexi_unet import FlexiUNet, FullUNet, ResizedFlexiUNet
+from lineardiffusion.flexi_unet.layers import Dropout
 
 NET = {
     "model_channels": 16,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from examples.flexi_unet import FlexiUNet, FullUNet, ResizedFlexiUNet
-from examples.flexi_unet.model import resize
+
+from lineardiffusion.flexi_unet import FlexiUNet, FullUNet, ResizedFlexiUNet
+from lineardiffusion.flexi_unet.model import resize
 
 SMALL = {"model_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 2, 2), "attention_resolutions": (4,)}
 

@@ -10,8 +10,9 @@ import json
 
 import pytest
 import torch
-from examples.flexi_unet import FlexiUNet, FullUNet, ResizedFlexiUNet, shared_levels
-from examples.flexi_unet.model import resize
+
+from lineardiffusion.flexi_unet import FlexiUNet, FullUNet, ResizedFlexiUNet, shared_levels
+from lineardiffusion.flexi_unet.model import resize
 
 SIZED = {"image_size": 16, "model_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 2, 3)}
 BASE = {**SIZED, "attention_resolutions": (2,), "num_heads": 2, "use_scale_shift_norm": False}

@@ -6,9 +6,9 @@ import json
 
 import pytest
 import torch
-from examples.flexi_unet import FlexiUNet, FullUNet
 
 import lineardiffusion as ld
+from lineardiffusion.flexi_unet import FlexiUNet, FullUNet
 from vectors import load, relative_error
 
 

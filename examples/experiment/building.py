@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import lineardiffusion as ld
 from examples.experiment.config import NetworkConfig, OptimizationConfig, ProcessConfig
-from examples.flexi_unet import SETTINGS, FlexiUNet, FullUNet, ResizedFlexiUNet
+from lineardiffusion.flexi_unet import SETTINGS, FlexiUNet, FullUNet, ResizedFlexiUNet
 from lineardiffusion.times import TimeSampler
 
 Shape = tuple[int, int, int]

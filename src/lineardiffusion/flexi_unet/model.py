@@ -28,9 +28,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from examples.flexi_unet.blocks import Size
-from examples.flexi_unet.layers import Conv2d
-from examples.flexi_unet.unet import UNet, level_sizes
+from lineardiffusion.flexi_unet.blocks import Size
+from lineardiffusion.flexi_unet.layers import Conv2d
+from lineardiffusion.flexi_unet.unet import UNet, level_sizes
 
 
 class FlexiUNet(UNet):

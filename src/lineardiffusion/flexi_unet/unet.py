@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from examples.flexi_unet.blocks import AttentionBlock, Downsample, ResBlock, Size, Stage, Upsample
-from examples.flexi_unet.layers import Conv2d, Dropout, GroupNorm, timestep_embedding, zeroed
+from lineardiffusion.flexi_unet.blocks import AttentionBlock, Downsample, ResBlock, Size, Stage, Upsample
+from lineardiffusion.flexi_unet.layers import Conv2d, Dropout, GroupNorm, timestep_embedding, zeroed
 
 
 class UNet(nn.Module):

@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from examples.flexi_unet.layers import Conv1d, Conv2d, Dropout, GroupNorm, zeroed
+from lineardiffusion.flexi_unet.layers import Conv1d, Conv2d, Dropout, GroupNorm, zeroed
 
 Size = tuple[int, int]
 
