@@ -5,8 +5,8 @@
 Each run trains for the same processor time on one core, two runs side by side; three seeds. Then digits are drawn at
 10, 25 and 100 calls of the network by the sampler that was best among a few on other noise and the first seed, and
 their Fréchet distance to the real ones is taken in the features of a small classifier of real digits, with a bootstrap
-interval. SPEED, region-adaptive and bottleneck sampling draw from DDPM's networks, unchanged. What is finished is kept
-in runs/benchmark-families and not done again.
+interval. Estimates are kept in the range of images. SPEED, region-adaptive and bottleneck sampling draw from DDPM's
+networks, unchanged. What is finished is kept in runs/benchmark-families and not done again.
 
 Writes results/families.json, pictures, and the table in docs/families.md.
 """
@@ -303,21 +303,35 @@ def measured(
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """A line for each family: the distance at each number of calls, the mean of the seeds and their extremes."""
+    """A line for each family: at each number of calls the mean distance of the seeds, half of its bootstrap interval,
+    and the seeds' extremes."""
     heads = " | ".join(f"{calls} calls" for calls in CALLS)
-    lines = [f"| family | {heads} | best at {CALLS[0]} | GFLOPs at {CALLS[-1]} | training steps |", "|---" * 7 + "|"]
+    last = CALLS[-1]
+    lines = [f"| family | {heads} | best at {CALLS[0]} | at {last} | GFLOPs at {last} | s at {last} | training steps |"]
+    lines.append("|---" * (6 + len(CALLS)) + "|")
     for model in MODELS:
         runs = [result for result in results if result["model"] == model]
-        if not runs:
-            continue
         cells = []
-        for k in range(len(CALLS)):
-            values = [run["draws"][k]["frechet"] for run in runs]
-            cells.append(f"{statistics.fmean(values):.2f} ({min(values):.2f}–{max(values):.2f})")
+        for draws in zip(*(run["draws"] for run in runs), strict=True):
+            values = [draw["frechet"] for draw in draws]
+            half = math.hypot(*((high - low) / 2 for low, high in (draw["interval"] for draw in draws))) / len(runs)
+            cells.append(f"{statistics.fmean(values):.1f} ± {half:.1f} ({min(values):.1f}–{max(values):.1f})")
+        first, final = runs[0]["draws"][0], runs[0]["draws"][-1]
+        seconds = statistics.fmean(run["draws"][-1]["cpu_s_per_1000_images"] for run in runs)
         steps = statistics.fmean(run["training_steps"] for run in runs)
-        best, cost = runs[0]["draws"][0]["sampler"], runs[0]["draws"][-1]["gflops_per_image"]
-        lines.append(f"| {model} | {' | '.join(cells)} | {best} | {cost:.2f} | {steps:.0f} |")
+        cost = f"{final['gflops_per_image']:.2f} | {seconds:.0f} | {steps:.0f}"
+        lines.append(f"| {model} | {' | '.join(cells)} | {first['sampler']} | {final['sampler']} | {cost} |")
     return "\n".join(lines)
+
+
+def held_out(data: Path) -> list[float]:
+    """The distances of sets of as many real digits that the classifier has not seen: those of a perfect model."""
+    images, labels = digits(data)
+    judge = train_judge(images, labels, 10, RUNS / "cache")
+    reference, unseen = moments(judge.learnt(images)), judge.features(images, judge.held_out)
+    return [
+        round(frechet_of_moments(moments(part), reference), 3) for part in unseen.split(COUNT) if len(part) == COUNT
+    ]
 
 
 def main() -> None:
@@ -337,6 +351,7 @@ def main() -> None:
         "environment": environment("einops"),
         "budget_cpu_minutes": arguments.minutes,
         "count": COUNT,
+        "held_out": held_out(arguments.data),
         "runs": results,
     }
     RESULTS.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
