@@ -44,6 +44,7 @@ from lineardiffusion.families import Family
 from lineardiffusion.families.jumps import Jumping
 from lineardiffusion.families.stacks import Stacked
 from lineardiffusion.flexi_unet import FlexiUNet
+from lineardiffusion.flexi_unet.layers import timestep_embedding
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "benchmark-families"
@@ -51,7 +52,6 @@ RESULTS = ROOT / "benchmarks" / "results" / "families.json"
 IMAGES, PAGE = ROOT / "docs" / "images" / "families", ROOT / "docs" / "families.md"
 SHAPE, SEEDS, CALLS, COUNT, TRIED = (1, 32, 32), (0, 1, 2), (10, 25, 100), 400, 100
 BATCH_SIZE, LEARNING_RATE, EMA_DECAY = 32, 2e-3, 0.99
-SECOND: dict[str, Any] = {"order": 2, "rule": "midpoint"}
 ELSEWHERE = 10**6  # seeds of the noise by which samplers are chosen
 
 
@@ -119,7 +119,8 @@ MODELS: dict[str, Entry] = {
 
 class Network(nn.Module):
     """The network of all models, as each of them calls it: Flexi-UNet of 32 channels on patches of 2 × 2 pixels, which
-    take half the time of one of 16 channels on pixels; wavelet coefficients are patches already."""
+    take half the time of one of 16 channels on pixels; wavelet coefficients are patches already. What it is given is
+    added to what it returns, times a function of time that is learnt, so that noise needs not pass its layers."""
 
     def __init__(self, entry: Entry, process: Family) -> None:
         super().__init__()
@@ -134,6 +135,9 @@ class Network(nn.Module):
             num_res_blocks=1,
             channel_mult=(1, 1, 1, 1),
         )
+        self.gain = nn.Sequential(nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, returned * given))
+        nn.init.zeros_(self.gain[-1].weight)
+        nn.init.zeros_(self.gain[-1].bias)
         self.scale = entry.time_scale
 
     def forward(self, x: Tensor, time: Tensor, size: tuple[int, ...] | None = None) -> Tensor:
@@ -149,7 +153,11 @@ class Network(nn.Module):
     def _on_patches(self, x: Tensor, time: Tensor, size: tuple[int, ...] | None) -> Tensor:
         if size is not None:
             size = tuple(side // self.patch for side in size)
-        return F.pixel_shuffle(self.network(F.pixel_unshuffle(x, self.patch), time, size=size), self.patch)
+        output = F.pixel_shuffle(self.network(F.pixel_unshuffle(x, self.patch), time, size=size), self.patch)
+        if output.shape[2:] != x.shape[2:]:
+            return output
+        gain = self.gain(timestep_embedding(time, 64)).reshape(len(x), output.shape[1], x.shape[1])
+        return output + torch.einsum("boi, bihw -> bohw", gain, x)
 
 
 # ---------------------------------------------------------------------- training
@@ -203,19 +211,18 @@ def samplers(process: Family, denoiser: ld.Denoiser, calls: int, clip: tuple[flo
     stages = getattr(process, "stage_times", None)
     steps: Any = calls if process.num_steps is None or calls < process.num_steps else None
     own = (calls + 1) // 2 if isinstance(process, ld.EDM) else steps  # Heun's method takes two calls a step
-    kinds: dict[str, Callable[[], Any]] = {"its own": lambda: process.sampler(denoiser, own)}
+    kinds: dict[str, Callable[[], Any]] = {"its own": lambda: process.sampler(denoiser, own, clip=clip)}
     if stages is not None:
         each = [calls // process.stages.count + (k < calls % process.stages.count) for k in range(process.stages.count)]  # type: ignore[attr-defined]
-        kinds["its own, stages"] = lambda: process.sampler(denoiser, stages(each))
+        kinds["its own, stages"] = lambda: process.sampler(denoiser, stages(each), clip=clip)
     elif not isinstance(process, Jumping):
+        second: dict[str, Any] = {"order": 2, "rule": "midpoint", "clip": clip}
         kinds |= {
-            "ancestral": lambda: ld.AncestralSampler(denoiser, steps),
-            "η = 0": lambda: ld.DDIMSampler(denoiser, steps),
-            "second order, uniform": lambda: ld.DDIMSampler(denoiser, steps, **SECOND),
-            "second order, log-SNR": lambda: ld.DDIMSampler(
-                denoiser, ld.grids.log_snr(calls), order=2, rule="midpoint"
-            ),
-            "shared noise": lambda: ld.SharedNoiseSampler(denoiser, steps),
+            "ancestral": lambda: ld.AncestralSampler(denoiser, steps, clip=clip),
+            "η = 0": lambda: ld.DDIMSampler(denoiser, steps, clip=clip),
+            "second order, uniform": lambda: ld.DDIMSampler(denoiser, steps, **second),
+            "second order, log-SNR": lambda: ld.DDIMSampler(denoiser, ld.grids.log_snr(calls), **second),
+            "shared noise": lambda: ld.SharedNoiseSampler(denoiser, steps, clip=clip),
         }
     made = {}
     for name, make in kinds.items():
@@ -223,7 +230,6 @@ def samplers(process: Family, denoiser: ld.Denoiser, calls: int, clip: tuple[flo
             made[name] = make()
         except (TypeError, ValueError):  # a grid, a kernel or a prediction that the process does not have
             continue
-        made[name].clip = clip
     return made
 
 

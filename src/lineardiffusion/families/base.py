@@ -81,12 +81,13 @@ class Family(LinearDiffusion, ABC):
         return Denoiser(network, self, self.prediction)
 
     @abstractmethod
-    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> Sampler:
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, **settings: Any) -> Sampler:
         """The paper's sampler, with its constants.
 
         Arguments:
             denoiser: from `denoiser`.
             steps: as for `ld.DDIMSampler`; the paper's by default.
+            settings: of that sampler, such as clip=(−1, 1).
         """
 
     def data(self, images: Tensor) -> Tensor:

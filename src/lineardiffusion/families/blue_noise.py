@@ -186,8 +186,8 @@ class BlueNoise(Family):
     def denoiser(self, network: Callable[..., Any]) -> Denoiser:
         return Denoiser(network, self, self.prediction, "time")
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> TwoPartSampler:
-        return TwoPartSampler(denoiser, 250 if steps is None else steps)
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, **settings: Any) -> TwoPartSampler:
+        return TwoPartSampler(denoiser, 250 if steps is None else steps, **settings)
 
     def loss(
         self, denoiser: Denoiser, x0: Tensor, generator: torch.Generator | None = None, **conditioning: Any
@@ -213,14 +213,14 @@ class TwoPartSampler(Sampler):
 
     Arguments:
         denoiser: from `BlueNoise.denoiser`.
-        steps: as `Sampler`.
+        steps, clip: as `Sampler`, with x̂_0 = x_t + t d_1.
 
     Raises:
         TypeError: a denoiser of another process.
     """
 
-    def __init__(self, denoiser: Denoiser, steps: Steps = 250) -> None:
-        super().__init__(denoiser, steps)
+    def __init__(self, denoiser: Denoiser, steps: Steps = 250, clip: tuple[float, float] | None = None) -> None:
+        super().__init__(denoiser, steps, clip)
         if not isinstance(denoiser.process, BlueNoise):
             raise TypeError(f"denoiser: expected one of a families.BlueNoise, got one of {denoiser.process!r}")
         if not isinstance(denoiser.prediction, TwoParts):
@@ -230,7 +230,7 @@ class TwoPartSampler(Sampler):
         self.mixing = denoiser.process.mixing
 
     def arguments(self) -> dict[str, object]:
-        return {"denoiser": self.denoiser, "steps": self.steps}
+        return {"denoiser": self.denoiser, "steps": self.steps, "clip": self.clip}
 
     def advance(
         self, x_t: Tensor, t: float, s: float, draws: Draws, history: History, conditioning: dict[str, Any]
@@ -239,4 +239,5 @@ class TwoPartSampler(Sampler):
         first, second = _parts(self.denoiser, x_t, times, conditioning)
         gamma_t, gamma_s = self.mixing.gamma(torch.tensor([t, s], dtype=torch.float64)).tolist()
         with full_precision(x_t):
-            return x_t + (t - s) * first + (gamma_t - gamma_s) * second, x_t + t * first
+            clean = self.clipped(x_t + t * first)
+            return x_t + (1 - s / t) * (clean - x_t) + (gamma_t - gamma_s) * second, clean

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from lineardiffusion import paths
 from lineardiffusion._checks import as_number
@@ -72,5 +73,5 @@ class BlurringDiffusion(Family):
             raise ValueError(f"min_scale: expected a number in (0, 1], got {min_scale}")
         super().__init__(paths.heat(shape, blur_sigma_max, min_scale), as_schedule(schedule, num_steps))
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> AncestralSampler:
-        return AncestralSampler(denoiser, steps)
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, **settings: Any) -> AncestralSampler:
+        return AncestralSampler(denoiser, steps, **settings)

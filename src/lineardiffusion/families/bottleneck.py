@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from lineardiffusion._checks import Shape, as_index, as_number, as_shape
 from lineardiffusion.config import configured
@@ -107,12 +108,12 @@ class BottleneckSampling(Multiresolution):
     def lift(self, t: float) -> LinearOperator:
         return self._lifts[t]
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> JumpSampler:
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, **settings: Any) -> JumpSampler:
         """As `Family.sampler`; by default the times of the stages."""
         if steps is None:
-            settings = zip(self.steps, self.strengths, self.shifts, strict=True)
-            steps = through_stages(self, [[shifted(u * (1 - k / n), h) for k in range(n)] for n, u, h in settings])
-        return JumpSampler(denoiser, steps)
+            stages = zip(self.steps, self.strengths, self.shifts, strict=True)
+            steps = through_stages(self, [[shifted(u * (1 - k / n), h) for k in range(n)] for n, u, h in stages])
+        return JumpSampler(denoiser, steps, **settings)
 
 
 @configured("families.BottleneckPath")

@@ -171,8 +171,8 @@ class ColdDiffusion(Family):
         steps = len(path.operators)
         super().__init__(path, schedules.table([1.0] * (steps + 1), [0.0] * (steps + 1)), coupling="shared")
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> SharedNoiseSampler:
-        return SharedNoiseSampler(denoiser, steps)
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, **settings: Any) -> SharedNoiseSampler:
+        return SharedNoiseSampler(denoiser, steps, **settings)
 
     def loss(
         self, denoiser: Denoiser, x0: Tensor, generator: torch.Generator | None = None, **conditioning: Any

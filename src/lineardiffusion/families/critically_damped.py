@@ -287,8 +287,8 @@ class CriticallyDamped(Family):
     def denoiser(self, network: Callable[..., Any]) -> Denoiser:
         return Denoiser(network, self, self.prediction, "time")
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> AncestralSampler:
-        return AncestralSampler(denoiser, 500 if steps is None else steps)
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, **settings: Any) -> AncestralSampler:
+        return AncestralSampler(denoiser, 500 if steps is None else steps, **settings)
 
 
 class _LangevinSampler(Sampler):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.families.ddpm import DDPM
 from lineardiffusion.samplers.ddim import DDIMSampler
@@ -35,5 +37,5 @@ class DDIM(DDPM):
         sampler=r"the kernel of $\eta = 0$, 50 of every 20th time",
     )
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> DDIMSampler:
-        return DDIMSampler(denoiser, leading(min(50, self.num_steps or 50)) if steps is None else steps)
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, **settings: Any) -> DDIMSampler:
+        return DDIMSampler(denoiser, leading(min(50, self.num_steps or 50)) if steps is None else steps, **settings)

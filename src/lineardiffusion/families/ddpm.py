@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from lineardiffusion import paths
 from lineardiffusion.denoiser import Denoiser
@@ -52,5 +53,5 @@ class DDPM(Family):
     def __init__(self, shape: Sequence[int], num_steps: int = 1000, schedule: NoiseSchedule = "linear") -> None:
         super().__init__(paths.identity(shape), as_schedule(schedule, num_steps))
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> Sampler:
-        return AncestralSampler(denoiser, steps)
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, **settings: Any) -> Sampler:
+        return AncestralSampler(denoiser, steps, **settings)

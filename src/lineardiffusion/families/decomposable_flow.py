@@ -169,5 +169,5 @@ class DecomposableFlow(Family):
     def denoiser(self, network: Callable[..., Any]) -> Denoiser:
         return Denoiser(network, self, self.prediction, BandTimes())
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> DDIMSampler:
-        return DDIMSampler(denoiser, 50 if steps is None else steps)
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, **settings: Any) -> DDIMSampler:
+        return DDIMSampler(denoiser, 50 if steps is None else steps, **settings)

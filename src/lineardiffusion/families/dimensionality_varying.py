@@ -138,5 +138,5 @@ class DimensionalityVarying(Family):
         """A network that predicts the noise; where the size grows, the image has no detail yet."""
         return Denoiser(network, self, self.prediction, lift="pseudoinverse")
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> AncestralSampler:
-        return AncestralSampler(denoiser, steps)
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, **settings: Any) -> AncestralSampler:
+        return AncestralSampler(denoiser, steps, **settings)

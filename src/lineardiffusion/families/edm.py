@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from lineardiffusion import paths, schedules
 from lineardiffusion.denoiser import Denoiser
@@ -51,5 +52,5 @@ class EDM(Family):
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__(paths.identity(shape), schedules.edm())
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> HeunSampler:
-        return HeunSampler(denoiser, karras(18) if steps is None else steps)
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, **settings: Any) -> HeunSampler:
+        return HeunSampler(denoiser, karras(18) if steps is None else steps, **settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,5 +82,5 @@ class EqualSNR(Family):
         axes = [n * torch.fft.fftfreq(n, dtype=torch.float64) for n in as_shape(shape)[1:] or as_shape(shape)]
         return 1 / torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(0).clamp(min=1)
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> DDIMSampler:
-        return DDIMSampler(denoiser, min(100, self.num_steps or 100) if steps is None else steps)
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, **settings: Any) -> DDIMSampler:
+        return DDIMSampler(denoiser, min(100, self.num_steps or 100) if steps is None else steps, **settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -124,5 +125,5 @@ class FDM(Family):
             path = paths.truncated(basis, shapes, changes, Fade(basis, shapes, changes, starts=[0, *changes][:count]))
         super().__init__(path, as_schedule(schedule, num_steps))
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> AncestralSampler:
-        return AncestralSampler(denoiser, steps)
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, **settings: Any) -> AncestralSampler:
+        return AncestralSampler(denoiser, steps, **settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from lineardiffusion import paths, schedules
 from lineardiffusion.denoiser import Denoiser
@@ -53,5 +54,5 @@ class FlowMatching(Family):
     def __init__(self, shape: Sequence[int], shift: float = 1.0) -> None:
         super().__init__(paths.identity(shape), schedules.flow(shift))
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> DDIMSampler:
-        return DDIMSampler(denoiser, 28 if steps is None else steps)
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, **settings: Any) -> DDIMSampler:
+        return DDIMSampler(denoiser, 28 if steps is None else steps, **settings)

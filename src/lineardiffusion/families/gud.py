@@ -196,8 +196,8 @@ class GUD(Family):
         rates: Tensor = torch.sigmoid(gamma) * slope
         return rates
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> AncestralSampler:
-        return AncestralSampler(denoiser, 100 if steps is None else steps)
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, **settings: Any) -> AncestralSampler:
+        return AncestralSampler(denoiser, 100 if steps is None else steps, **settings)
 
 
 @configured("families.ReverseSDESampler")

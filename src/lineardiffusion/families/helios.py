@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.families.base import Card
@@ -57,9 +58,9 @@ class Helios(StagedFlow):
     def __init__(self, shape: Sequence[int], ends: Sequence[float] = (0.0, 0.333666, 0.666333)) -> None:
         super().__init__(shape, ends, _timesteps)
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> JumpSampler:
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, **settings: Any) -> JumpSampler:
         steps = self.stage_times([10] * self.stages.count) if steps is None else steps
-        return JumpSampler(denoiser, steps, order=2, rule="midpoint", corrector=True)
+        return JumpSampler(denoiser, steps, **{"order": 2, "rule": "midpoint", "corrector": True, **settings})
 
 
 def _timesteps(stages: Stages) -> list[tuple[float, float]]:

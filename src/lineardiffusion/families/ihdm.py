@@ -156,8 +156,8 @@ class InverseHeatDissipation(Family):
     def denoiser(self, network: Callable[..., Any]) -> Denoiser:
         return Denoiser(network, self, self.prediction, time_input="time")
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> InverseHeatSampler:
-        return InverseHeatSampler(denoiser, steps)
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, **settings: Any) -> InverseHeatSampler:
+        return InverseHeatSampler(denoiser, steps, **settings)
 
 
 @configured("families.InverseHeatSampler")

@@ -105,5 +105,5 @@ class LaplacianDiffusion(Family):
         """A network for all sizes; where the size grows, the image has no detail yet, as it has faded."""
         return Denoiser(network, self, self.prediction, lift="pseudoinverse")
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> DDIMSampler:
-        return DDIMSampler(denoiser, 18 if steps is None else steps, order=2)
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, **settings: Any) -> DDIMSampler:
+        return DDIMSampler(denoiser, 18 if steps is None else steps, **{"order": 2, **settings})

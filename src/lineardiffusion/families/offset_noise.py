@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -78,5 +79,5 @@ class OffsetNoise(Family):
         noise = schedules.coloured(as_schedule(schedule, num_steps), Cosine(event), deviations)
         super().__init__(paths.identity(event), noise)
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> AncestralSampler:
-        return AncestralSampler(denoiser, steps)
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, **settings: Any) -> AncestralSampler:
+        return AncestralSampler(denoiser, steps, **settings)

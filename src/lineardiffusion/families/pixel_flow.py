@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.families.base import Card
@@ -58,8 +59,8 @@ class PixelFlow(StagedFlow):
     def __init__(self, shape: Sequence[int], ends: Sequence[float] = (0.0, 0.25, 0.5, 0.75)) -> None:
         super().__init__(shape, ends, _timesteps)
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> JumpSampler:
-        return JumpSampler(denoiser, self.stage_times([30] * self.stages.count) if steps is None else steps)
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, **settings: Any) -> JumpSampler:
+        return JumpSampler(denoiser, self.stage_times([30] * self.stages.count) if steps is None else steps, **settings)
 
 
 def _timesteps(stages: Stages) -> list[tuple[float, float]]:

@@ -100,8 +100,8 @@ class ProgressiveDeblurring(Family):
     def denoiser(self, network: Callable[..., Any]) -> Denoiser:
         return Denoiser(network, self, self.prediction, time_input="time")
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> AncestralSampler:
-        return AncestralSampler(denoiser, range(int(self.end) - 1, 0, -1) if steps is None else steps)
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, **settings: Any) -> AncestralSampler:
+        return AncestralSampler(denoiser, range(int(self.end) - 1, 0, -1) if steps is None else steps, **settings)
 
 
 @configured("families.DeblurringSampler")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,5 +86,5 @@ class PyramidNoise(Family):
         deviations: Tensor = (variances / variances.mean()).sqrt()
         super().__init__(paths.identity(event), schedules.coloured(as_schedule(schedule, num_steps), basis, deviations))
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> AncestralSampler:
-        return AncestralSampler(denoiser, steps)
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, **settings: Any) -> AncestralSampler:
+        return AncestralSampler(denoiser, steps, **settings)

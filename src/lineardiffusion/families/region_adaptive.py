@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -138,8 +138,8 @@ class RegionAdaptive(Multiresolution):
     def lift(self, t: float) -> LinearOperator:
         return self._lifts[t]
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> JumpSampler:
-        return JumpSampler(denoiser, self._stage_times() if steps is None else steps)
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, **settings: Any) -> JumpSampler:
+        return JumpSampler(denoiser, self._stage_times() if steps is None else steps, **settings)
 
     def _stage_times(self) -> list[float]:
         """In each stage uniform before they are shifted, from its first time to its end."""

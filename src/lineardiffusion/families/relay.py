@@ -140,8 +140,8 @@ class RelayDiffusion(Family):
         mean = F.interpolate(low_resolution, scale_factor=float(self.factor))
         return t, self.add_noise(mean, t, draw_noise(mean, None, generator))
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> RelaySampler:
-        return RelaySampler(denoiser, self.karras_times() if steps is None else steps)
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, **settings: Any) -> RelaySampler:
+        return RelaySampler(denoiser, self.karras_times() if steps is None else steps, **settings)
 
     def loss(
         self, denoiser: Denoiser, x0: Tensor, generator: torch.Generator | None = None, **conditioning: Any

@@ -72,5 +72,5 @@ class ScaleSpaceDiffusion(Family):
         path = paths.pyramid(shape, levels, resolution_schedule, mode, factor)
         super().__init__(path, as_schedule(schedule, num_steps))
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> AncestralSampler:
-        return AncestralSampler(denoiser, steps)
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, **settings: Any) -> AncestralSampler:
+        return AncestralSampler(denoiser, steps, **settings)

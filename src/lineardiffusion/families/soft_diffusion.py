@@ -88,8 +88,8 @@ class SoftDiffusion(Family):
         blur = LogSpacedBlur(steps, blur_sigma_min, blur_sigma_max)
         super().__init__(paths.heat(shape, blur, floor=0.0), levels)
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> MomentumSampler:
-        return MomentumSampler(denoiser, steps)
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, **settings: Any) -> MomentumSampler:
+        return MomentumSampler(denoiser, steps, **settings)
 
     def loss(
         self, denoiser: Denoiser, x0: Tensor, generator: torch.Generator | None = None, **conditioning: Any

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -135,9 +135,9 @@ class SPEED(Multiresolution):
             spectra[t, s] = Cosine(self.shape(s)).analyse(clean).square().mean(0)
         return Residual(spectra)
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None, detail: Residual | None = None) -> JumpSampler:
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, **settings: Any) -> JumpSampler:
         """As `Family.sampler`; `detail`: from the method of that name."""
-        return JumpSampler(denoiser, 50 if steps is None else steps, detail=detail)
+        return JumpSampler(denoiser, 50 if steps is None else steps, **settings)
 
 
 def activation_log_snr(power: float, delta: float) -> float:

@@ -66,8 +66,10 @@ class Stacked(Family):
         parts = torch.split(x, self._numbers, -1)
         return [part.reshape(*x.shape[:-1], *shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> Sampler:
-        return DDIMSampler(denoiser, min(250, self.num_steps or 250) if steps is None else steps, eta=1.0)
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, **settings: Any) -> Sampler:
+        return DDIMSampler(
+            denoiser, min(250, self.num_steps or 250) if steps is None else steps, **{"eta": 1.0, **settings}
+        )
 
     def loss(
         self, denoiser: Denoiser, x0: Tensor, generator: torch.Generator | None = None, **conditioning: Any

@@ -114,8 +114,8 @@ class SubspaceDiffusion(Family):
         """A network for all subspaces, which tells them apart by their shape."""
         return Denoiser(network, self, self.prediction, lift="pseudoinverse")
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> SubspaceSampler:
-        return SubspaceSampler(denoiser, uniform(1000) if steps is None else steps)
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, **settings: Any) -> SubspaceSampler:
+        return SubspaceSampler(denoiser, uniform(1000) if steps is None else steps, **settings)
 
 
 @configured("families.SubspaceSampler")
@@ -131,6 +131,7 @@ class SubspaceSampler(MarkovSampler):
         detail: as for `SubspaceDiffusion`; that of the process by default.
         langevin_steps: after each jump; each calls the network.
         snr: of a Langevin step; the paper's 0.22 is that of CIFAR-10 (0.01 with sub-VP, 0.5 for its larger images).
+        clip: range of the estimates, such as (−1, 1) for images.
 
     Raises:
         ValueError: a process without subspaces, or another number of details.
@@ -143,8 +144,9 @@ class SubspaceSampler(MarkovSampler):
         detail: Sequence[float] | None = None,
         langevin_steps: int = 2,
         snr: float = 0.22,
+        clip: tuple[float, float] | None = None,
     ) -> None:
-        super().__init__(denoiser, steps, 1.0, 1, "moment", False, None, None)
+        super().__init__(denoiser, steps, 1.0, 1, "moment", False, clip, None)
         self.process, path = denoiser.process, denoiser.process.path
         if not isinstance(path, paths.truncated) or not path.orthonormal or self.process.num_steps is not None:
             raise ValueError(f"denoiser: expected one of a SubspaceDiffusion, got one of {self.process}")
@@ -157,7 +159,7 @@ class SubspaceSampler(MarkovSampler):
         self._path = path
 
     def arguments(self) -> dict[str, object]:
-        names = ("denoiser", "steps", "detail", "langevin_steps", "snr")
+        names = ("denoiser", "steps", "detail", "langevin_steps", "snr", "clip")
         return {name: getattr(self, name) for name in names}
 
     def jump(self, x_t: Tensor, t: float, noise: Tensor) -> Tensor:

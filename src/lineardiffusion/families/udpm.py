@@ -86,8 +86,8 @@ class UDPM(Family):
         path = paths.truncated(basis, basis.halvings, list(range(1, len(signal))), orthonormal=kernel == "norm")
         super().__init__(path, schedules.table(signal, noise))
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> AncestralSampler:
-        return AncestralSampler(denoiser, steps)
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, **settings: Any) -> AncestralSampler:
+        return AncestralSampler(denoiser, steps, **settings)
 
 
 @configured("families.UDPMSampler")

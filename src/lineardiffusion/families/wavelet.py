@@ -119,8 +119,8 @@ class WaveletDiffusion(Family):
         """A network of bands."""
         return BandDenoiser(network, self)
 
-    def sampler(self, denoiser: Denoiser, steps: Steps = None) -> Sampler:
-        return AncestralSampler(denoiser, steps)
+    def sampler(self, denoiser: Denoiser, steps: Steps = None, **settings: Any) -> Sampler:
+        return AncestralSampler(denoiser, steps, **settings)
 
 
 class WSGM(DDPM):
