@@ -146,10 +146,10 @@ def _our_time(schedule: Schedule, t: Tensor) -> Tensor:
 
 
 class _FromSchedule(Schedule):
-    first = 1e-5  # next to azula's t = 0, which has noise
-
     def __init__(self, schedule: azula.noise.Schedule) -> None:
         self.schedule = schedule
+        if float(schedule(torch.zeros((), dtype=torch.float64))[1]) > 0:
+            self.first = 1e-15  # where it has the noise of azula's t = 0, to all digits
 
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         signal, sigma = self.schedule(t)
@@ -224,7 +224,8 @@ class _ToCovariance(azula.linalg.covariance.Covariance):  # type: ignore[misc]
         return self._function(torch.reciprocal)
 
     def logdet(self) -> Tensor:
-        return torch.as_tensor(self.covariance.logdet())
+        value = self.covariance.logdet()
+        return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
 
     def _function(self, f: SpectralFunction) -> _ToCovariance:
         """f(Σ)"""
