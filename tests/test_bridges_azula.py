@@ -12,13 +12,13 @@ import lineardiffusion as ld
 from vectors import load, relative_error
 
 pytest.importorskip("azula")
-import azula.denoise  # noqa: E402
-import azula.guidance  # noqa: E402
-import azula.linalg.covariance as theirs  # noqa: E402
-import azula.noise  # noqa: E402
-import azula.sample  # noqa: E402
+import azula.denoise
+import azula.guidance
+import azula.linalg.covariance as theirs
+import azula.noise
+import azula.sample
 
-from lineardiffusion.integrations.azula import from_azula, to_azula  # noqa: E402
+from lineardiffusion.integrations.azula import from_azula, to_azula
 
 SHAPE = (1, 8, 8)
 SCHEDULES = {
@@ -207,7 +207,7 @@ def test_their_guidance_on_our_denoiser(shared):
     t, x = torch.tensor(0.6, dtype=torch.float64), random(1, *SHAPE, seed=1)
     noise = theirs.IsotropicCovariance(0.01)
     denoiser = to_azula(toy.ours(from_azula(schedule)))
-    guided = azula.guidance.MMPSDenoiser(denoiser, y, lambda x: pool(x).flatten(1), noise, solver="cg", iterations=16)
+    guided = azula.guidance.MMPSDenoiser(denoiser, y, lambda x: pool(x).flatten(1), noise, solver="cg", iterations=32)
     a, s = map(float, schedule(t))
     rows = torch.cat([a * torch.eye(64, dtype=torch.float64), pool.to_dense()])
     precision = torch.tensor([s**-2] * 64 + [100.0] * 16, dtype=torch.float64)
