@@ -214,7 +214,7 @@ def test_their_guidance_on_our_denoiser(shared):
     inverse = torch.linalg.inv(toy.covariance.to_dense()) + rows.T @ (precision[:, None] * rows)
     given = torch.cat([x.flatten(), y.flatten()]) - rows @ toy.mean.flatten()
     expected = toy.mean.flatten() + torch.linalg.solve(inverse, rows.T @ (precision * given))
-    assert relative_error(guided(x, t).mean.flatten(), expected) < 1e-9
+    assert relative_error(guided(x, t).mean.flatten(), expected) < 1e-8  # their solver leaves 2e-9
 
 
 # ------------------------------------------------------------------------------------------------------- covariances

@@ -279,7 +279,8 @@ def _check_levels(level: Tensor, schedule: Schedule) -> None:
     if not bool(((level >= 0) & (level <= most * (1 + 1e-6))).all()):
         raise ValueError(
             f"sigma: expected 0 ≤ sigma ≤ σ_T/(2 a_T) = {most / 2:.6g}, the most noise in images in [0, 1] that the "
-            f"process knows, got values in {float(level.min()) / 2:.6g}…{float(level.max()) / 2:.6g}"
+            f"process knows, got values in {float(level.min()) / 2:.6g}…{float(level.max()) / 2:.6g}; start from less, "
+            f"or take a process that ends in more"
         )
 
 
