@@ -92,6 +92,21 @@ def test_they_are_operators_in_all_respects(name):
     ld.testing.check_operator(from_deepinv(make().double(), shape))
 
 
+def test_all_linear_physics_of_their_own_tests():
+    suite, count = pytest.importorskip("deepinv.tests.test_physics"), 0
+    for name in suite.OPERATORS:
+        try:
+            physics, shape, _, dtype = suite.find_operator(name, "cpu")
+        except pytest.skip.Exception:  # it needs another package
+            continue
+        if dtype.is_complex:
+            continue
+        op, x = from_deepinv(physics, shape), random(1, *shape, dtype=dtype)
+        assert torch.equal(op(x), op.pack(physics.A(x)))
+        count += 1
+    assert count >= 40
+
+
 def test_posteriors_are_those_of_the_matrix():
     op = from_deepinv(blur(), (1, 6, 8))
     dense = ld.Matrix(op.to_dense(), op.in_shape, op.out_shape)
@@ -109,11 +124,13 @@ def test_physics_that_are_no_operators_are_refused():
     wrong = deepinv.physics.LinearPhysics(A=lambda x, **_: x.roll(1, -1), A_adjoint=lambda y, **_: y)
     with pytest.raises(ValueError, match="theirs: A_adjoint is not the adjoint"):
         from_deepinv(wrong, SHAPE)
+    complex_images = deepinv.physics.CompressedSensing(m=20, img_size=SHAPE, dtype=torch.complex64)
+    for physics, shape in ((complex_images, SHAPE), (deepinv.physics.MRI(mask=MASK), SHAPE)):
+        with pytest.raises(ValueError, match="in_shape: expected the shape of real images of this physics, got"):
+            from_deepinv(physics, shape)
     with pytest.raises(TypeError, match="in_shape: expected the event shape of the images"):
         from_deepinv(deepinv.physics.Denoising())
-    with pytest.raises(
-        TypeError, match=r"expected a deepinv.physics.LinearPhysics or a deepinv.models.Denoiser, got 3"
-    ):
+    with pytest.raises(TypeError, match=r"a deepinv.physics.LinearPhysics or a deepinv.models.Denoiser, got 3"):
         from_deepinv(3)
 
 

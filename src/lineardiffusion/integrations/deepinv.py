@@ -147,8 +147,14 @@ class PhysicsOperator(LinearOperator):
     def __init__(self, physics: deepinv.physics.LinearPhysics, in_shape: Sequence[int]) -> None:
         self.physics = physics
         event = as_shape(in_shape, "in_shape")
-        with torch.no_grad():
-            y = physics.A(self._numbers().new_zeros(1, *event))
+        try:
+            with torch.no_grad():
+                y = physics.A(self._numbers().new_zeros(1, *event))
+        except Exception as error:
+            raise ValueError(
+                f"in_shape: expected the shape of real images of this physics, got {event}, for which it raises "
+                f"{type(error).__name__}: {error}"
+            ) from error
         self._is_stacked = isinstance(y, TensorList)
         parts = list(y) if self._is_stacked else [y]
         self._shapes = [tuple(part.shape[1:]) for part in parts]
@@ -193,10 +199,10 @@ class PhysicsOperator(LinearOperator):
         return TensorList(parts) if self._is_stacked else parts[0]
 
     def _numbers(self) -> Tensor:
-        """One of the tensors of the physics, which tells its precision and device."""
+        """Real numbers of the physics, which tell its precision and device."""
         first = getattr(self.physics, "physics_list", [self.physics])[0]  # of those that are stacked or composed
         numbers: Iterator[Tensor] = itertools.chain(first.parameters(), first.buffers())
-        return next(x for x in numbers if x.is_floating_point())
+        return next(x.real for x in numbers if x.is_floating_point() or x.is_complex())
 
 
 class _Physics(deepinv.physics.LinearPhysics):  # type: ignore[misc]
