@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 from functools import partial
 
 import pytest
@@ -55,6 +56,8 @@ def test_their_schedules_keep_their_times(name):
     assert schedule(schedule.first) == pytest.approx(tuple(map(float, least)), rel=1e-8)
     assert torch.allclose(schedule.time(schedule.log_snr(t)), t, rtol=0, atol=1e-9)
     assert to_azula(schedule) is SCHEDULES[name]
+    assert pickle.loads(pickle.dumps(schedule)) == schedule
+    assert all((from_azula(other) == schedule) == (other is SCHEDULES[name]) for other in SCHEDULES.values())
 
 
 @pytest.mark.parametrize("name", OURS)

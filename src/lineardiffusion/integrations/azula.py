@@ -151,6 +151,9 @@ class _FromSchedule(Schedule):
         if float(schedule(torch.zeros((), dtype=torch.float64))[1]) > 0:
             self.first = 1e-15  # where it has the noise of azula's t = 0, to all digits
 
+    def arguments(self) -> dict[str, object]:
+        return {"schedule": (type(self.schedule), vars(self.schedule))}  # azula's are equal to themselves alone
+
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         signal, sigma = self.schedule(t)
         return signal, sigma
