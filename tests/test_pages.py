@@ -20,7 +20,8 @@ PAGES = {page.name: page for page in [ROOT / "README.md", *sorted((ROOT / "docs"
 TEXTS = {name: page.read_text(encoding="utf-8") for name, page in PAGES.items()}
 _BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 BLOCKS = {name: list(_BLOCK.finditer(text)) for name, text in TEXTS.items()}
-SHOWN = {"new_degradation.md"}  # parts of a program, which tests/test_examples.py compares and runs
+# Parts of a program, which tests/test_examples.py compares and runs; what needs libraries that may be absent.
+SHOWN = {"new_degradation.md", "bridges.md"}
 UNCERTAIN = {"known_problems.md"}  # what is printed depends on the processor
 
 

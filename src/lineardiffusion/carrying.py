@@ -95,14 +95,19 @@ class Carrier:
                 f"s: expected a time of the shape of the estimate, {operator.out_shape}, got s = {s} of "
                 f"{operator.in_shape}; lift='pseudoinverse' makes the estimate larger, without detail"
             )
-        removed = (_REMOVED * operator.norm()) ** 2
-        invert = operator.step_map(lambda values: torch.where(values > removed, values.rsqrt(), 0), None)
+        return _Map(pseudoinverse(operator), operator)
 
-        def lift(clean: Tensor) -> Tensor:
-            batch = clean.shape[: clean.ndim - len(operator.out_shape)]
-            return invert(clean.new_zeros(*batch, *operator.in_shape), clean, None)
 
-        return _Map(lift, operator)
+def pseudoinverse(operator: LinearOperator) -> Callable[[Tensor], Tensor]:
+    """y ↦ M⁺ y, with (*batch, *out_shape) and (*batch, *in_shape): the least x for which M x is nearest to y. What
+    depends on M alone is computed once."""
+    removed = (_REMOVED * operator.norm()) ** 2
+    invert = operator.step_map(lambda values: torch.where(values > removed, values.rsqrt(), 0), None)
+
+    def lift(y: Tensor) -> Tensor:
+        return invert(y.new_zeros(*y.shape[: y.ndim - len(operator.out_shape)], *operator.in_shape), y, None)
+
+    return lift
 
 
 class _Map(NamedTuple):

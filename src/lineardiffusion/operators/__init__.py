@@ -10,6 +10,7 @@ from lineardiffusion.operators.composed import Composed as Composed
 from lineardiffusion.operators.convolution import Convolution as Convolution
 from lineardiffusion.operators.dense import Matrix as Matrix
 from lineardiffusion.operators.diagonal import Diagonal as Diagonal
+from lineardiffusion.operators.function import from_function as from_function
 from lineardiffusion.operators.orthogonal import AveragePool as AveragePool
 from lineardiffusion.operators.orthogonal import OrthogonalRows as OrthogonalRows
 from lineardiffusion.operators.orthogonal import Truncation as Truncation

@@ -116,13 +116,9 @@ class _Check:
         back = operator.transpose(y)
         if back.shape != x.shape:
             raise ValueError(f"{name}.transpose: expected shape {tuple(x.shape)}, got {tuple(back.shape)}")
-        image = operator(x)
-        left, right = float((image * y).sum()), float((x * back).sum())
-        size = float(image.norm() * y.norm()) + 1e-300
-        if not abs(left - right) <= TOLERANCE * size:
-            raise ValueError(f"{name}.transpose is not the adjoint: ⟨M x, y⟩ = {left:.6g}, but ⟨x, Mᵀ y⟩ = {right:.6g}")
+        check_adjoint(operator, x, y, f"{name}.transpose")
         _compare(f"{name}.T is not the transpose: M.T y", operator.T(y), back)
-        _compare(f"{name}.gram is not MᵀM: MᵀM x", operator.gram(x), operator.transpose(image))
+        _compare(f"{name}.gram is not MᵀM: MᵀM x", operator.gram(x), operator.transpose(operator(x)))
 
     def functions(self) -> None:
         operator, name = self.operator, self.name
@@ -164,6 +160,15 @@ class _Check:
             x = x / (x.abs().amax() + 1e-300)
         if gain > claimed * (1 + TOLERANCE):
             raise ValueError(f"{self.name}.norm: expected at least ‖M x‖/‖x‖ = {gain:.6g}, got {claimed:.6g}")
+
+
+def check_adjoint(operator: LinearOperator, x: Tensor, y: Tensor, name: str) -> None:
+    """Raise ValueError unless ⟨Mx, y⟩ = ⟨x, Mᵀy⟩, and say that it is `name` which is not the adjoint."""
+    image = operator(x)
+    left, right = float((image * y).sum()), float((x * operator.transpose(y)).sum())
+    size = float(image.norm() * y.norm()) + 1e-300
+    if not abs(left - right) <= TOLERANCE * size:
+        raise ValueError(f"{name} is not the adjoint: ⟨M x, y⟩ = {left:.6g}, but ⟨x, Mᵀ y⟩ = {right:.6g}")
 
 
 def relative_difference(result: Tensor, expected: Tensor) -> float:
