@@ -39,6 +39,8 @@ class Scale:
         networks: of each image size, by name in NETWORKS.
         batches: of a training step at each size.
         levels: of Scale Space Diffusion at each size, in training steps.
+        precisions: of training steps.
+        drawn: batches in which samplers draw with a network.
         rounds: in which rivals take turns; nine leave the largest and the least out of an interval.
         chunk: seconds of a turn, at least.
         calls: of the network for a sample.
@@ -51,6 +53,8 @@ class Scale:
     networks: dict[int, str]
     batches: dict[int, int]
     levels: dict[int, tuple[int, ...]]
+    precisions: tuple[str, ...]
+    drawn: tuple[int, ...]
     rounds: int
     chunk: float
     calls: int
@@ -67,6 +71,8 @@ FULL = Scale(
     networks={64: "paper-64", 256: "paper-256"},
     batches={64: 128, 256: 16},
     levels={64: (2, 3, 4), 256: (2, 3, 4, 5, 6)},
+    precisions=("float32", "bfloat16"),
+    drawn=(1, 16),
     rounds=9,
     chunk=0.02,
     calls=20,
@@ -82,6 +88,8 @@ TINY = Scale(
     networks={16: "rehearsal"},
     batches={16: 2},
     levels={16: (2,)},
+    precisions=("bfloat16",),
+    drawn=(1,),
     rounds=2,
     chunk=0.0,
     calls=4,
@@ -91,7 +99,7 @@ TINY = Scale(
     samples=4,
     backend="eager",  # a compiler of C++ would take longer than all the rest
     first_compilation=3.0,
-    families=4,
+    families=2,
 )
 
 

@@ -19,8 +19,6 @@ from torch import Tensor
 import lineardiffusion as ld
 from lineardiffusion.flexi_unet import FullUNet
 
-UNET_BATCHES = (1, 16)
-
 
 @dataclass(frozen=True)
 class Rivals:
@@ -43,12 +41,11 @@ class Rivals:
         return calls // self.calls_of_a_step
 
 
-CLIP, TRAILING = (-1.0, 1.0), {"timestep_spacing": "trailing"}
+TRAILING = {"timestep_spacing": "trailing"}
+UNCLIPPED = {**TRAILING, "clip_sample": False}  # else DDIM's noise would not be that of the clipped image, as ours is
 RIVALS = {
-    "DDIM": Rivals(lambda d, n: ld.DDIMSampler(d, ld.grids.trailing(n), clip=CLIP), "DDIMScheduler", TRAILING),
-    "DDPM": Rivals(
-        lambda d, n: ld.AncestralSampler(d, ld.grids.trailing(n), clip=CLIP), "DDPMScheduler", TRAILING, False
-    ),
+    "DDIM": Rivals(lambda d, n: ld.DDIMSampler(d, ld.grids.trailing(n)), "DDIMScheduler", UNCLIPPED),
+    "DDPM": Rivals(lambda d, n: ld.AncestralSampler(d, ld.grids.trailing(n)), "DDPMScheduler", UNCLIPPED, False),
     "DPM-Solver++ 2M": Rivals(
         lambda d, n: ld.DDIMSampler(d, ld.grids.trailing(n), order=2, rule="midpoint"),
         "DPMSolverMultistepScheduler",
@@ -105,7 +102,7 @@ def samplers(bench: Bench) -> Iterator[Cell]:
         case = {"what": "sampler", "network": "none", "shape": [batch, 3, first, first]}
         shape = (batch, 3, first, first)
         yield Cell(case, lambda shape=shape: whole(bench, Trivial(torch.zeros(shape, device=bench.device)), shape))
-    for batch in UNET_BATCHES:
+    for batch in bench.scale.drawn:
         case = {"what": "sampler", "network": bench.scale.networks[first], "shape": [batch, 3, first, first]}
         yield Cell(case, lambda batch=batch: whole(bench, bench.network(FullUNet, first), (batch, 3, first, first)))
 
@@ -122,7 +119,7 @@ def steps(bench: Bench, shape: tuple[int, ...]) -> list[Row]:
             process = kind(shape[1:])
             network = (lambda x, t, answer=x: answer) if kind is ld.DDPM else (lambda x, t, size, answer=x: answer)
             prediction = "noise" if kind is ld.DDPM else "clean"
-            sampler = ld.DDIMSampler(ld.Denoiser(network, process, prediction), eta=eta, clip=CLIP)
+            sampler = ld.DDIMSampler(ld.Denoiser(network, process, prediction), eta=eta)
             rivals = {
                 "ours": lambda s=sampler: s.step(x, 201, 200),
                 "theirs": lambda s=scheduler: s.step(x, 200, x).prev_sample,

@@ -27,7 +27,6 @@ PAPER_TRAINING = {(64, 2): 0.89, (64, 3): 0.80, (64, 4): 0.75, (256, 3): 0.68, (
 PAPER_SAMPLING = {(64, 2): 0.95, (64, 4): 0.82, (256, 2): 0.91, (256, 4): 0.89}
 """Seconds of inference with Flexi-UNet over those with the Full UNet, on an A4000 (Table 4)."""
 SAMPLING_LEVELS = 2, 4
-PRECISIONS = ("float32", "bfloat16")
 
 
 def changes(pair: Pair) -> bool:
@@ -97,7 +96,8 @@ def compiled(bench: Bench) -> Iterator[Cell]:
 
 
 def _training(bench: Bench, compiled: bool) -> Iterator[Cell]:
-    for precision in reversed(PRECISIONS) if compiled else PRECISIONS:  # what is used first, should time run out
+    precisions = bench.scale.precisions
+    for precision in reversed(precisions) if compiled else precisions:  # what is used first, should time run out
         for size, batch in bench.scale.batches.items():
             case = {"size": size, "precision": precision, "mode": "compiled" if compiled else "eager"}
             measure = partial(training_rows, bench, size, precision, compiled)

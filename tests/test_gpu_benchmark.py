@@ -69,8 +69,10 @@ def test_rehearsal_measures_everything(report):
 def test_rehearsal_compares_like_with_like(report):
     """Both make the same images of the same noise, and every step of training is weighted by its share."""
     samplers = [row for row in report["sections"]["samplers"]["rows"] if row["what"] == "sampler"]
-    assert {row["name"] for row in samplers if row["difference"] is not None} >= {"DDIM", "DPM-Solver++ 2M", "Heun"}
-    assert max(row["difference"] or 0 for row in samplers) < 1e-3
+    found = [(row["name"], row["difference"]) for row in samplers if row["name"] != "DDPM"]  # which draws noise
+    assert len(found) == 4 * 3
+    # Sums of float32 numbers of order one; Heun's slopes are of x/a, which is 150 times as large at first.
+    assert all(difference < (1e-4 if name == "Heun" else 2e-6) for name, difference in found)
     for row in report["sections"]["training"]["rows"]:
         assert sum(step["share"] for step in row["steps"]) == pytest.approx(1)
         assert 0.5 < row["operations"] < 1
@@ -89,8 +91,8 @@ def test_page(report, tmp_path):
     assert text.startswith("Above.\n<!-- gpu: begin -->\n**A rehearsal")
     assert text.endswith("<!-- gpu: end -->\nBelow.\n")
     assert "old" not in text
-    assert "| sampler: UniPC | rehearsal | (16, 3, 16, 16) |" in text
-    assert "| 16 pixels, 2 levels, compiled | float32 | 2 |" in text
+    assert "| sampler: UniPC | rehearsal | (1, 3, 16, 16) |" in text
+    assert "| 16 pixels, 2 levels, compiled | bfloat16 | 2 |" in text
     widths = [line.count(" | ") for line in text.splitlines() if line.startswith("| ")]
     assert len(set(widths)) <= 5  # a table's rows are as wide as its head
 
