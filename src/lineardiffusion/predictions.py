@@ -322,12 +322,12 @@ def just_below(process: LinearDiffusion, t: Time) -> Time:
 
 
 def levels(process: LinearDiffusion, t: float | Tensor, device: torch.device) -> tuple[Any, Any]:
-    """a_t and σ_t: floats for a number, else tensors on the device."""
+    """a_t and σ_t: floats for a number, else tensors on the device. They are found where the times are, whose values a
+    schedule may have to look at."""
     if not is_batch(t):
         return process.signal_scale(t), process.sigma(t)
-    t = to_device(t, device)
     signal, sigma = process.schedule(t)
-    return signal * process.path.gain(t), sigma
+    return to_device(signal * process.path.gain(t), device), to_device(sigma, device)
 
 
 def combine(p: float | Tensor, x: Tensor, q: float | Tensor, y: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ class SoftDiffusion(Family):
         estimate, r = denoiser.estimate(self.diffuse(x0, t, generator=generator), t, **conditioning)
         restored = denoiser.carry(estimate, r, 0)
         error = self.clean(restored - x0, t)
-        return (error / column(self.sigma(t.to(x0.device)), error)).square().flatten(1).mean(1)
+        return (error / column(self.sigma(t), error)).square().flatten(1).mean(1)
 
 
 @configured("families.MomentumSampler")

@@ -173,7 +173,7 @@ class SubspaceSampler(MarkovSampler):
         # Between two spaces lie the coordinates that the smaller one leaves out and the larger one has.
         n, fine, coarse = (math.prod(process.shape(u)) for u in (0, below, t))
         left_out = (n - coarse) * self._detail_of(t) ** 2 - (n - fine) * self._detail_of(below) ** 2
-        variance = process.sigma(t) ** 2 + process.schedule.signal(t) ** 2 * max(left_out, 0.0) / (fine - coarse)
+        variance = process.sigma(t) ** 2 + process.signal_scale(t) ** 2 * max(left_out, 0.0) / (fine - coarse)
         operator, new = process.operator(below, t), math.sqrt(variance) * noise
         return operator.transpose(x_t - operator(new)) + new
 
@@ -188,7 +188,7 @@ class SubspaceSampler(MarkovSampler):
         """
         process, operator = self.process, Truncation(self._path.basis, self.process.shape(t))
         y = operator(x)
-        rest = process.sigma(t) ** 2 + (process.schedule.signal(t) * self._detail_of(t)) ** 2
+        rest = process.sigma(t) ** 2 + (process.signal_scale(t) * self._detail_of(t)) ** 2
         return operator.transpose(self._own_score(y, t, conditioning) + y / rest) - x / rest
 
     def advance(

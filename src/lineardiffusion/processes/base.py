@@ -26,7 +26,6 @@ from lineardiffusion._checks import (
     draw_noise,
     full_precision,
     is_batch,
-    to_device,
 )
 from lineardiffusion.caches import BoundedCache
 from lineardiffusion.config import Configured, configured
@@ -267,7 +266,7 @@ class LinearDiffusion(Configured):
             shape = self.common_shape(t)
             return mean + apply_each([as_covariance(self.noise_level(u), shape).root() for u in t.tolist()], noise)
         work = mean.to(compute_dtype(mean.dtype))
-        sigmas = column(self.schedule.sigma(to_device(t, mean.device)), work)
+        sigmas = column(self.schedule.sigma(t), work)
         return torch.addcmul(work, sigmas, noise.to(work.dtype)).to(mean.dtype)
 
     # ------------------------------------------------------------------ operators and distributions
@@ -454,7 +453,7 @@ class LinearDiffusion(Configured):
         with full_precision(x0):
             if isinstance(time, Tensor):
                 clean = self.path.apply_each(time, x0)
-                mean = column(self.signal_scale(to_device(time, x0.device)), clean) * clean
+                mean = column(self.signal_scale(time), clean) * clean
             else:
                 mean = self.operator(0, time)(x0)
             return self._add_noise(mean, time, draw_noise(mean, noise, generator))
