@@ -174,7 +174,7 @@ class Bench:
             batch //= 2
 
     def autocast(self, precision: str) -> AbstractContextManager[object]:
-        """"bfloat16" under autocast; "float32" as PyTorch has it."""
+        """ "bfloat16" under autocast; "float32" as PyTorch has it."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
     def network(self, kind: type[torch.nn.Module], size: int) -> torch.nn.Module:
@@ -190,7 +190,9 @@ def ratio_of(ours: Iterable[float], theirs: Iterable[float]) -> Row:
     return {"ratio": round(ratio, 4), "interval": [round(low, 4), round(high, 4)]}
 
 
-def weighted(times: Mapping[Key, list[float]], shares: Mapping[Hashable, float], key: Callable[[Any], Key]) -> list[float]:
+def weighted(
+    times: Mapping[Key, list[float]], shares: Mapping[Hashable, float], key: Callable[[Any], Key]
+) -> list[float]:
     """Σ share · time in every round."""
     rounds = zip(*(times[key(name)] for name in shares), strict=True)
     return [sum(share * value for share, value in zip(shares.values(), values, strict=True)) for values in rounds]

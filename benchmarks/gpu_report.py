@@ -98,8 +98,8 @@ def learning(rows: list[Row]) -> str:
     for row in rows:
         curve = ", ".join(f"{loss:.4f} ({step})" for step, loss in row["loss"][:: max(1, len(row["loss"]) // 6)])
         parts.append(
-            f"{row['model']}, on {row['data']}: {row['steps']} steps of {row['batch']} images in {row['seconds']:.0f} s "
-            f"({row['images_per_second']:.0f} images a second); {row['samples']} samples in "
+            f"{row['model']}, on {row['data']}: {row['steps']} steps of {row['batch']} images in "
+            f"{row['seconds']:.0f} s ({row['images_per_second']:.0f} images a second); {row['samples']} samples in "
             f"{row['sampling_seconds']:.2f} s. Loss (until step): {curve}.\n\n![Samples](images/{row['picture']})"
         )
     return "\n\n".join(parts)

@@ -1,8 +1,8 @@
 """Sampler steps and whole samplers against diffusers' schedulers, on the same network (part of gpu.py).
 
 A trivial network has its answer before it is asked: what is left is the cost of the sampler. With a U-Net the time of
-the network alone, called as often, is taken off. diffusers' loop is that of its DDPMPipeline, with the times on the CPU,
-where they are waited for by nobody.
+the network alone, called as often, is taken off. diffusers' loop is that of its DDPMPipeline, with the times on the
+CPU, where they are waited for by nobody.
 """
 
 from __future__ import annotations

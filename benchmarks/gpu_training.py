@@ -221,7 +221,9 @@ def sampling_rows(bench: Bench, size: int, precision: str, batch: int) -> list[R
     measured = bench.turns(steps)
     rows = []
     for count, shares in found.shares.items():
-        flexi_s, full_s = (weighted(measured, shares, lambda pair, name=name: (name, pair)) for name in ("flexi", "full"))
+        flexi_s, full_s = (
+            weighted(measured, shares, lambda pair, name=name: (name, pair)) for name in ("flexi", "full")
+        )
         over_full, over_ddpm = ratio_of(flexi_s, full_s), ratio_of(flexi_s, measured["DDPM"])
         rows.append(
             {

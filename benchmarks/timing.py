@@ -35,8 +35,8 @@ def turns(
     chunk: float = 0.01,
     finish: Callable[[], None] = lambda: None,
 ) -> dict[Key, list[float]]:
-    """Seconds of one call of each function, for every round. In a round each runs for `chunk` seconds or once, whichever
-    is longer, one after the other, and every round begins with another.
+    """Seconds of one call of each function, for every round. In a round each runs for `chunk` seconds or once,
+    whichever is longer, one after the other, and every round begins with another.
 
     Arguments:
         finish: waits for what functions have left to a device.

@@ -61,7 +61,7 @@ def test_rehearsal_measures_everything(report):
         assert set(section) == {"seconds", "rows"}
         for row in section["rows"]:
             assert set(row) - WHOLE == ROWS[name]
-            assert WHOLE.isdisjoint(row) or (WHOLE <= set(row) and row["what"] == "sampler")
+            assert WHOLE.isdisjoint(row) or (set(row) >= WHOLE and row["what"] == "sampler")
             if "ratio" in row:
                 assert 0 < row["interval"][0] <= row["ratio"] <= row["interval"][1]
 
@@ -173,7 +173,7 @@ def test_turns_begin_with_another_each_round_and_wait():
 
 
 def test_intervals_of_medians_hold_what_they_promise():
-    """Exactly 1 − 2 P(at most k of n values on one side), for the largest k with at least 95 %: 9 values leave out two."""
+    """1 − 2 P(at most k of n values on one side), for the largest k with at least 95 %: of nine values two are out."""
     assert median_interval(list(range(9))) == (4, 1, 7)
     assert median_interval([3.0, 1.0, 2.0]) == (2.0, 1.0, 3.0)
     assert median_interval(list(range(6)))[1:] == (0, 5)

@@ -322,10 +322,10 @@ def just_below(process: LinearDiffusion, t: Time) -> Time:
 
 
 def levels(process: LinearDiffusion, t: float | Tensor, device: torch.device) -> tuple[Any, Any]:
-    """a_t and σ_t: floats for a number, else tensors on the device. They are found where the times are, whose values a
-    schedule may have to look at."""
+    """a_t and σ_t: floats for a number, else tensors on the device."""
     if not is_batch(t):
         return process.signal_scale(t), process.sigma(t)
+    t = process.times_for(t, device)
     signal, sigma = process.schedule(t)
     return to_device(signal * process.path.gain(t), device), to_device(sigma, device)
 

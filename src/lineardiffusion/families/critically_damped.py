@@ -97,7 +97,7 @@ class Dynamics(Configured):
         flow = self.flow(elapsed)
         return Moments(flow[..., 0, 0], flow[..., 1, 0], xx + self.floor, xv, vv + self.floor)
 
-    def inversion(self, t: float | Tensor) -> tuple[Any, Any, Any]:
+    def inversion(self, t: float | Tensor) -> tuple[float | Tensor, float | Tensor, float | Tensor]:
         """What x, v and ε̂_v are multiplied by in x̂_0 (see `VelocityNoise`): numbers for a number t, which samplers come
         back to, else one for each row, where the times are."""
         if isinstance(t, Tensor):
