@@ -20,7 +20,7 @@ from lineardiffusion.convergence import for_noise
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import GramMap, LinearOperator
 from lineardiffusion.operators.rules import rule
-from lineardiffusion.operators.scalar import Identity
+from lineardiffusion.operators.scalar import Identity, Scaled
 
 # How far below zero, relative to the largest variance, an eigenvalue of a covariance may be for want of digits: float32
 # products know λ to about 1e-6 λmax at best. The one tolerance of feasibility: σ_t² may be that much below σ_s² λmax.
@@ -291,11 +291,12 @@ class Multiple(Covariance):
     def mean_variance(self) -> float:
         return self.sigma**2 * self.covariance.mean_variance()
 
+    # As multiples, which would otherwise be operators of their own, with numbers of their own on every device.
     def root(self) -> LinearOperator:
-        return self.sigma * self.covariance.root()
+        return Scaled(self.sigma, self.covariance.root())
 
     def inverse_root(self) -> LinearOperator:
-        return (1 / self.sigma) * self.covariance.inverse_root()
+        return Scaled(1 / self.sigma, self.covariance.inverse_root())
 
 
 class RootCovariance(Covariance):

@@ -325,9 +325,9 @@ def levels(process: LinearDiffusion, t: float | Tensor, device: torch.device) ->
     """a_t and σ_t: floats for a number, else tensors on the device."""
     if not is_batch(t):
         return process.signal_scale(t), process.sigma(t)
-    t = to_device(t, device)
+    t = process.times_for(t, device)
     signal, sigma = process.schedule(t)
-    return signal * process.path.gain(t), sigma
+    return to_device(signal * process.path.gain(t), device), to_device(sigma, device)
 
 
 def combine(p: float | Tensor, x: Tensor, q: float | Tensor, y: Tensor) -> Tensor:

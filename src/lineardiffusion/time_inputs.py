@@ -29,10 +29,9 @@ def as_time_input(time_input: Any) -> TimeInput:
 def time_given(time_input: TimeInput, process: LinearDiffusion, t: float | Tensor, x: Tensor, dtype: Any) -> Tensor:
     """A tensor (B, …) for the rows of x: integers where t is one in a process with steps and is not made a level of,
     else in `dtype`."""
-    if isinstance(t, Tensor):
-        t = to_device(t, x.device)
+    there = to_device(t, x.device) if isinstance(t, Tensor) else t
     if callable(time_input):
-        value: float | Tensor = time_input(process, t if isinstance(t, Tensor) else _rows(t, x))
+        value: float | Tensor = time_input(process, there if isinstance(there, Tensor) else _rows(there, x))
         if not isinstance(value, Tensor) or value.shape[:1] != x.shape[:1]:
             got = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
             raise ValueError(f"time_input: expected a function that returns a tensor ({x.shape[0]}, …), got {got}")
@@ -40,7 +39,7 @@ def time_given(time_input: TimeInput, process: LinearDiffusion, t: float | Tenso
         a, sigma = levels(process, t, x.device)
         value = 2 * (_log(a) - _log(sigma)) if time_input == "log_snr" else (_log(sigma) - _log(a)) / 4
     else:
-        value = t - 1 if time_input == "index" and process.num_steps else t
+        value = there - 1 if time_input == "index" and process.num_steps else there
     if not isinstance(value, Tensor):
         value = _rows(value, x)
     return value.to(dtype) if value.is_floating_point() or not process.num_steps else value.long()

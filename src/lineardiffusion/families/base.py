@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from lineardiffusion._checks import to_device
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.losses import Weighting, denoising_loss
@@ -122,9 +123,10 @@ class Family(LinearDiffusion, ABC):
             return denoising_loss(denoiser, x0, t, None, self.weighting, generator, **conditioning)
         losses = []
         for part in parts:
+            rows = to_device(part, x0.device)  # an index on the CPU would be waited for
             given = {name: of_rows(value, part, len(x0)) for name, value in conditioning.items()}
-            losses.append(denoising_loss(denoiser, x0[part], t[part], None, self.weighting, generator, **given))
-        return torch.cat(losses)[torch.cat(parts).argsort()]
+            losses.append(denoising_loss(denoiser, x0[rows], t[part], None, self.weighting, generator, **given))
+        return torch.cat(losses)[to_device(torch.cat(parts).argsort(), x0.device)]
 
 
 def check_denoiser(denoiser: object, family: Family, prediction: str | Prediction | None = None) -> None:
@@ -141,4 +143,5 @@ def check_denoiser(denoiser: object, family: Family, prediction: str | Predictio
 
 def of_rows(value: Any, rows: Tensor, count: int) -> Any:
     """What belongs to some of `count` rows, where a value has one entry for each."""
-    return value[rows] if isinstance(value, Tensor) and value.ndim and len(value) == count else value
+    of_each = isinstance(value, Tensor) and value.ndim and len(value) == count
+    return value[to_device(rows, value.device)] if of_each else value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from lineardiffusion._checks import (
     draw_noise,
     full_precision,
     in_dtype,
+    to_device,
 )
 from lineardiffusion.config import configured
 from lineardiffusion.covariance import GramCovariance, NoiseLevel, RootCovariance
@@ -59,10 +60,16 @@ class Mixed(Schedule):
             self._square = float(self.root.square().sum()) / len(self.root)
             self._mean = float(self.root.diagonal().mean())
 
-    def gamma(self, t: Tensor) -> Tensor:
+    @overload
+    def gamma(self, t: float) -> float: ...
+    @overload
+    def gamma(self, t: Tensor) -> Tensor: ...
+    def gamma(self, t: float | Tensor) -> float | Tensor:
         """γ_t"""
         start, end = 0.5, 1 / (1 + math.exp(-3 / self.tau))
-        return (torch.sigmoid(3 * t / self.tau) - start) / (end - start)
+        x = 3 * t / self.tau
+        at = torch.sigmoid(x) if isinstance(x, Tensor) else 1 / (1 + math.exp(-x))
+        return (at - start) / (end - start)
 
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         gamma = self.gamma(t)
@@ -84,7 +91,7 @@ class Mixed(Schedule):
     def noise(self, t: float, shape: Shape) -> NoiseLevel:
         if self._check_time(t) == 0:
             return 0.0
-        gamma = float(self.gamma(torch.tensor(t, dtype=torch.float64)))
+        gamma = self.gamma(t)
         root = self.mixed(t * (1 - gamma), t * gamma)
         if isinstance(root, SpectralFilter):
             return GramCovariance(root)
@@ -116,7 +123,7 @@ def _parts(denoiser: Denoiser, x_t: Tensor, t: Tensor, conditioning: dict[str, A
     """
     weight = first_weight(denoiser)
     dtype = x_t.dtype if weight is None else weight.dtype
-    time = t.to(x_t.device, compute_dtype(dtype))
+    time = to_device(t.to(compute_dtype(dtype)), x_t.device)
     output = as_tensor(denoiser.network(in_dtype(x_t, dtype), time, **conditioning))
     if output.shape != (len(x_t), 2 * x_t.shape[1], *x_t.shape[2:]):
         raise ValueError(
@@ -181,6 +188,7 @@ class BlueNoise(Family):
             if root.shape != (pixels, pixels):
                 raise ValueError(f"root: expected a matrix {(pixels, pixels)} of pixels, got {tuple(root.shape)}")
         self.mixing = Mixed(shape, float(tau), root)
+        self._turn = self.mixing.mixed(1.0, -1.0)
         super().__init__(paths.identity(shape), self.mixing, coupling="markov" if root is None else "shared")
 
     def denoiser(self, network: Callable[..., Any]) -> Denoiser:
@@ -201,10 +209,10 @@ class BlueNoise(Family):
         x_t = self.diffuse(x0, t, noise)
         first, second = _parts(denoiser, x_t, t, conditioning)
         with full_precision(x0):
-            turned = column(before, x0) * self.mixing.mixed(1.0, -1.0)(noise)
+            turned = column(before, x0) * self._turn(noise)
             error = (first - (x0 - (x_t - column(1 - t, x0) * x0) / column(t, x0))).square().flatten(1).mean(1)
             weight = (self.mixing.gamma(t) - self.mixing.gamma(before)) * _TRAINED_STEPS
-            return error + weight.to(error) * (second - turned).square().flatten(1).mean(1)
+            return error + column(weight, error) * (second - turned).square().flatten(1).mean(1)
 
 
 @configured("families.TwoPartSampler")
@@ -237,7 +245,7 @@ class TwoPartSampler(Sampler):
     ) -> tuple[Tensor, Tensor]:
         times = torch.full((len(x_t),), t, dtype=torch.float64, device=x_t.device)
         first, second = _parts(self.denoiser, x_t, times, conditioning)
-        gamma_t, gamma_s = self.mixing.gamma(torch.tensor([t, s], dtype=torch.float64)).tolist()
+        turn = self.mixing.gamma(t) - self.mixing.gamma(s)
         with full_precision(x_t):
             clean = self.clipped(x_t + t * first)
-            return x_t + (1 - s / t) * (clean - x_t) + (gamma_t - gamma_s) * second, clean
+            return x_t + (1 - s / t) * (clean - x_t) + turn * second, clean

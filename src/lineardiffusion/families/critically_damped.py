@@ -12,15 +12,17 @@ from torch import Tensor
 
 from lineardiffusion._checks import Shape, as_index, as_number, column, full_precision
 from lineardiffusion.alike import uniform_numbers
+from lineardiffusion.caches import BoundedCache
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.covariance import NoiseLevel, RootCovariance
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.families.base import Card, Family
 from lineardiffusion.losses import Uniform
-from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.operators.base import LinearOperator, apply_each, operator_bytes
 from lineardiffusion.operators.blocks import ChannelMix
 from lineardiffusion.operators.scalar import Identity
 from lineardiffusion.paths.base import Path, as_event
+from lineardiffusion.paths.fading import FILTER_BYTES
 from lineardiffusion.predictions import ProcessPrediction, Time
 from lineardiffusion.processes.base import LinearDiffusion
 from lineardiffusion.samplers.ancestral import AncestralSampler
@@ -32,6 +34,7 @@ from lineardiffusion.schedules.noise import Schedule
 from lineardiffusion.times import TimeSampler
 
 _FIRST = 1e-5  # where the paper's loss begins
+_KNOWN_TIMES = 4096
 
 
 class Moments(NamedTuple):
@@ -60,6 +63,7 @@ class Dynamics(Configured):
     def __init__(self, inverse_mass: float, gamma: float, beta: float, slope: float, floor: float) -> None:
         self.inverse_mass, self.gamma, self.beta, self.slope, self.floor = inverse_mass, gamma, beta, slope, floor
         self.friction = 2 / math.sqrt(inverse_mass)
+        self._known: dict[float, tuple[float, float, float]] = {}
 
     def rate(self, t: float) -> float:
         """β(t)"""
@@ -93,14 +97,33 @@ class Dynamics(Configured):
         flow = self.flow(elapsed)
         return Moments(flow[..., 0, 0], flow[..., 1, 0], xx + self.floor, xv, vv + self.floor)
 
+    def inversion(self, t: float | Tensor) -> tuple[float | Tensor, float | Tensor, float | Tensor]:
+        """What x, v and ε̂_v are multiplied by in x̂_0 (see `VelocityNoise`): numbers for a number t, which samplers come
+        back to, else one for each row, where the times are."""
+        if isinstance(t, Tensor):
+            return _inversion(self.moments(_exact(t)))
+        if t not in self._known:
+            if len(self._known) >= _KNOWN_TIMES:
+                self._known.clear()
+            of_x, of_v, of_output = _inversion(self.moments(_number(t)))
+            self._known[t] = float(of_x), float(of_v), float(of_output)
+        return self._known[t]
+
+
+def _inversion(moments: Moments) -> tuple[Tensor, Tensor, Tensor]:
+    total = moments.xx * moments.mu_v - moments.xv * moments.mu_x
+    # Of v, what it has in ε̂_v too: Σ_xx − Σ/Σ_vv = Σ_xv²/Σ_vv.
+    of_x, of_v = -moments.xv / total, moments.xv.square() / (moments.vv * total)
+    return of_x, of_v, -moments.determinant * moments.multiplier / total
+
 
 def _number(t: float) -> Tensor:
     return torch.tensor(t, dtype=torch.float64)
 
 
-def _exact(t: Tensor, like: Tensor) -> Tensor:
-    """Times in the best precision that a device has."""
-    return t.to(like.device, torch.float32 if like.device.type == "mps" else torch.float64)
+def _exact(t: Tensor) -> Tensor:
+    """Times in the best precision that their device has."""
+    return t.to(torch.float32 if t.device.type == "mps" else torch.float64)
 
 
 def _mix(weight: Tensor, shape: Shape) -> ChannelMix:
@@ -123,6 +146,7 @@ class PhaseSpace(Path):
 
     def __init__(self, shape: Sequence[int], dynamics: Dynamics) -> None:
         self.event, self.dynamics = as_event(shape), dynamics
+        self._operators: BoundedCache[LinearOperator] = BoundedCache(FILTER_BYTES, operator_bytes)
 
     def arguments(self) -> dict[str, object]:
         return {"shape": self.event, "dynamics": self.dynamics}
@@ -140,6 +164,9 @@ class PhaseSpace(Path):
             return _mix(self.dynamics.flow(self.dynamics.elapsed(_number(t)))[:, :1], self.event)
         elapsed = self.dynamics.elapsed(_number(t)) - self.dynamics.elapsed(_number(s))
         return _mix(self.dynamics.flow(elapsed), self.event)
+
+    def apply_each(self, times: Tensor, x: Tensor) -> Tensor:
+        return apply_each([self._operators.get(t, partial(self.between, 0, t)) for t in times.tolist()], x)
 
 
 @configured("families.critically_damped.Thermal")
@@ -180,17 +207,13 @@ class VelocityNoise(ProcessPrediction):
         return 0
 
     def image(self, process: LinearDiffusion, t: float | Tensor, x_t: Tensor, output: Tensor) -> Tensor:
-        moments = _moments(process, t, x_t)
+        of_x, of_v, of_output = _dynamics(process).inversion(t)
         x, v = x_t.chunk(2, 1)
-        total = moments.xx * moments.mu_v - moments.xv * moments.mu_x
-        # Of v, what it has in ε̂_v too: Σ_xx − Σ/Σ_vv = Σ_xv²/Σ_vv.
-        of_x, of_v = -moments.xv / total, moments.xv.square() / (moments.vv * total)
-        of_output = -moments.determinant * moments.multiplier / total
         with full_precision(x_t):
             return column(of_x, x) * x + column(of_v, x) * v + column(of_output, x) * output
 
     def answer(self, process: LinearDiffusion, t: float | Tensor, x0: Tensor, noise: Tensor) -> Tensor:
-        moments = _moments(process, t, x0)
+        moments = _dynamics(process).moments(_exact(t) if isinstance(t, Tensor) else _number(t))
         velocity = process.diffuse(x0, t, noise).chunk(2, 1)[1]
         return noise.chunk(2, 1)[1] - column(1 / (moments.multiplier * moments.vv), velocity) * velocity
 
@@ -211,11 +234,6 @@ def _dynamics(process: LinearDiffusion) -> Dynamics:
     if not isinstance(process.path, PhaseSpace):
         raise ValueError(f"process: expected a CriticallyDamped, got {process}")
     return process.path.dynamics
-
-
-def _moments(process: LinearDiffusion, t: float | Tensor, like: Tensor) -> Moments:
-    """At one time, or at those of each row, where the rows are."""
-    return _dynamics(process).moments(_exact(t, like) if isinstance(t, Tensor) else _number(t))
 
 
 class CriticallyDamped(Family):

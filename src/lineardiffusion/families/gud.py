@@ -79,6 +79,8 @@ class SoftConditioning(Configured):
 class Cleanest(Schedule):
     """a_t and σ_t of the component of the least γ, to which the others are relative."""
 
+    by_value = True
+
     def __init__(self, gamma: Gamma) -> None:
         self.gamma = gamma
 

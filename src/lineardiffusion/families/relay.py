@@ -18,6 +18,7 @@ from lineardiffusion._checks import (
     as_number,
     as_shape,
     check_event,
+    column,
     compute_dtype,
     draw_noise,
     full_precision,
@@ -151,8 +152,8 @@ class RelayDiffusion(Family):
         check_denoiser(denoiser, self, self.prediction)
         t, x0 = self.drawn_times.sample(self, len(x0), generator), x0.to(compute_dtype(x0.dtype))
         estimate, _ = denoiser.estimate(self.diffuse(x0, t, generator=generator), t, **conditioning)
-        weight = self.weighting(self.snr(t))
-        return weight.to(estimate) * (estimate - x0).square().flatten(1).mean(1)
+        error = (estimate - x0).square().flatten(1).mean(1)
+        return column(self.weighting(self.snr(t)), error) * error
 
 
 @configured("families.BlockBlur")

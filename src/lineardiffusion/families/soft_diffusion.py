@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lineardiffusion import paths, schedules
-from lineardiffusion._checks import as_index, as_number, column, compute_dtype, full_precision
+from lineardiffusion._checks import as_index, as_number, column, compute_dtype, full_precision, to_device
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.families.base import Card, Family, check_denoiser
@@ -99,7 +99,7 @@ class SoftDiffusion(Family):
         estimate, r = denoiser.estimate(self.diffuse(x0, t, generator=generator), t, **conditioning)
         restored = denoiser.carry(estimate, r, 0)
         error = self.clean(restored - x0, t)
-        return (error / column(self.sigma(t.to(x0.device)), error)).square().flatten(1).mean(1)
+        return (error / column(self.sigma(to_device(t, x0.device)), error)).square().flatten(1).mean(1)
 
 
 @configured("families.MomentumSampler")

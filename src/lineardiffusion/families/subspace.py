@@ -157,6 +157,7 @@ class SubspaceSampler(MarkovSampler):
             raise ValueError(f"detail: expected a number ≥ 0 for each of {len(path.shapes)} subspaces, got {detail}")
         self.langevin_steps, self.snr = as_index(langevin_steps, 0, 10**6, "langevin_steps"), as_number(snr, "snr")
         self._path = path
+        self._deviations: dict[float, float] = {}  # of the few jumps
 
     def arguments(self) -> dict[str, object]:
         names = ("denoiser", "steps", "detail", "langevin_steps", "snr", "clip")
@@ -171,13 +172,17 @@ class SubspaceSampler(MarkovSampler):
             noise: white, with shape (*batch, *shape just below t).
         """
         check_change(self.process, t)
+        if t not in self._deviations:
+            self._deviations[t] = self._deviation(t)
+        operator, new = self.process.operator(self.process.before(t), t), self._deviations[t] * noise
+        return operator.transpose(x_t - operator(new)) + new
+
+    def _deviation(self, t: float) -> float:
+        """Of the coordinates that lie between two spaces, which the smaller one leaves out and the larger one has."""
         process, below = self.process, self.process.before(t)
-        # Between two spaces lie the coordinates that the smaller one leaves out and the larger one has.
         n, fine, coarse = (math.prod(process.shape(u)) for u in (0, below, t))
         left_out = (n - coarse) * self._detail_of(t) ** 2 - (n - fine) * self._detail_of(below) ** 2
-        variance = process.sigma(t) ** 2 + process.schedule.signal(t) ** 2 * max(left_out, 0.0) / (fine - coarse)
-        operator, new = process.operator(below, t), math.sqrt(variance) * noise
-        return operator.transpose(x_t - operator(new)) + new
+        return math.sqrt(process.sigma(t) ** 2 + process.schedule.signal(t) ** 2 * max(left_out, 0.0) / (fine - coarse))
 
     def score(self, x: Tensor, t: float, **conditioning: Any) -> Tensor:
         """The score of states of full size at a time of a subspace, P_kᵀ s(P_k x) − (I − P_kᵀP_k) x/(σ_t² + a_t² s_k²)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, check_event, compute_dtype
+from lineardiffusion._checks import Shape, check_event, compute_dtype, to_device
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap, StepRule
 from lineardiffusion.operators.multipliers import Change, Multiplier, Term, combination, unless_zero
@@ -72,7 +72,7 @@ class FactoredOperator(LinearOperator):
         if bases is None or any(op.bases() != bases or op.spectrum().shape != shape for op in operators):
             return super()._apply_each(operators, x)
         work = x.to(compute_dtype(x.dtype))
-        stacked = torch.stack([op._multiplier().on(work) for op in operators]).to(work.device)
+        stacked = to_device(torch.stack([op._multiplier().on(work) for op in operators]), work.device)
         gains = stacked.reshape(len(operators), *[1] * (len(first.coordinates) - len(shape)), *shape)
         return first._from_left(gains * first._to_right(work)).to(x.dtype)  # type: ignore[no-any-return]
 

@@ -192,6 +192,11 @@ class LinearDiffusion(Configured):
                     self.time(value, low=low)  # which refuses it
         return t
 
+    def times_for(self, t: Tensor, device: torch.device) -> Tensor:
+        """Times of a batch where their levels are found: on the device that these are for, or where they are if the
+        schedule looks at their values, which would be waited for."""
+        return t if self.schedule.by_value else to_device(t, device)
+
     def common_shape(self, t: Tensor) -> Shape:
         """The shape that x_t has for all times of a batch.
 
@@ -267,7 +272,7 @@ class LinearDiffusion(Configured):
             shape = self.common_shape(t)
             return mean + apply_each([as_covariance(self.noise_level(u), shape).root() for u in t.tolist()], noise)
         work = mean.to(compute_dtype(mean.dtype))
-        sigmas = column(self.schedule.sigma(to_device(t, mean.device)), work)
+        sigmas = column(self.schedule.sigma(self.times_for(t, mean.device)), work)
         return torch.addcmul(work, sigmas, noise.to(work.dtype)).to(mean.dtype)
 
     # ------------------------------------------------------------------ operators and distributions
@@ -454,7 +459,7 @@ class LinearDiffusion(Configured):
         with full_precision(x0):
             if isinstance(time, Tensor):
                 clean = self.path.apply_each(time, x0)
-                mean = column(self.signal_scale(to_device(time, x0.device)), clean) * clean
+                mean = column(self.signal_scale(self.times_for(time, x0.device)), clean) * clean
             else:
                 mean = self.operator(0, time)(x0)
             return self._add_noise(mean, time, draw_noise(mean, noise, generator))

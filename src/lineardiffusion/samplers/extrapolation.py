@@ -70,6 +70,7 @@ class Extrapolation:
         self.denoiser, self.process, self.limited = denoiser, denoiser.process, limited
         self.decay, self.across, self.rule, self.clip = decay, across or decay, rule, clip
         self._combinations: BoundedCache[_Combination] = BoundedCache(_CACHE_BYTES, _bytes)
+        self._alike: dict[tuple[float, float], bool] = {}  # for changes of shape, of which there are few
 
     def carried(self, estimate: Estimate, s: float) -> Tensor:
         """ĉ_s, clipped."""
@@ -93,8 +94,9 @@ class Extrapolation:
         if not crossing and (alike > 1 or len(estimates) == 1):
             return min(order, alike)
         # From here on, across a change of shape: second order, where directions have nothing but the operator's gains.
-        numbers = path.gains(t).ndim == 0 and path.gains(s).ndim == 0
-        if not numbers:
+        if (t, s) not in self._alike:
+            self._alike[t, s] = path.gains(t).ndim == 0 and path.gains(s).ndim == 0
+        if not self._alike[t, s]:
             return 1
         return min(order - 1, 2, alike) if crossing else min(2, len(estimates))
 

@@ -58,6 +58,7 @@ class coloured(Schedule):
         self.schedule, self.basis = schedule, basis
         self.end, self.num_steps, self.first = schedule.end, schedule.num_steps, schedule.first
         self.deviations = deviations if callable(deviations) else as_numbers(deviations, "deviations")
+        self.by_value = schedule.by_value or callable(deviations)
         self._fixed, self._rms = None, 1.0
         if not callable(self.deviations):
             self._fixed = self._spectrum(self._checked(self.deviations, ""))

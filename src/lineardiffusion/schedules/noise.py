@@ -33,6 +33,7 @@ class Schedule(Configured, ABC):
         num_steps: T where networks are trained on the integer times 1…T, else None.
         first: the least noisy time, before 0, that a grid of sampling times visits.
         is_isotropic: whether the noise of x_t is σ_t² I for all t.
+        by_value: whether `levels` looks at the values of times, so that those on an accelerator are waited for.
 
     Examples:
         >>> import torch, lineardiffusion as ld
@@ -50,6 +51,7 @@ class Schedule(Configured, ABC):
     num_steps: int | None = None
     first: float = 1e-3
     is_isotropic: bool = True
+    by_value: bool = False
 
     @abstractmethod
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,44 @@
+"""What training and sampling do on an accelerator, for every family: nothing is waited for once it was done before."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from benchmarks.gpu_waits import Network, diffuse, families, loss, steps
+
+import lineardiffusion as ld
+from costs import Operations
+
+SHAPE = (3, 8, 8)
+# With fewer steps than published, whose noise levels take seconds to make.
+SHORT = {"Matryoshka": 50, "PyramidNoise": 50, "OffsetNoise": 50, "EqualSNR": 50}
+
+
+@pytest.mark.parametrize("kind", families(None), ids=lambda kind: kind.__name__)
+def test_nothing_is_waited_for(kind):
+    """On the device that stands in for one, whatever looks at a value would raise. Times are numbers on the CPU, which
+    are moved without waiting; a step has none."""
+    shape = (3, 32, 32) if kind is ld.families.ColdDiffusion else SHAPE  # whose kernels are as large
+    options = {"num_steps": SHORT[kind.__name__]} if kind.__name__ in SHORT else {}
+    process = kind(shape, **options)
+    x0 = process.data(torch.zeros(4, *shape, device="meta"))
+    denoiser = process.denoiser(Network(kind.__name__).to("meta"))
+    for run in (diffuse, loss, steps):
+        _, function = run(denoiser, x0)
+        function()
+        with Operations() as operations:
+            function()
+        assert operations.names
+        assert operations.waits == []
+        if run is steps:
+            assert operations.elsewhere == []
+
+
+def test_a_wait_is_seen():
+    """Of what is on another device at each call, and of an index there."""
+    weights, rows = torch.ones(3, 2), torch.tensor([0, 2])
+    x = torch.zeros(3, 2, device="meta")
+    with Operations() as operations:
+        x * weights.to("meta")
+        x[rows]
+    assert len(operations.waits) == 2
