@@ -36,7 +36,6 @@ from benchmarks.runs import launch, run_arguments, slug, write_table
 from benchmarks.small_models import digits
 from benchmarks.timing import environment
 from examples.experiment.features import Judge, frechet_of_moments, moments, train_judge
-from examples.experiment.pictures import grid, write_png
 from examples.flops import sample_gflops
 
 import lineardiffusion as ld
@@ -44,6 +43,7 @@ from lineardiffusion.families import Family
 from lineardiffusion.families.jumps import Jumping
 from lineardiffusion.families.stacks import Stacked
 from lineardiffusion.flexi_unet import FlexiUNet
+from lineardiffusion.pictures import grid, write_png
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "benchmark-families"
