@@ -38,6 +38,10 @@ def test_links_are_absolute_and_lead_somewhere(link):
         assert not link.startswith(base) or (ROOT / link.removeprefix(base)).is_file()
 
 
+def test_the_site_is_where_the_package_says():
+    assert f"\nsite_url: {URLS['Documentation']}\n" in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+
+
 def test_pictures_are_raw_files():
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", README)
     assert len(pictures) == 3

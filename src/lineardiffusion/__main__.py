@@ -74,9 +74,9 @@ def _devices() -> list[str]:
 
 def _blas() -> str:
     """The library of torch's products, and whether convolutions have oneDNN."""
-    found = re.search(r"\bBLAS_INFO=(\w+)", torch.__config__.show())
-    onednn = "with" if torch.backends.mkldnn.is_available() else "without"
-    return f"{found[1] if found else 'unknown'}, {onednn} oneDNN"
+    settings = dict(re.findall(r"\b(\w+)=(\w+)", torch.__config__.show()))
+    onednn = "with" if settings.get("USE_MKLDNN") in ("ON", "1") else "without"
+    return f"{settings.get('BLAS_INFO', 'unknown')}, {onednn} oneDNN"
 
 
 if __name__ == "__main__":

@@ -48,8 +48,9 @@ def save_images(images: Tensor, path: str | os.PathLike[str], columns: int | Non
 
 def to_bytes(images: Tensor) -> Pixels:
     """Images (N, C, H, W) in [−1, 1] as uint8 (N, H, W, C), rounded."""
-    pixels = ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return pixels.permute(0, 2, 3, 1).cpu().numpy()
+    rounded = ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    pixels: Pixels = rounded.permute(0, 2, 3, 1).cpu().numpy()
+    return pixels
 
 
 def grid(images: Tensor, columns: int | None = None) -> Pixels:
@@ -60,7 +61,8 @@ def grid(images: Tensor, columns: int | None = None) -> Pixels:
     padded = F.pad(padded, (0, 0, 0, 0, 0, 0, 0, blank), value=-1)
     tiled = rearrange(padded, "(r c) k h w -> 1 k (r h) (c w)", c=columns)
     factor = max(1, round(64 / images.shape[-1]))
-    return to_bytes(F.interpolate(tiled, scale_factor=factor, mode="nearest"))[0]
+    (pixels,) = to_bytes(F.interpolate(tiled, scale_factor=factor, mode="nearest"))
+    return pixels
 
 
 def write_png(pixels: npt.NDArray[Any], path: Path) -> None:
