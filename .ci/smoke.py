@@ -21,7 +21,9 @@ def check_files() -> None:
 
 
 def check_report() -> None:
-    report = subprocess.run([sys.executable, "-m", "lineardiffusion"], capture_output=True, text=True, check=True).stdout
+    report = subprocess.run(
+        [sys.executable, "-m", "lineardiffusion"], capture_output=True, text=True, check=True
+    ).stdout
     assert report.startswith("lineardiffusion:") and metadata.version("lineardiffusion") in report, report
     print(report)
 

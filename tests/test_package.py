@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import typed_usage
+import yaml
 from examples.quickstart import load
 
 import lineardiffusion as ld
@@ -77,6 +80,32 @@ def test_quickstart_refuses_bad_arguments(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", ["LICENSE", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "Makefile", "constraints.txt", "README.md"])
+def test_the_program_for_type_checkers_runs():
+    typed_usage.main()
+
+
+def test_pre_commit_has_the_versions_of_constraints():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    assert [hook["repo"].rsplit("/", 1)[1] for hook in hooks] == ["ruff-pre-commit", "mirrors-mypy"]
+    wanted = [f"{name}=={hook['rev'][1:]}" for name, hook in zip(("ruff", "mypy"), hooks, strict=True)]
+    wanted += [line for line in hooks[1]["hooks"][0]["additional_dependencies"] if not line.startswith("-")]
+    assert [line for line in wanted if not re.search(rf"^{re.escape(line)}(;.*)?$", constraints, re.MULTILINE)] == []
+
+
+def test_workflows_and_forms_of_issues():
+    workflows = {
+        path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in (ROOT / ".github").rglob("*.yml")
+    }
+    assert {"tests", "docs", "publish", "bug_report", "feature_request"} <= workflows.keys()
+    assert workflows["tests"]["jobs"]["tests"]["strategy"]["matrix"]["python"] == [
+        f"3.{minor}" for minor in range(10, 15)
+    ]
+    assert any("python -m lineardiffusion" in str(part) for part in workflows["bug_report"]["body"])
+
+
+@pytest.mark.parametrize(
+    "name", ["LICENSE", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "Makefile", "constraints.txt", "README.md"]
+)
 def test_files_a_user_looks_for(name):
     assert (ROOT / name).stat().st_size > 0

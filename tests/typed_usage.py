@@ -105,7 +105,9 @@ def sampling(denoiser: ld.Denoiser) -> None:
         assert_type(x_t, Tensor)
         assert_type(estimate, Tensor)
         assert t >= 0
-    ld.AncestralSampler(denoiser, steps=[1000, *denoiser.process.shape_changes(), 100])(2, generator=torch.Generator(), progress=False)
+    ld.AncestralSampler(denoiser, steps=[1000, *denoiser.process.shape_changes(), 100])(
+        2, generator=torch.Generator(), progress=False
+    )
     ld.DDIMSampler(denoiser, steps=ld.grids.trailing(4))
     guided = ld.guided(denoiser, 2.0, null={"y": torch.zeros(2, dtype=torch.long)})
     ld.HeunSampler(guided, steps=4)
@@ -113,7 +115,9 @@ def sampling(denoiser: ld.Denoiser) -> None:
 
 
 def laboratory() -> None:
-    error = ld.lab.evaluate(ld.DDPM((1, 16)), torch.diag(torch.arange(1.0, 17.0) ** -2), sampler="ddim", steps=10, order=2)
+    error = ld.lab.evaluate(
+        ld.DDPM((1, 16)), torch.diag(torch.arange(1.0, 17.0) ** -2), sampler="ddim", steps=10, order=2
+    )
     assert_type(error.relative_w2, float)
 
 

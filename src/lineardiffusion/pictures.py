@@ -61,7 +61,7 @@ def grid(images: Tensor, columns: int | None = None) -> Pixels:
     padded = F.pad(padded, (0, 0, 0, 0, 0, 0, 0, blank), value=-1)
     tiled = rearrange(padded, "(r c) k h w -> 1 k (r h) (c w)", c=columns)
     factor = max(1, round(64 / images.shape[-1]))
-    (pixels,) = to_bytes(F.interpolate(tiled, scale_factor=factor, mode="nearest"))
+    pixels: Pixels = to_bytes(F.interpolate(tiled, scale_factor=factor, mode="nearest"))[0]
     return pixels
 
 
@@ -73,7 +73,9 @@ def write_png(pixels: npt.NDArray[Any], path: Path) -> None:
     rows = np.diff(pixels.reshape(height, -1), axis=0, prepend=np.zeros((1, width * channels), np.uint8))
     data = zlib.compress(np.insert(rows, 0, 2, axis=1).tobytes())
     with whole_file(path) as partial:
-        partial.write_bytes(b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b""))
+        partial.write_bytes(
+            b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
+        )
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
