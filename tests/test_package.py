@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import typed_usage
 import yaml
 from examples.quickstart import load
 
 import lineardiffusion as ld
+import typed_usage
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -1,5 +1,5 @@
-"""The library as its users write it, for their type checkers: mypy --strict and pyright find nothing here, and infer the
-types that are asserted. `make lint` runs mypy on it, tests/test_package.py runs the program."""
+"""The library as its users write it, for their type checkers: mypy --strict and pyright find nothing here, and infer
+the types that are asserted. `make lint` runs mypy on it, tests/test_package.py runs the program."""
 
 from __future__ import annotations
 
@@ -105,9 +105,8 @@ def sampling(denoiser: ld.Denoiser) -> None:
         assert_type(x_t, Tensor)
         assert_type(estimate, Tensor)
         assert t >= 0
-    ld.AncestralSampler(denoiser, steps=[1000, *denoiser.process.shape_changes(), 100])(
-        2, generator=torch.Generator(), progress=False
-    )
+    times = [1000, *denoiser.process.shape_changes(), 100]
+    ld.AncestralSampler(denoiser, steps=times)(2, generator=torch.Generator(), progress=False)
     ld.DDIMSampler(denoiser, steps=ld.grids.trailing(4))
     guided = ld.guided(denoiser, 2.0, null={"y": torch.zeros(2, dtype=torch.long)})
     ld.HeunSampler(guided, steps=4)
@@ -115,9 +114,8 @@ def sampling(denoiser: ld.Denoiser) -> None:
 
 
 def laboratory() -> None:
-    error = ld.lab.evaluate(
-        ld.DDPM((1, 16)), torch.diag(torch.arange(1.0, 17.0) ** -2), sampler="ddim", steps=10, order=2
-    )
+    covariance = torch.diag(torch.arange(1.0, 17.0) ** -2)
+    error = ld.lab.evaluate(ld.DDPM((1, 16)), covariance, sampler="ddim", steps=10, order=2)
     assert_type(error.relative_w2, float)
 
 

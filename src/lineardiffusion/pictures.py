@@ -72,10 +72,9 @@ def write_png(pixels: npt.NDArray[Any], path: Path) -> None:
     # Each row as its difference from the row above (filter 2), which is what makes smooth pictures small.
     rows = np.diff(pixels.reshape(height, -1), axis=0, prepend=np.zeros((1, width * channels), np.uint8))
     data = zlib.compress(np.insert(rows, 0, 2, axis=1).tobytes())
+    chunks = _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
     with whole_file(path) as partial:
-        partial.write_bytes(
-            b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
-        )
+        partial.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
