@@ -29,10 +29,10 @@ from benchmarks.runs import write_table
 from benchmarks.small_models import RUNS, digits, trained_denoiser
 from benchmarks.timing import environment
 from examples.experiment.features import frechet_distance, train_judge
-from examples.experiment.pictures import grid, write_png
 
 import lineardiffusion as ld
 from lineardiffusion.lab.matrices import bures
+from lineardiffusion.pictures import grid, write_png
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "ablations.json"

@@ -38,12 +38,12 @@ from examples.experiment.config import (
 )
 from examples.experiment.data import loader, open_images
 from examples.experiment.features import Judge, frechet_distance, train_judge
-from examples.experiment.pictures import grid, write_png
 from examples.experiment.runs import find_checkpoint, load_denoiser
 from examples.flops import sample_gflops, schedule_average
 from examples.train import Trainer
 
 import lineardiffusion as ld
+from lineardiffusion.pictures import grid, write_png
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "benchmark-digits"

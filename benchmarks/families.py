@@ -37,7 +37,6 @@ from benchmarks.runs import CHUNK, launch, run_arguments, slug, write_table
 from benchmarks.small_models import digits
 from benchmarks.timing import environment
 from examples.experiment.features import Judge, frechet_of_moments, moments, train_judge
-from examples.experiment.pictures import grid, write_png
 
 import lineardiffusion as ld
 from lineardiffusion.families import Family
@@ -45,6 +44,7 @@ from lineardiffusion.families.jumps import Jumping
 from lineardiffusion.families.stacks import Stacked
 from lineardiffusion.flexi_unet import FlexiUNet
 from lineardiffusion.flexi_unet.layers import timestep_embedding
+from lineardiffusion.pictures import grid, write_png
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "benchmark-families"

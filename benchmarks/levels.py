@@ -40,7 +40,6 @@ from examples.experiment.config import (
 )
 from examples.experiment.data import open_images
 from examples.experiment.features import Judge, train_judge
-from examples.experiment.pictures import grid, write_png
 from examples.experiment.runs import find_checkpoint, load_denoiser
 from examples.experiment.stopping import STOPPED
 from examples.flops import sample_gflops
@@ -48,6 +47,7 @@ from examples.train import fit
 
 import lineardiffusion as ld
 from lineardiffusion.operators.spectral import cosine_coefficients
+from lineardiffusion.pictures import grid, write_png
 from lineardiffusion.training import keyed_generator, whole_file
 
 ROOT = Path(__file__).resolve().parent.parent

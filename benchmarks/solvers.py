@@ -30,7 +30,8 @@ from benchmarks.small_models import BATCH_SIZE, MODELS, RUNS, STEPS, digits
 from benchmarks.solvers_draws import COUNT, MAIN, OURS, PEERS, drawn, jobs, kept
 from benchmarks.timing import environment
 from examples.experiment.features import Judge, Moments, frechet_of_moments, moments, train_judge
-from examples.experiment.pictures import grid, write_png
+
+from lineardiffusion.pictures import grid, write_png
 
 Case = tuple[str, str, int]
 """Model, solver and calls."""

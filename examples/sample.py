@@ -32,10 +32,11 @@ import lineardiffusion as ld
 from examples.experiment.config import Config
 from examples.experiment.devices import from_main, make_processes
 from examples.experiment.drawing import Drawing, GridName, lay_out
-from examples.experiment.pictures import from_bytes, grid, strip, to_bytes, write_png
+from examples.experiment.pictures import from_bytes, strip
 from examples.experiment.program import run_program
 from examples.experiment.runs import choose_classes, find_checkpoint, load_denoiser, run_folder
 from examples.experiment.samples import SampleFolder
+from lineardiffusion.pictures import grid, to_bytes, write_png
 from lineardiffusion.samplers import Sampler
 from lineardiffusion.training import Checkpoint, locked_folder, read_checkpoint
 

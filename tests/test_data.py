@@ -13,8 +13,10 @@ import pytest
 import torch
 from examples.experiment.config import DataConfig
 from examples.experiment.data import FaultLimit, loader, open_images, to_tensor
-from examples.experiment.pictures import from_bytes, grid, read_png, strip, to_bytes, write_png
+from examples.experiment.pictures import from_bytes, read_png, strip
 from PIL import Image
+
+from lineardiffusion.pictures import grid, to_bytes, write_png
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from examples.experiment.config import (
     ProcessConfig,
     RunConfig,
 )
-from examples.experiment.pictures import read_png, to_bytes, write_png
+from examples.experiment.pictures import read_png
 from examples.experiment.runs import (
     class_number,
     find_checkpoint,
@@ -35,6 +35,7 @@ from examples.experiment.runs import (
 )
 
 import lineardiffusion as ld
+from lineardiffusion.pictures import to_bytes, write_png
 from lineardiffusion.training import Checkpoints, keyed_generator, read_checkpoint, write_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,11 +16,11 @@ from examples.experiment.config import Config
 from examples.experiment.data import Batch, FaultLimit, loader
 from examples.experiment.devices import agreed
 from examples.experiment.history import History
-from examples.experiment.pictures import grid, write_png
 from examples.experiment.progress import Progress, say
 from examples.experiment.resuming import Start
 from examples.experiment.stopping import Interruption
 from examples.experiment.watch import Watch
+from lineardiffusion.pictures import grid, write_png
 from lineardiffusion.training import CheckpointError, remove_partials
 
 if TYPE_CHECKING:

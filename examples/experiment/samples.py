@@ -17,7 +17,8 @@ import numpy as np
 from numpy.lib import format as npy
 from PIL import Image
 
-from examples.experiment.pictures import read_png, write_png
+from examples.experiment.pictures import read_png
+from lineardiffusion.pictures import write_png
 from lineardiffusion.training import remove_partials, whole_file
 
 _END_OF_PNG = b"\0\0\0\0IEND\xaeB`\x82"

@@ -76,6 +76,7 @@ from lineardiffusion.operators import TruncatedFilter as TruncatedFilter
 from lineardiffusion.operators import Truncation as Truncation
 from lineardiffusion.operators import bases as bases
 from lineardiffusion.operators import from_function as from_function
+from lineardiffusion.pictures import save_images as save_images
 from lineardiffusion.posterior import ddim_kernel as ddim_kernel
 from lineardiffusion.posterior import posterior as posterior
 from lineardiffusion.posterior import transition as transition

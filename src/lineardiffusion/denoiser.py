@@ -7,7 +7,7 @@ Where the resolution grows from t to s, c_s is larger than x_t.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -124,6 +124,10 @@ class Denoiser(nn.Module, Configured):
         self._known: dict[float, _At] = {}
 
     # ------------------------------------------------------------------ estimates
+
+    if TYPE_CHECKING:  # nn.Module's returns Any
+
+        def __call__(self, x_t: Tensor, t: float | Tensor, s: float | None = None, **conditioning: Any) -> Tensor: ...
 
     def forward(self, x_t: Tensor, t: float | Tensor, s: float | None = None, **conditioning: Any) -> Tensor:
         r"""Estimate of c_s.

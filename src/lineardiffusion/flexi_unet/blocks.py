@@ -66,7 +66,8 @@ class ResBlock(nn.Module):
             h = norm(h) * (1 + scale) + shift
         else:
             h = norm(h + shift)
-        return self.skip_connection(x) + conv(dropout(activation(h), seeds))
+        out: Tensor = self.skip_connection(x) + conv(dropout(activation(h), seeds))
+        return out
 
 
 class AttentionBlock(nn.Module):
@@ -100,7 +101,8 @@ class AttentionBlock(nn.Module):
         pattern = f"b {self.order} n -> three b h n c"
         q, k, v = rearrange(self.qkv(self.norm(flat)), pattern, h=self.num_heads, three=3)
         h = rearrange(F.scaled_dot_product_attention(q, k, v), "b h n c -> b (h c) n")
-        return (flat + self.proj_out(h)).reshape(x.shape)
+        out: Tensor = flat + self.proj_out(h)
+        return out.reshape(x.shape)
 
 
 class Downsample(nn.Module):
@@ -111,7 +113,8 @@ class Downsample(nn.Module):
         self.op = Conv2d(channels, channels, 3, stride=2, padding=1) if use_conv else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return halved(x) if self.op is None else self.op(x)
+        smaller: Tensor = halved(x) if self.op is None else self.op(x)
+        return smaller
 
 
 class Upsample(nn.Module):
@@ -123,10 +126,11 @@ class Upsample(nn.Module):
         self.conv = Conv2d(channels, channels, 3, padding=1) if use_conv else nn.Identity()
 
     def forward(self, x: Tensor, size: Size) -> Tensor:
-        return self.conv(doubled(x, size))
+        larger: Tensor = self.conv(doubled(x, size))
+        return larger
 
 
-class Stage(nn.Sequential):
+class Stage(nn.ModuleList):
     """Blocks in a row, each called with what it takes: the embedding, the size to upsample to, seeds for dropout."""
 
     def forward(self, x: Tensor, emb: Tensor, size: Size = (0, 0), seeds: Tensor | None = None) -> Tensor:

@@ -3,36 +3,51 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+Module = TypeVar("Module", bound=nn.Module)
+
 # Of splitmix64 (Steele, Lea & Flood, 2014, https://doi.org/10.1145/2660193.2660195), in the signed integers of torch.
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
 
 
-class _NarrowInFloat32(nn.Module):
-    """A convolution that works in float32 where bfloat16 is not to be trusted: on CPUs, with inputs less than three
-    pixels wide or of less than nine in all (docs/known_problems.md). There is little to compute then."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-        narrow = x.shape[-1] < 3 or x.shape[2:].numel() < 9
-        if not (narrow and dtype == torch.bfloat16 and x.device.type == "cpu"):
-            return super().forward(x)
-        convolve = F.conv1d if x.ndim == 3 else F.conv2d
-        with torch.autocast("cpu", enabled=False):
-            y = convolve(x.float(), self.weight.float(), self.bias.float(), self.stride, self.padding)
-        return y.to(dtype)
-
-
-class Conv1d(_NarrowInFloat32, nn.Conv1d):
+class Conv1d(nn.Conv1d):
     """nn.Conv1d, right for narrow inputs too."""
 
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if _trusted(x) else _in_float32(self, F.conv1d, x)
 
-class Conv2d(_NarrowInFloat32, nn.Conv2d):
+
+class Conv2d(nn.Conv2d):
     """nn.Conv2d, right for narrow inputs too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if _trusted(x) else _in_float32(self, F.conv2d, x)
+
+
+def _working_dtype(x: Tensor) -> torch.dtype:
+    """That in which a convolution of x would work."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+
+
+def _trusted(x: Tensor) -> bool:
+    """Not bfloat16 on CPUs with inputs less than three pixels wide or of less than nine in all
+    (docs/known_problems.md). There is little to compute then."""
+    narrow = x.shape[-1] < 3 or x.shape[2:].numel() < 9
+    return not (narrow and x.device.type == "cpu" and _working_dtype(x) == torch.bfloat16)
+
+
+def _in_float32(layer: nn.Conv1d | nn.Conv2d, convolve: Callable[..., Tensor], x: Tensor) -> Tensor:
+    """The layer's convolution, computed in float32 and rounded once."""
+    bias = None if layer.bias is None else layer.bias.float()
+    with torch.autocast("cpu", enabled=False):
+        y = convolve(x.float(), layer.weight.float(), bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+    return y.to(_working_dtype(x))
 
 
 class GroupNorm(nn.GroupNorm):
@@ -97,7 +112,7 @@ def timestep_embedding(timesteps: Tensor, width: int, max_period: float = 10_000
     return F.pad(torch.cat([angles.cos(), angles.sin()], dim=-1), (0, width % 2))
 
 
-def zeroed(module: nn.Module) -> nn.Module:
+def zeroed(module: Module) -> Module:
     """The module with all parameters zero: the last layer of a residual branch starts as the identity."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)

@@ -198,7 +198,9 @@ class FullUNet(UNet):
         h = self.input_blocks[0](x, emb)
         skips = self.encode(h, emb, 0, dropout_seeds)
         sizes = self.path((x.shape[-2], x.shape[-1]), 0)
-        return self.out(self.decode(skips[-1], skips, emb, len(self.output_blocks), sizes, dropout_seeds))
+        h = self.decode(skips[-1], skips, emb, len(self.output_blocks), sizes, dropout_seeds)
+        out: Tensor = self.out(h)
+        return out
 
 
 def resize(x: Tensor, size: Sequence[int] | None) -> Tensor:

@@ -88,23 +88,23 @@ class UNet(nn.Module):
             return [residual(channels, out), *([attention(out, heads)] if attends else [])]
 
         stem = widths[0]
-        self.input_blocks = nn.ModuleList([Stage(Conv2d(in_channels, stem, 3, padding=1))])
+        self.input_blocks = nn.ModuleList([Stage([Conv2d(in_channels, stem, 3, padding=1)])])
         skips, channels = [stem], stem
         for level, width_here in enumerate(widths):
             for _ in range(num_res_blocks):
-                self.input_blocks.append(Stage(*blocks(channels, width_here, level, num_heads)))
+                self.input_blocks.append(Stage(blocks(channels, width_here, level, num_heads)))
                 channels = width_here
                 skips.append(channels)
             if level + 1 < len(widths):
                 down = (
                     residual(channels, channels, down=True) if resblock_updown else Downsample(channels, conv_resample)
                 )
-                self.input_blocks.append(Stage(down))
+                self.input_blocks.append(Stage([down]))
                 skips.append(channels)
         self.skip_channels = list(skips)
 
         self.middle_block = Stage(
-            residual(channels, channels), attention(channels, num_heads), residual(channels, channels)
+            [residual(channels, channels), attention(channels, num_heads), residual(channels, channels)]
         )
 
         self.output_blocks = nn.ModuleList()
@@ -116,7 +116,7 @@ class UNet(nn.Module):
                 if level and index == num_res_blocks:
                     up = residual(channels, channels, up=True) if resblock_updown else Upsample(channels, conv_resample)
                     stage.append(up)
-                self.output_blocks.append(Stage(*stage))
+                self.output_blocks.append(Stage(stage))
         self.widths, self.stem = widths, stem
         self.out = nn.Sequential(GroupNorm(channels), nn.SiLU(), zeroed(Conv2d(channels, out_channels, 3, padding=1)))
         for layer, module in enumerate(module for module in self.modules() if isinstance(module, Dropout)):
@@ -143,8 +143,8 @@ class UNet(nn.Module):
         if (y is None) != (self.num_classes is None):
             needs = "no labels" if self.num_classes is None else f"labels in 0…{self.num_classes - 1}"
             raise ValueError(f"y: expected {needs}, got {'none' if y is None else 'labels'}")
-        features = timestep_embedding(t_index, self.model_channels).to(self.time_embed[0].weight.dtype)
-        emb = self.time_embed(features)
+        features = timestep_embedding(t_index, self.model_channels).to(next(self.time_embed.parameters()).dtype)
+        emb: Tensor = self.time_embed(features)
         return emb if y is None else emb + self.label_emb(y)
 
     def encode(self, h: Tensor, emb: Tensor, level: int, seeds: Tensor | None = None) -> list[Tensor]:
@@ -185,10 +185,9 @@ class UNet(nn.Module):
         """The input block whose output is the first skip of a level: the stem or a downsampling."""
         return level * (self.num_res_blocks + 1)
 
-    def _run(self, stage: Stage, *arguments: Any) -> Tensor:
-        if self.use_checkpoint:
-            return checkpoint(stage, *arguments, use_reentrant=False)
-        return stage(*arguments)
+    def _run(self, stage: nn.Module, *arguments: Any) -> Tensor:
+        h: Tensor = checkpoint(stage, *arguments, use_reentrant=False) if self.use_checkpoint else stage(*arguments)
+        return h
 
 
 def level_sizes(image_size: int | Sequence[int], levels: int) -> list[Size]:
