@@ -56,7 +56,7 @@ class NoiseLevel(Configured):
             raise ValueError(f"scale: expected a positive number, got {scale}")
 
     def __call__(self, process: LinearDiffusion, t: Tensor) -> Tensor:
-        _, sigma = levels(process, t, t.device)
+        sigma: Tensor = process.schedule.sigma(t)
         return self.scale * sigma
 
 

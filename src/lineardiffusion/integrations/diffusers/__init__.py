@@ -1,7 +1,7 @@
 """diffusers: its models in the samplers of this library, and processes of this library in its pipelines.
 
-`from_diffusers` and `sampler_from_diffusers` read what others trained; `LinearDiffusionScheduler` is a scheduler for any
-process and solver, and `LinearDiffusionPipeline` a pipeline for those whose shape grows. Needs `pip install diffusers`.
+`from_diffusers` and `sampler_from_diffusers` read what others trained; `LinearDiffusionScheduler` is a scheduler for
+any process and solver, `LinearDiffusionPipeline` a pipeline for those whose shape grows. Needs `pip install diffusers`.
 """
 
 from lineardiffusion.integrations.diffusers.models import Pretrained as Pretrained

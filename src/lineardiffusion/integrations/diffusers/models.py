@@ -16,6 +16,7 @@ from lineardiffusion.integrations.diffusers.settings import check_model
 from lineardiffusion.predictions import EDMPrediction, Prediction, as_prediction
 from lineardiffusion.processes.base import LinearDiffusion
 from lineardiffusion.schedules import Schedule
+from lineardiffusion.schedules.tables import Between
 from lineardiffusion.time_inputs import NearestIndex, NoiseLevel, TimeInput
 
 PREDICTIONS = {"epsilon": "noise", "sample": "data", "v_prediction": "velocity", "flow_prediction": "flow"}
@@ -53,9 +54,13 @@ def from_diffusers(
 ) -> Pretrained:
     r"""Process, prediction and denoiser of a model that was trained with diffusers.
 
-    Which model it is, its scheduler says: x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε with the scheduler's own `alphas_cumprod`, whose
-    ᾱ_1 has the index 0 (DDPM, DDIM, PNDM, DPM-Solver, UniPC, DEIS, Euler, Heun, LMS, of any β); x_t = (1 − σ) x_0 + σ ε
-    with its shift (flow matching); x_t = x_0 + σ ε, preconditioned with its sigma_data (EDM). How it samples is another
+    Which model it is, its scheduler says:
+
+        DDPM, DDIM, PNDM, DPM-Solver, UniPC, DEIS, Euler, Heun, LMS    x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε
+        flow matching                                                  x_t = (1 − σ) x_0 + σ ε, with its shift
+        EDM                                                            x_t = x_0 + σ ε, with its sigma_data
+
+    ᾱ are the scheduler's own `alphas_cumprod`, of which ᾱ_1 has the index 0. How a scheduler samples is another
     question, which `sampler_from_diffusers` answers.
 
     The denoiser passes conditioning on to the network: `denoiser(x_t, t, encoder_hidden_states=…)`.
@@ -86,7 +91,7 @@ def from_diffusers(
         network = getattr(source, "unet", None) or getattr(source, "transformer", None)
     check_model(scheduler)
     schedule, prediction, time_input = _trained_for(scheduler)
-    process = LinearDiffusion(paths.identity(_shape(network, shape)), schedule)
+    process = LinearDiffusion(paths.identity(event_shape(network, shape)), schedule)
     prediction.check(process)
     denoiser = None if network is None else Denoiser(_called(network), process, prediction, time_input)
     return Pretrained(process, prediction, denoiser)
@@ -95,7 +100,9 @@ def from_diffusers(
 def schedule_of(scheduler: Any) -> Schedule:
     """The schedule of a scheduler's ᾱ."""
     levels = scheduler.config
-    between = "ratio" if type(scheduler).__name__ in _FRACTIONAL and not _has_other_levels(levels) else "log_snr"
+    between: Between = (
+        "ratio" if type(scheduler).__name__ in _FRACTIONAL and not _has_other_levels(levels) else "log_snr"
+    )
     return schedules.from_alpha_bar(torch.cat([torch.ones(1).double(), scheduler.alphas_cumprod.double()]), between)
 
 
@@ -103,7 +110,7 @@ def _trained_for(scheduler: Any) -> tuple[Schedule, Prediction, TimeInput]:
     name, config = type(scheduler).__name__, scheduler.config
     if name in _EDM:
         if config.prediction_type != "epsilon":
-            raise ValueError(f"prediction_type: expected 'epsilon', got {config.prediction_type!r}, whose F is minus EDM's")
+            raise ValueError(f"prediction_type: expected 'epsilon', got {config.prediction_type!r}, which is −F of EDM")
         return schedules.edm(config.sigma_max, config.rho), EDMPrediction(config.sigma_data), "edm"
     if name in _FLOWS:
         return schedules.flow(scheduler.shift), as_prediction("flow"), NoiseLevel(config.num_train_timesteps)
@@ -124,7 +131,12 @@ def _has_other_levels(config: Any) -> bool:
     return any(config.get(name) for name in _OTHER_LEVELS)
 
 
-def _shape(network: Any, shape: Sequence[int] | None) -> Shape:
+def event_shape(network: Any, shape: Sequence[int] | None) -> Shape:
+    """The event shape that a network is for: the one given, or that in its config, as diffusers' models have it.
+
+    Raises:
+        ValueError: it is not known.
+    """
     if shape is not None:
         return as_shape(shape)
     config = getattr(network, "config", None) or {}

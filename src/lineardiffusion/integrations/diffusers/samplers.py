@@ -12,11 +12,12 @@ from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.integrations.diffusers.settings import check_model, check_settings
 from lineardiffusion.processes.base import LinearDiffusion
 from lineardiffusion.samplers import AncestralSampler, DDIMSampler, HeunSampler, Sampler
+from lineardiffusion.samplers.multistep import Rule
 
 Settings = dict[str, tuple[Any, ...]]
 
 # Of a level σ/a and of the time that a scheduler gives for it; its numbers are float32.
-_CLOSE = 1e-4
+_CLOSE = 1e-5
 _TO_CLEAN: Settings = {"final_sigmas_type": ("zero",)}
 
 
@@ -86,7 +87,7 @@ def _heun(denoiser: Denoiser, times: list[float], clip: Any, config: Mapping[str
 
 def _dpm_solver(denoiser: Denoiser, times: list[float], clip: Any, config: Mapping[str, Any]) -> Sampler:
     eta = 1.0 if config["algorithm_type"] == "sde-dpmsolver++" else 0.0
-    rule = "midpoint" if config["solver_type"] == "midpoint" else "moment"
+    rule: Rule = "midpoint" if config["solver_type"] == "midpoint" else "moment"
     return DDIMSampler(denoiser, times, eta, config["solver_order"], rule, clip=clip)
 
 
@@ -135,9 +136,10 @@ def _indices(scheduler: Any) -> list[float]:
     indices: list[int] = scheduler.timesteps.tolist()
     if any(i - j != stride for i, j in itertools.pairwise(indices)) or indices[-1] >= stride:
         raise ValueError(
-            f"timestep_spacing: expected steps of {stride} indices, which {type(scheduler).__name__} takes with "
-            f"{scheduler.num_inference_steps} steps whatever the next index is, got {scheduler.config.timestep_spacing!r} "
-            f"with the indices {indices[:3]} … {indices[-1]}"
+            f"timestep_spacing: expected one whose indices are {stride} apart, as far as a {type(scheduler).__name__} "
+            f"steps whatever the next index is, got {scheduler.config.timestep_spacing!r} with the indices "
+            f"{indices[:3]} … {indices[-1]}; try 'trailing' or 'leading', and a number of steps that divides "
+            f"{scheduler.config.num_train_timesteps}"
         )
     return [index + 1 for index in indices]
 
