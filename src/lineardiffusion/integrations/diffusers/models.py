@@ -98,12 +98,15 @@ def from_diffusers(
 
 
 def schedule_of(scheduler: Any) -> Schedule:
-    """The schedule of a scheduler's ᾱ."""
-    levels = scheduler.config
+    """The schedule of a scheduler's ᾱ, in float64."""
+    config = scheduler.config
+    alpha_bar = torch.cat([torch.ones(1).double(), scheduler.alphas_cumprod.double()])
+    if config.get("rescale_betas_zero_snr"):
+        alpha_bar[-1] = 0  # for which some have 2⁻²⁴, more than ᾱ_{T−1}, so that they need not divide by 0
     between: Between = (
-        "ratio" if type(scheduler).__name__ in _FRACTIONAL and not _has_other_levels(levels) else "log_snr"
+        "ratio" if type(scheduler).__name__ in _FRACTIONAL and not _has_other_levels(config) else "log_snr"
     )
-    return schedules.from_alpha_bar(torch.cat([torch.ones(1).double(), scheduler.alphas_cumprod.double()]), between)
+    return schedules.from_alpha_bar(alpha_bar, between)
 
 
 def _trained_for(scheduler: Any) -> tuple[Schedule, Prediction, TimeInput]:
@@ -113,7 +116,7 @@ def _trained_for(scheduler: Any) -> tuple[Schedule, Prediction, TimeInput]:
             raise ValueError(f"prediction_type: expected 'epsilon', got {config.prediction_type!r}, which is −F of EDM")
         return schedules.edm(config.sigma_max, config.rho), EDMPrediction(config.sigma_data), "edm"
     if name in _FLOWS:
-        return schedules.flow(scheduler.shift), as_prediction("flow"), NoiseLevel(config.num_train_timesteps)
+        return schedules.flow(config.shift), as_prediction("flow"), NoiseLevel(config.num_train_timesteps)
     if name not in _BETAS:
         raise ValueError(f"scheduler: expected one of {', '.join(sorted(_BETAS | _FLOWS | _EDM))}, got {name}")
     if config.prediction_type not in PREDICTIONS:

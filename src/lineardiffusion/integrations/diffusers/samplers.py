@@ -151,8 +151,8 @@ def _times(scheduler: Any, process: LinearDiffusion) -> list[float]:
     times: list[float] = []
     for (told, sigma), _ in itertools.groupby(pairs, key=lambda pair: pair):  # Heun's method comes to each twice
         level = sigma if not is_flow else sigma / (1 - sigma) if sigma < 1 else math.inf
-        by_level = process.schedule.time(-2 * math.log(level))
-        times.append(next((t for t in (told + 1, by_level) if _has_level(process, t, level)), math.nan))
+        candidates = (told + 1, process.schedule.time(-2 * math.log(level)))
+        times.append(next((t for t in candidates if _has_level(process, t, level)), math.nan))
         if math.isnan(times[-1]):
             raise ValueError(f"denoiser: expected one whose process has the level σ/a = {level:.6g} of the scheduler")
     return times
@@ -162,4 +162,5 @@ def _has_level(process: LinearDiffusion, t: float, level: float) -> bool:
     if not 0 < t <= process.end:
         return False
     signal, sigma = process.schedule(t)
-    return math.isclose(sigma, level * signal, rel_tol=_CLOSE) if math.isfinite(level) else signal == 0
+    # Where there is no signal some schedulers have a level that is not quite infinite.
+    return signal == 0 or math.isclose(sigma, level * signal, rel_tol=_CLOSE)

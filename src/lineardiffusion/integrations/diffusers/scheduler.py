@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -138,6 +139,11 @@ class LinearDiffusionScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[mis
         self.time_input = as_time_input(_made(time_input) or self.prediction.time_input)
         self.num_inference_steps: int | None = None
         self._use(None if self._process.num_steps else grids.uniform(50), None)
+        if "_use_default_values" in self.config:
+            # Diffusers take what is given by position for left out, and would not pass it on.
+            parameters = inspect.signature(type(self).__init__).parameters
+            left = [name for name in list(parameters)[1:] if self.config[name] is parameters[name].default]
+            self.register_to_config(_use_default_values=left)
 
     # ------------------------------------------------------------------ times
 
@@ -341,11 +347,15 @@ class LinearDiffusionScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[mis
             config["clip"] = (-self.config.clip_sample_range, self.config.clip_sample_range)
         if eta is not None:
             config["eta"] = eta
-        sampler = from_config(config, denoiser=denoiser, steps=self._steps)
-        if not isinstance(sampler, Sampler):
+        try:
+            sampler = from_config(config, denoiser=denoiser, steps=self._steps)
+            if not isinstance(sampler, Sampler):
+                raise ValueError(f"got {type(sampler).__name__}")
+        except ValueError as error:
             raise ValueError(
-                f"solver: expected the name of a sampler such as 'DDIMSampler', got {self.config.solver!r}"
-            )
+                f"solver, solver_options: expected the name and the options of a sampler, such as 'DDIMSampler' and "
+                f"{{'order': 2}}: {error}"
+            ) from error
         return sampler
 
 
