@@ -602,11 +602,11 @@ def test_a_pipeline_comes_back_from_a_folder(tmp_path):
 
 
 def common_tests():
-    """The class of diffusers' own tests of schedulers, from the folder `tests` of its sources; None where that is not
-    here, or a reason."""
+    """The class of diffusers' own tests of schedulers, from the folder `tests` of its sources, and why it is not, where
+    it is not here."""
     folder = os.environ.get("LINEARDIFFUSION_DIFFUSERS_TESTS")
     if not folder:
-        return None, "LINEARDIFFUSION_DIFFUSERS_TESTS names no folder: set it to `tests` of diffusers' sources"
+        return object, "LINEARDIFFUSION_DIFFUSERS_TESTS names no folder: set it to `tests` of diffusers' sources"
     spec = importlib.util.spec_from_file_location(
         "diffusers_tests", Path(folder) / "__init__.py", submodule_search_locations=[folder]
     )
@@ -615,11 +615,11 @@ def common_tests():
     return importlib.import_module("diffusers_tests.schedulers.test_schedulers").SchedulerCommonTest, None
 
 
-_COMMON, _REASON = common_tests()
+COMMON = common_tests()  # no name of its own, by which it would be collected
 
 
-@pytest.mark.skipif(_COMMON is None, reason=_REASON or "")
-class TestCommon(_COMMON or object):
+@pytest.mark.skipif(COMMON[1] is not None, reason=COMMON[1] or "")
+class TestCommon(COMMON[0]):
     """Every scheduler of diffusers passes these; the configs are all that is ours."""
 
     scheduler_classes = (LinearDiffusionScheduler,)
@@ -641,7 +641,6 @@ class TestCommon(_COMMON or object):
             self.check_over_configs(**options)
 
 
-@pytest.mark.skipif(_COMMON is None, reason=_REASON or "")
 class TestCommonOfAProcess(TestCommon):
     def get_scheduler_config(self, **options):
         process = ld.BlurringDiffusion((3, 8, 8))
@@ -651,7 +650,6 @@ class TestCommonOfAProcess(TestCommon):
         self.check_over_forward(time_step=500)
 
 
-@pytest.mark.skipif(_COMMON is None, reason=_REASON or "")
 class TestCommonOfAFlow(TestCommon):
     def get_scheduler_config(self, **options):
         process = ld.FlowMatching((3, 8, 8), shift=3.0).to_config()

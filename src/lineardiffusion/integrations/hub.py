@@ -1,7 +1,7 @@
 r"""Denoisers on the Hugging Face Hub, or in a folder: weights as safetensors, all else as JSON.
 
     config.json         the denoiser: its process, prediction and time input, and the class and arguments of its network
-    model.safetensors   the weights of the network (in parts, with an index, where they are large)
+    model.safetensors   its state dict, which says what it belongs to (in parts, with an index, where it is large)
 
 Nothing that is loaded is run: there is no pickle, and a network is named only by the name of a class of
 `lineardiffusion.flexi_unet` or of a model of diffusers. Any other is given by whoever loads it, as `network=`. Needs
@@ -22,6 +22,7 @@ from torch import nn
 from lineardiffusion import flexi_unet
 from lineardiffusion.config import from_config
 from lineardiffusion.denoiser import Denoiser
+from lineardiffusion.guidance import GuidedDenoiser
 from lineardiffusion.training import whole_file
 
 CONFIG = "config.json"
@@ -56,6 +57,8 @@ def save_pretrained(denoiser: Denoiser, folder: str | os.PathLike[str]) -> None:
 
     if not isinstance(denoiser, Denoiser):
         raise TypeError(f"denoiser: expected an ld.Denoiser, got {type(denoiser).__name__}")
+    if isinstance(denoiser, GuidedDenoiser):
+        raise TypeError("denoiser: expected the one that is guided, got ld.guided(…); guide it when it is loaded")
     if not isinstance(denoiser.network, nn.Module):
         raise TypeError(f"denoiser: expected one whose network is a torch.nn.Module, got {denoiser.network!r}")
     config = {"denoiser": denoiser.to_config(), "network": _network_config(denoiser.network)}
@@ -63,7 +66,7 @@ def save_pretrained(denoiser: Denoiser, folder: str | os.PathLike[str]) -> None:
     path.mkdir(parents=True, exist_ok=True)
     with whole_file(path / CONFIG) as partial:
         partial.write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
-    save_torch_model(denoiser.network, path, filename_pattern=WEIGHTS)
+    save_torch_model(denoiser, path, filename_pattern=WEIGHTS)
 
 
 def from_pretrained(
@@ -86,8 +89,8 @@ def from_pretrained(
 
     Raises:
         FileNotFoundError: a folder without one of the files.
-        ValueError: a config that says nothing of a denoiser, weights that do not fit the network, or a network whose
-            class cannot be made from its name.
+        ValueError: a config that says nothing of a denoiser, weights of another process or prediction, or ones that do
+            not fit the network, or a network that cannot be made by name.
     """
     folder = _folder(folder_or_repo, revision, token)
     config = _config(folder / CONFIG)
@@ -97,7 +100,7 @@ def from_pretrained(
         denoiser: Denoiser = from_config(config["denoiser"], network=network)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{folder / CONFIG}: expected the configuration of an ld.Denoiser: {error}") from error
-    _load(network, folder)
+    _load(denoiser, folder)
     return denoiser.eval()
 
 
@@ -179,7 +182,7 @@ def _folder(folder_or_repo: str | os.PathLike[str], revision: str | None, token:
     path = Path(folder_or_repo)
     if path.is_dir():
         return path
-    if path.exists() or len(path.parts) != 2:
+    if path.exists() or path.is_absolute() or len(path.parts) != 2:
         raise FileNotFoundError(f"{folder_or_repo}: expected a folder, or 'owner/name' of a repository of the Hub")
     from huggingface_hub import snapshot_download
 
@@ -189,7 +192,7 @@ def _folder(folder_or_repo: str | os.PathLike[str], revision: str | None, token:
 
 def _config(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected the configuration of a denoiser, which save_pretrained writes")
+        raise FileNotFoundError(f"{path}: expected the configuration that save_pretrained writes, got no file")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -199,14 +202,17 @@ def _config(path: Path) -> Mapping[str, Any]:
     return config
 
 
-def _load(network: nn.Module, folder: Path) -> None:
+def _load(denoiser: Denoiser, folder: Path) -> None:
     from huggingface_hub import load_torch_model
     from safetensors import SafetensorError
 
     names = [WEIGHTS.format(suffix=""), WEIGHTS.format(suffix="") + ".index.json"]
     if not any((folder / name).is_file() for name in names):
-        raise FileNotFoundError(f"{folder}: expected weights, {names[0]}, which save_pretrained writes")
+        raise FileNotFoundError(
+            f"{folder / names[0]}: expected the weights of a denoiser, which save_pretrained writes"
+        )
     try:
-        load_torch_model(network, folder, strict=True, filename_pattern=WEIGHTS)
-    except (RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{folder}: weights that do not fit a {type(network).__name__}: {error}") from error
+        load_torch_model(denoiser, folder, strict=True, filename_pattern=WEIGHTS)
+    except (RuntimeError, ValueError, SafetensorError) as error:
+        kind = type(denoiser.network).__name__
+        raise ValueError(f"{folder}: expected the weights of this denoiser and a {kind}: {error}") from error
