@@ -22,6 +22,7 @@ _BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 BLOCKS = {name: list(_BLOCK.finditer(text)) for name, text in TEXTS.items()}
 SHOWN = {"new_degradation.md"}  # parts of a program, which tests/test_examples.py compares and runs
 UNCERTAIN = {"known_problems.md"}  # what is printed depends on the processor
+NEEDS = {"diffusers.md": ["diffusers", "huggingface_hub"]}  # more than the rest
 
 
 class Network(torch.nn.Module):
@@ -58,6 +59,8 @@ def surroundings():
 @pytest.mark.parametrize("name", [name for name, blocks in BLOCKS.items() if blocks and name not in SHOWN])
 def test_blocks(name, tmp_path, monkeypatch, capsys):
     """One after the other; those that import what they need have nothing else."""
+    for package in NEEDS.get(name, []):
+        pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
     given = surroundings()
     monkeypatch.setattr(runs, "find_checkpoint", lambda folder: folder)  # there is no run

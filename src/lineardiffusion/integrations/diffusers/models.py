@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lineardiffusion import paths, schedules
 from lineardiffusion._checks import Shape, as_shape
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.integrations.diffusers.settings import check_model
+from lineardiffusion.integrations.diffusers.settings import check_model, settings_of
 from lineardiffusion.predictions import EDMPrediction, Prediction, as_prediction
 from lineardiffusion.processes.base import LinearDiffusion
 from lineardiffusion.schedules import Schedule
@@ -99,39 +99,39 @@ def from_diffusers(
 
 def schedule_of(scheduler: Any) -> Schedule:
     """The schedule of a scheduler's ᾱ, in float64."""
-    config = scheduler.config
+    settings, is_fractional = settings_of(scheduler), type(scheduler).__name__ in _FRACTIONAL
     alpha_bar = torch.cat([torch.ones(1).double(), scheduler.alphas_cumprod.double()])
-    if config.get("rescale_betas_zero_snr"):
+    if settings.get("rescale_betas_zero_snr"):
         alpha_bar[-1] = 0  # for which some have 2⁻²⁴, more than ᾱ_{T−1}, so that they need not divide by 0
-    between: Between = (
-        "ratio" if type(scheduler).__name__ in _FRACTIONAL and not _has_other_levels(config) else "log_snr"
-    )
+    between: Between = "ratio" if is_fractional and not _has_other_levels(settings) else "log_snr"
     return schedules.from_alpha_bar(alpha_bar, between)
 
 
 def _trained_for(scheduler: Any) -> tuple[Schedule, Prediction, TimeInput]:
-    name, config = type(scheduler).__name__, scheduler.config
+    name, settings = type(scheduler).__name__, settings_of(scheduler)
+    kind = settings.get("prediction_type")
     if name in _EDM:
-        if config.prediction_type != "epsilon":
-            raise ValueError(f"prediction_type: expected 'epsilon', got {config.prediction_type!r}, which is −F of EDM")
-        return schedules.edm(config.sigma_max, config.rho), EDMPrediction(config.sigma_data), "edm"
+        if kind != "epsilon":
+            raise ValueError(f"prediction_type: expected 'epsilon', got {kind!r}, which is −F of EDM")
+        return schedules.edm(settings["sigma_max"], settings["rho"]), EDMPrediction(settings["sigma_data"]), "edm"
     if name in _FLOWS:
-        return schedules.flow(config.shift), as_prediction("flow"), NoiseLevel(config.num_train_timesteps)
+        told = NoiseLevel(settings["num_train_timesteps"])
+        return schedules.flow(settings["shift"]), as_prediction("flow"), told
     if name not in _BETAS:
         raise ValueError(f"scheduler: expected one of {', '.join(sorted(_BETAS | _FLOWS | _EDM))}, got {name}")
-    if config.prediction_type not in PREDICTIONS:
-        raise ValueError(f"prediction_type: expected one of {list(PREDICTIONS)}, got {config.prediction_type!r}")
+    if kind not in PREDICTIONS:
+        raise ValueError(f"prediction_type: expected one of {list(PREDICTIONS)}, got {kind!r}")
     time_input: TimeInput = "index"
-    if config.get("timestep_type") == "continuous" and config.prediction_type == "v_prediction":
+    if settings.get("timestep_type") == "continuous" and kind == "v_prediction":
         time_input = "edm"
-    elif name not in _FRACTIONAL and _has_other_levels(config):
+    elif name not in _FRACTIONAL and _has_other_levels(settings):
         time_input = NearestIndex()
-    return schedule_of(scheduler), as_prediction(PREDICTIONS[config.prediction_type]), time_input
+    return schedule_of(scheduler), as_prediction(PREDICTIONS[kind]), time_input
 
 
-def _has_other_levels(config: Any) -> bool:
+def _has_other_levels(settings: Mapping[str, Any]) -> bool:
     """Whether levels are chosen first and indices belong to them, by λ linear in between."""
-    return any(config.get(name) for name in _OTHER_LEVELS)
+    return any(settings.get(name) for name in _OTHER_LEVELS)
 
 
 def event_shape(network: Any, shape: Sequence[int] | None) -> Shape:

@@ -88,13 +88,18 @@ class LinearDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         array = images.cpu().permute(0, 2, 3, 1).numpy()
         return self.numpy_to_pil(array) if output_type == "pil" else array
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> None:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], safe_serialization: bool = True, variant: str | None = None
+    ) -> None:
         """Write the denoiser (as `hub.save_pretrained` does, which loads it alone) and the scheduler to a folder.
 
         Arguments:
             save_directory: made if it is not there.
-            options: none that diffusers passes has a meaning; weights are always safetensors.
+            safe_serialization, variant: True and None, which `push_to_hub` of diffusers passes.
         """
+        if not safe_serialization or variant is not None:
+            got = f"{safe_serialization}, {variant!r}"
+            raise ValueError(f"safe_serialization, variant: expected True, None, since there is no pickle, got {got}")
         hub.save_pretrained(self.scheduler.denoiser(self.unet), save_directory)
         self.scheduler.save_pretrained(os.path.join(save_directory, _SCHEDULER))
 

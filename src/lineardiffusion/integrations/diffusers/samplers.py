@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.integrations.diffusers.settings import check_model, check_settings
+from lineardiffusion.integrations.diffusers.settings import check_model, check_settings, settings_of
 from lineardiffusion.processes.base import LinearDiffusion
 from lineardiffusion.samplers import AncestralSampler, DDIMSampler, HeunSampler, Sampler
 from lineardiffusion.samplers.multistep import Rule
 
 Settings = dict[str, tuple[Any, ...]]
+Clip = tuple[float, float] | None
 
 # Of a level σ/a and of the time that a scheduler gives for it; its numbers are float32.
 _CLOSE = 1e-5
@@ -68,31 +69,31 @@ def sampler_from_diffusers(scheduler: Any, denoiser: Denoiser, num_inference_ste
     scheduler = copy.deepcopy(scheduler)
     scheduler.set_timesteps(num_inference_steps)
     times = _indices(scheduler) if name in _BY_INDEX else _times(scheduler, denoiser.process)
-    config = scheduler.config
-    clip = (-config.clip_sample_range, config.clip_sample_range) if config.get("clip_sample") else None
-    return make(denoiser, times, clip, config)
+    values = settings_of(scheduler)
+    clip = (-values["clip_sample_range"], values["clip_sample_range"]) if values.get("clip_sample") else None
+    return make(denoiser, times, clip, values)
 
 
-def _ancestral(denoiser: Denoiser, times: list[float], clip: Any, config: Mapping[str, Any]) -> Sampler:
+def _ancestral(denoiser: Denoiser, times: list[float], clip: Clip, settings: Mapping[str, Any]) -> Sampler:
     return AncestralSampler(denoiser, times, clip=clip)
 
 
-def _ddim(denoiser: Denoiser, times: list[float], clip: Any, config: Mapping[str, Any]) -> Sampler:
+def _ddim(denoiser: Denoiser, times: list[float], clip: Clip, settings: Mapping[str, Any]) -> Sampler:
     return DDIMSampler(denoiser, times, clip=clip)
 
 
-def _heun(denoiser: Denoiser, times: list[float], clip: Any, config: Mapping[str, Any]) -> Sampler:
+def _heun(denoiser: Denoiser, times: list[float], clip: Clip, settings: Mapping[str, Any]) -> Sampler:
     return HeunSampler(denoiser, times, clip=clip)
 
 
-def _dpm_solver(denoiser: Denoiser, times: list[float], clip: Any, config: Mapping[str, Any]) -> Sampler:
-    eta = 1.0 if config["algorithm_type"] == "sde-dpmsolver++" else 0.0
-    rule: Rule = "midpoint" if config["solver_type"] == "midpoint" else "moment"
-    return DDIMSampler(denoiser, times, eta, config["solver_order"], rule, clip=clip)
+def _dpm_solver(denoiser: Denoiser, times: list[float], clip: Clip, settings: Mapping[str, Any]) -> Sampler:
+    eta = 1.0 if settings["algorithm_type"] == "sde-dpmsolver++" else 0.0
+    rule: Rule = "midpoint" if settings["solver_type"] == "midpoint" else "moment"
+    return DDIMSampler(denoiser, times, eta, settings["solver_order"], rule, clip=clip)
 
 
-def _unipc(denoiser: Denoiser, times: list[float], clip: Any, config: Mapping[str, Any]) -> Sampler:
-    return DDIMSampler(denoiser, times, 0.0, config["solver_order"], "midpoint", corrector=True, clip=clip)
+def _unipc(denoiser: Denoiser, times: list[float], clip: Clip, settings: Mapping[str, Any]) -> Sampler:
+    return DDIMSampler(denoiser, times, 0.0, settings["solver_order"], "midpoint", corrector=True, clip=clip)
 
 
 # For each class: what it is here, and the values of its settings for which that is so.

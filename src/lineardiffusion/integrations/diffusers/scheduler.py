@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,13 +22,13 @@ from lineardiffusion.carrying import Lift
 from lineardiffusion.config import Configured, from_config
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.integrations.diffusers.models import PREDICTIONS, event_shape, schedule_of
-from lineardiffusion.integrations.diffusers.stepping import Answered, advance
-from lineardiffusion.integrations.diffusers.times import at_levels, told, understood
+from lineardiffusion.integrations.diffusers.stepping import Answered, Calls, advance
+from lineardiffusion.integrations.diffusers.times import at_levels, understood
 from lineardiffusion.predictions import Prediction, as_prediction, combine, levels
 from lineardiffusion.processes.base import LinearDiffusion
-from lineardiffusion.samplers import Draws, History, Sampler
+from lineardiffusion.samplers import Draws, Sampler
 from lineardiffusion.schedules import grids
-from lineardiffusion.schedules.grids import Grid, Steps, as_times
+from lineardiffusion.schedules.grids import Grid, Steps
 from lineardiffusion.time_inputs import TimeInput, as_time_input
 
 _SPACINGS: dict[str, type[Grid]] = {
@@ -145,6 +144,20 @@ class LinearDiffusionScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[mis
             left = [name for name in list(parameters)[1:] if self.config[name] is parameters[name].default]
             self.register_to_config(_use_default_values=left)
 
+    @classmethod
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """The scheduler of a config, also of one of diffusers' own schedulers of β.
+
+        Raises:
+            ValueError: a config of a scheduler of another kind, such as of a flow.
+        """
+        if config and "beta_start" not in config and {**config, **kwargs}.get("process") is None:
+            raise ValueError(
+                "config: expected one with beta_start, or process=… beside it, as from_diffusers makes it, got one "
+                f"with {', '.join(name for name in config if not name.startswith('_'))}"
+            )
+        return super().from_config(config, return_unused_kwargs, **kwargs)
+
     # ------------------------------------------------------------------ times
 
     def set_timesteps(
@@ -184,41 +197,30 @@ class LinearDiffusionScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[mis
         self.num_inference_steps = len(self._times) - 1
 
     def _use(self, steps: Steps, device: str | torch.device | None) -> None:
-        process = self._process
-        self._steps, self._times = steps, as_times(process, steps)
+        self._steps, self._device = steps, device
         self._samplers: dict[tuple[Shape, float | None], Sampler] = {}
-        sampler = self._sampler(process.shape(process.end), None)
-        # For each call of the network: the times of its step, whether it is the first of that, the time of its state.
-        self._calls = [
-            (t, s, k == 0, u) for t, s in itertools.pairwise(self._times) for k, u in enumerate(sampler.calls(t, s))
-        ]
-        self.timesteps = told(self.time_input, process, [u for *_, u in self._calls]).to(device)
-        self._told: list[float] = self.timesteps.tolist()
-        # Where a call is that begins at a time, or that ends a step there.
-        self._place = {(u, is_first): n for n, (*_, is_first, u) in enumerate(self._calls)}
-        self._next, self._history = 0, sampler.history()
-        self._begun: tuple[Tensor, float, float] | None = None  # a step that needs another call
+        self._found: Calls | None = None
+        sampler = self._sampler(self._process.shape(self._process.end), None)
+        self._times, self._history = sampler.times, sampler.history()
+        self._following: int | None = 0  # the call that continues the history
+        self._begun: tuple[Tensor, float, float] | None = None
         self._answers: list[Tensor] = []
 
-    def _call(self, timestep: float | Tensor) -> tuple[float, float, bool, float]:
-        """The call of the network that a timestep stands for: the next one if it may be, else the first of a step, also
-        of one from between the times to the next of them."""
-        number = float(timestep)
-        if self._next < len(self._told) and self._told[self._next] == number:
-            return self._calls[self._next]
-        for call, other in zip(self._calls, self._told, strict=True):
-            if call[2] and other == number:
-                return call
-        t = float(understood(self.time_input, self._process, torch.tensor([number], dtype=torch.float64)))
-        if not 0 < t <= self._process.end:
-            raise ValueError(f"timestep: expected one of scheduler.timesteps, or one between, got {number:g}")
-        t = self._process.time(t)
-        return t, next(u for u in self._times if u < t), True, t
+    @property
+    def _calls(self) -> Calls:
+        if self._found is None:  # a thousand steps of a blur are not looked at before they are needed
+            self._found = Calls(self._sampler(self._process.shape(self._process.end), None), self._device)
+        return self._found
+
+    @property
+    def timesteps(self) -> Tensor:
+        """What the network is told in each call, in their order; before `set_timesteps` for all steps there are."""
+        return self._calls.timesteps
 
     @property
     def order(self) -> int:
         """How often a step calls the network."""
-        return sum(t == self._times[0] for t, *_ in self._calls)
+        return self._calls.per_step
 
     @property
     def init_noise_sigma(self) -> float:
@@ -243,8 +245,9 @@ class LinearDiffusionScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[mis
         """x_t as the network is given it: scaled by EDM's preconditioning, else as it is."""
         if not self.prediction.scales_input or timestep is None:
             return sample
-        *_, t = self._call(timestep)
-        return combine(self.prediction.input_scale(*levels(self._at(()), t, sample.device)), sample, 0.0, sample)
+        call, _ = self._calls.find(timestep, self._following)
+        scale = self.prediction.input_scale(*levels(self._process, call.time, sample.device))
+        return combine(scale, sample, 0.0, sample)
 
     def step(
         self,
@@ -273,22 +276,22 @@ class LinearDiffusionScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[mis
         """
         if use_clipped_model_output is False and self.config.clip_sample:
             raise ValueError("use_clipped_model_output: expected True or None with clip_sample, got False")
-        t, s, is_first, _ = call = self._call(timestep)
-        if is_first:
-            if self._next >= len(self._calls) or call is not self._calls[self._next]:
-                self._history = History()
-            self._begun, self._answers = (sample, t, s), []
-        self._answers.append(model_output)
+        call, follows = self._calls.find(timestep, self._following)
         sampler = self._sampler(tuple(sample.shape[1:]), eta)
+        if call.is_first:
+            self._begun, self._answers = (sample, call.t, call.s), []
+            if not follows:
+                self._history = sampler.history()
+        assert self._begun is not None  # no other call than a first one is found unless it follows
+        self._answers.append(model_output)
 
         def noise(like: Tensor) -> Tensor:
             drawn = randn_tensor(like.shape, generator=generator, device=like.device, dtype=torch.float32)
             return drawn.to(like.dtype)  # type: ignore[no-any-return]
 
-        assert self._begun is not None
         draws = Draws(noise, noise)
         x_s, clean, self._history = advance(sampler, *self._begun, self._answers, draws, self._history)
-        self._next = self._place.get((s, clean is not None), len(self._calls))
+        self._following = self._calls.after(call, is_over=clean is not None)
         result = LinearDiffusionSchedulerOutput(x_s.to(sample.dtype), None if clean is None else clean.to(sample.dtype))
         return result if return_dict else (result.prev_sample, result.pred_original_sample)
 
@@ -309,7 +312,7 @@ class LinearDiffusionScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[mis
     @property
     def alphas_cumprod(self) -> Tensor:
         """ᾱ_1, …, ᾱ_T as SNR/(1 + SNR), which training scripts weigh losses by."""
-        process = self._at(())
+        process = self._process
         if process.num_steps is None:
             raise AttributeError("alphas_cumprod: a process of continuous time has no table")
         return process.schedule.log_snr(torch.arange(1, process.num_steps + 1)).sigmoid()

@@ -33,6 +33,11 @@ _SUPPORTED: dict[str, tuple[Any, ...]] = {
 }
 
 
+def settings_of(scheduler: Any) -> dict[str, Any]:
+    """The settings of a scheduler's class; its `config` may hold those of classes that it was made from, too."""
+    return {name: scheduler.config.get(name, default) for name, default in _defaults(scheduler).items()}
+
+
 def check_model(scheduler: Any) -> None:
     """Refuse what changes the meaning of a network's answer and is not understood.
 
@@ -40,12 +45,12 @@ def check_model(scheduler: Any) -> None:
         ValueError: such a setting, by its name.
     """
     check_settings(scheduler, _SUPPORTED)
-    for name, value, default in _settings(scheduler):
-        known = name in _READ or name in _OF_SOLVERS or name in _IDLE or name in _SUPPORTED
-        if not known and value != default:
+    settings, known = settings_of(scheduler), _READ | _OF_SOLVERS | _IDLE | _SUPPORTED.keys()
+    for name, default in _defaults(scheduler).items():
+        if name not in known and settings[name] != default:
             raise ValueError(
                 f"{name}: expected {default!r}, the default of {type(scheduler).__name__}, since nothing is known of "
-                f"this setting here, got {value!r}"
+                f"this setting here, got {settings[name]!r}"
             )
 
 
@@ -55,7 +60,7 @@ def check_settings(scheduler: Any, supported: Mapping[str, tuple[Any, ...]]) -> 
     Raises:
         ValueError: such a value, by the name of the setting.
     """
-    for name, value, _ in _settings(scheduler):
+    for name, value in settings_of(scheduler).items():
         if name in supported and value not in supported[name]:
             one = supported[name][0] if len(supported[name]) == 1 else f"one of {supported[name]}"
             raise ValueError(
@@ -64,11 +69,6 @@ def check_settings(scheduler: Any, supported: Mapping[str, tuple[Any, ...]]) -> 
             )
 
 
-def _settings(scheduler: Any) -> list[tuple[str, Any, Any]]:
-    """Name, value and default of the arguments of a scheduler's class; its config may hold those of others too."""
+def _defaults(scheduler: Any) -> dict[str, Any]:
     parameters = inspect.signature(type(scheduler).__init__).parameters
-    return [
-        (name, scheduler.config.get(name, parameter.default), parameter.default)
-        for name, parameter in parameters.items()
-        if name != "self"
-    ]
+    return {name: parameter.default for name, parameter in parameters.items() if name != "self"}

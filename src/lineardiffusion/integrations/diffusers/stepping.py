@@ -1,16 +1,20 @@
-"""A sampler's step, taken with answers of a network that somebody else has called."""
+"""A sampler's steps, taken with answers of a network that somebody else has called."""
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from lineardiffusion._checks import check_event, compute_dtype, in_dtype
 from lineardiffusion.carrying import Lift
 from lineardiffusion.denoiser import Denoiser
+from lineardiffusion.integrations.diffusers.times import told, understood
 from lineardiffusion.networks import as_tensor, of_shape
 from lineardiffusion.predictions import Prediction
 from lineardiffusion.processes.base import LinearDiffusion
@@ -62,3 +66,64 @@ def advance(
     except Unanswered as unanswered:
         return unanswered.x_t, None, history
     return x_s, clean, continued
+
+
+class Call(NamedTuple):
+    """A call of the network.
+
+    Attributes:
+        t, s: the step that it belongs to.
+        is_first: whether it is the first one of that.
+        time: of the state it is made with.
+    """
+
+    t: float
+    s: float
+    is_first: bool
+    time: float
+
+
+class Calls:
+    """The calls of the network along a trajectory.
+
+    Arguments:
+        sampler: whose trajectory it is.
+        device: of `timesteps`, what the network is told in each.
+    """
+
+    def __init__(self, sampler: Sampler, device: str | torch.device | None) -> None:
+        self.times, self.denoiser = sampler.times, sampler.denoiser
+        self._calls = [
+            Call(t, s, k == 0, time)
+            for t, s in itertools.pairwise(self.times)
+            for k, time in enumerate(sampler.calls(t, s))
+        ]
+        times = [call.time for call in self._calls]
+        self.timesteps = told(self.denoiser.time_input, self.denoiser.process, times).to(device)
+        self._told: list[float] = self.timesteps.tolist()
+        self._place = {(call.time, call.is_first): n for n, call in enumerate(self._calls)}
+        self.per_step = max(Counter(call.t for call in self._calls).values())
+
+    def find(self, timestep: float | Tensor, following: int | None) -> tuple[Call, bool]:
+        """The call that a timestep stands for, and whether it is the one that follows: that if it may be, else the
+        first of a step, also of one from between the times to the next of them.
+
+        Raises:
+            ValueError: there is no such step.
+        """
+        number = float(timestep)
+        if following is not None and self._told[following] == number:
+            return self._calls[following], True
+        for call, other in zip(self._calls, self._told, strict=True):
+            if call.is_first and other == number:
+                return call, False
+        process = self.denoiser.process
+        t = float(understood(self.denoiser.time_input, process, torch.tensor([number], dtype=torch.float64)))
+        if not 0 < t <= process.end:
+            raise ValueError(f"timestep: expected one of scheduler.timesteps, or one between, got {number:g}")
+        t = process.time(t)
+        return Call(t, next(u for u in self.times if u < t), True, t), False
+
+    def after(self, call: Call, is_over: bool) -> int | None:
+        """The place of the call after another, which ended a step or not; None after the last."""
+        return self._place.get((call.s, is_over))
