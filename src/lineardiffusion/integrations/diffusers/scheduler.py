@@ -266,7 +266,7 @@ class LinearDiffusionScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[mis
             model_output: what the network returned for `sample` at `timestep`.
             timestep: one of `timesteps`.
             sample: states, with shape (B, *shape(t)).
-            eta: η in the place of the solver's.
+            eta: η in the place of the solver's. Solvers without one are left alone by 0, the default of pipelines.
             use_clipped_model_output: whether noise is derived again from a clipped estimate, as it always is.
             generator: the source of noise, or one for each sample.
             return_dict: an object, or a tuple of the same.
@@ -348,8 +348,10 @@ class LinearDiffusionScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[mis
         config = {"type": self.config.solver, **(self.config.solver_options or {})}
         if self.config.clip_sample:
             config["clip"] = (-self.config.clip_sample_range, self.config.clip_sample_range)
-        if eta is not None:
+        if eta is not None and "eta" in self._sampler(self._process.shape(0), None).arguments():
             config["eta"] = eta
+        elif eta:
+            raise ValueError(f"eta: expected None or 0 for {self.config.solver}, which has no η, got {eta}")
         try:
             sampler = from_config(config, denoiser=denoiser, steps=self._steps)
             if not isinstance(sampler, Sampler):
