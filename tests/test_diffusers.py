@@ -591,8 +591,8 @@ def growing_pipeline():
 
 def test_a_pipeline_is_a_sampler(capfd):
     pipeline = growing_pipeline()
-    process = pipeline.scheduler.denoiser(pipeline.unet).process
-    sampler = ld.AncestralSampler(ld.Denoiser(pipeline.unet, process, "clean"), 7, order=2)
+    process = pipeline.scheduler.denoiser(pipeline.network).process
+    sampler = ld.AncestralSampler(ld.Denoiser(pipeline.network, process, "clean"), 7, order=2)
     seeds = [4, 5]
     expected = (sampler(2, seeds=seeds, progress=False) / 2 + 0.5).clamp(0, 1)
     images = pipeline(2, seeds=seeds, num_inference_steps=7, output_type="pt").images
@@ -610,6 +610,22 @@ def test_a_pipeline_is_a_sampler(capfd):
     assert "7/7" in capfd.readouterr().err
     with pytest.raises(ValueError, match="output_type: expected"):
         pipeline(output_type="jpg")
+
+
+def test_a_pipeline_goes_to_devices_and_dtypes():
+    pipeline = growing_pipeline()
+    assert (pipeline.device.type, pipeline.dtype) == ("cpu", torch.float32)
+    pipeline.to("meta")
+    assert pipeline.device.type == next(pipeline.network.parameters()).device.type == "meta"
+    pipeline = LinearDiffusionPipeline(tiny_unet(), LinearDiffusionScheduler())
+    assert isinstance(pipeline.unet, diffusers.UNet2DModel)
+    pipeline.set_progress_bar_config(disable=True)
+    options = {"batch_size": 3, "seeds": [0, 1, 2], "num_inference_steps": 3, "output_type": "np"}
+    full = pipeline(**options).images
+    pipeline.to(torch.bfloat16)
+    half = pipeline(**options).images
+    assert (half.shape, half.dtype) == ((3, 8, 8, 1), np.float32)
+    assert np.sqrt(((half - full) ** 2).mean()) < 0.02  # eight bits in a network
 
 
 def test_a_pipeline_comes_back_from_a_folder(tmp_path):

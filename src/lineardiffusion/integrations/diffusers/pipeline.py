@@ -7,14 +7,22 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, ModelMixin
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
-from torch import Tensor
+from torch import Tensor, nn
 
 from lineardiffusion.integrations import hub
 from lineardiffusion.integrations.diffusers.scheduler import LinearDiffusionScheduler
 
 _SCHEDULER = "scheduler"
+
+
+class OtherNetwork(ModelMixin):  # type: ignore[misc]
+    """A network that is no model of diffusers, with the `device` and the `dtype` that their pipelines ask for."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
 
 
 class LinearDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
@@ -38,9 +46,15 @@ class LinearDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     model_cpu_offload_seq = "unet"
 
-    def __init__(self, unet: torch.nn.Module, scheduler: LinearDiffusionScheduler) -> None:
+    def __init__(self, unet: nn.Module, scheduler: LinearDiffusionScheduler) -> None:
         super().__init__()
-        self.register_modules(unet=unet, scheduler=scheduler)
+        model = unet if isinstance(unet, ModelMixin) else OtherNetwork(unet)
+        self.register_modules(unet=model, scheduler=scheduler)
+
+    @property
+    def network(self) -> nn.Module:
+        """The network as it was given."""
+        return self.unet.network if isinstance(self.unet, OtherNetwork) else self.unet
 
     @torch.no_grad()
     def __call__(
@@ -70,7 +84,7 @@ class LinearDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"output_type: expected 'pil', 'np' or 'pt', got {output_type!r}")
         self.scheduler.set_timesteps(num_inference_steps)
-        sampler = self.scheduler.sampler(self.unet)
+        sampler = self.scheduler.sampler(self.network)
         states = sampler.trajectory(batch_size, seeds, generator, progress=False, **conditioning)
         with self.progress_bar(total=num_inference_steps) as bar:
             for _ in range(num_inference_steps):
@@ -100,14 +114,14 @@ class LinearDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         if not safe_serialization or variant is not None:
             got = f"{safe_serialization}, {variant!r}"
             raise ValueError(f"safe_serialization, variant: expected True, None, since there is no pickle, got {got}")
-        hub.save_pretrained(self.scheduler.denoiser(self.unet), save_directory)
+        hub.save_pretrained(self.scheduler.denoiser(self.network), save_directory)
         self.scheduler.save_pretrained(os.path.join(save_directory, _SCHEDULER))
 
     @classmethod
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | os.PathLike[str],
-        network: torch.nn.Module | None = None,
+        network: nn.Module | None = None,
         revision: str | None = None,
         token: str | bool | None = None,
     ) -> LinearDiffusionPipeline:
@@ -119,4 +133,4 @@ class LinearDiffusionPipeline(DiffusionPipeline):  # type: ignore[misc]
         scheduler = LinearDiffusionScheduler.from_pretrained(
             pretrained_model_name_or_path, subfolder=_SCHEDULER, revision=revision, token=token
         )
-        return cls(cast(torch.nn.Module, denoiser.network), scheduler)
+        return cls(cast(nn.Module, denoiser.network), scheduler)
