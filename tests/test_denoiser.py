@@ -15,6 +15,7 @@ from safetensors.torch import load, save
 import lineardiffusion as ld
 from conftest import ZOO
 from costs import Operations
+from lineardiffusion.time_inputs import NearestIndex, NoiseLevel
 
 STEPS = 60
 KEEPING, FINE = (1, 8), (2, 8, 6)
@@ -216,6 +217,12 @@ def test_the_time_that_a_network_is_told():
         ValueError, match=r"time_input: expected one of \('index', 'time', 'log_snr', 'edm'\), or a fun"
     ):
         ld.Denoiser(lambda x, time: x, flow, time_input="sigma")
+    assert given(ddpm, 10.5, time_input=NearestIndex()).tolist() == [10, 10]  # to even, as others round
+    assert given(ddpm, torch.tensor([1.0, 3.7]), time_input=NearestIndex()).tolist() == [0, 3]
+    shifted = ld.FlowMatching(KEEPING, shift=3.0)
+    assert given(shifted, 0.5, "flow", time_input=NoiseLevel(1000)).tolist() == [750.0, 750.0]
+    with pytest.raises(ValueError, match="scale: expected a positive number, got 0"):
+        NoiseLevel(0)
     with pytest.raises(ValueError, match=r"time_input: expected a function that returns a tensor \(2, …\), got 3"):
         given(flow, 0.25, time_input=lambda process, t: 3)
 

@@ -23,6 +23,7 @@ BLOCKS = {name: list(_BLOCK.finditer(text)) for name, text in TEXTS.items()}
 # Parts of a program, which tests/test_examples.py compares and runs; what needs libraries that may be absent.
 SHOWN = {"new_degradation.md", "bridges.md"}
 UNCERTAIN = {"known_problems.md"}  # what is printed depends on the processor
+NEEDS = {"diffusers.md": ["diffusers", "huggingface_hub"]}  # more than the rest
 
 
 class Network(torch.nn.Module):
@@ -59,6 +60,8 @@ def surroundings():
 @pytest.mark.parametrize("name", [name for name, blocks in BLOCKS.items() if blocks and name not in SHOWN])
 def test_blocks(name, tmp_path, monkeypatch, capsys):
     """One after the other; those that import what they need have nothing else."""
+    for package in NEEDS.get(name, []):
+        pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
     given = surroundings()
     monkeypatch.setattr(runs, "find_checkpoint", lambda folder: folder)  # there is no run

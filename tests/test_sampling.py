@@ -246,6 +246,19 @@ def shrinking(process):
     return ld.Denoiser(network, process)
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_calls_are_those_that_are_made(name):
+    """By every sampler, and by Heun's method where it takes a step twice."""
+    d, made = shrinking(FAMILIES[name]), []
+    estimate = d.estimate
+    d.estimate = lambda x, t, **conditioning: (made.append(t), estimate(x, t, **conditioning))[1]
+    for make in (ld.AncestralSampler, ld.HeunSampler):
+        made.clear()
+        sampler = make(d, 8)
+        sampler(1, seeds=[0], progress=False)
+        assert made == [u for t, s in itertools.pairwise(sampler.times) for u in sampler.calls(t, s)]
+
+
 def test_ddim_with_eta_one_is_ancestral():
     d = shrinking(FAMILIES["scale space"])
     for options in ({}, {"order": 2, "corrector": True}):

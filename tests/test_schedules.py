@@ -42,6 +42,7 @@ EVERY = {
     "cosine_log_snr continuous": cosine_log_snr(None),
     "zero snr": zero_terminal_snr(linear(100)),
     "from_alpha_bar": from_alpha_bar([1.0, 0.9, 0.5, 0.01]),
+    "from_alpha_bar, straight": from_alpha_bar([1.0, 0.9, 0.5, 0.01], between="ratio"),
     "one step": from_alpha_bar([1.0, 0.3]),
     "one step to noise": from_alpha_bar([1.0, 0.0]),
     "table": table([1.0, 0.9, 0.9, 0.0], [0.0, 0.1, 0.8, 2.0]),
@@ -326,6 +327,16 @@ def test_between_integers_the_log_ratio_is_linear(schedule):
         assert signal == pytest.approx(expected, rel=1e-12)
 
 
+def test_ratios_between_integers_are_those_of_numpy():
+    alpha_bar = torch.cat([torch.ones(1), torch.linspace(0.99, 0.02, 30).cumprod(0)]).double()
+    t, ratio = torch.linspace(0, 30, 301).double(), ((1 - alpha_bar) / alpha_bar).sqrt()
+    schedule = from_alpha_bar(alpha_bar, between="ratio")
+    signal, sigma = schedule(t)
+    expected = torch.from_numpy(np.interp(t.numpy(), np.arange(31), ratio.numpy()))
+    torch.testing.assert_close(sigma, expected * signal, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(signal.square() + sigma.square(), torch.ones(301).double(), rtol=1e-12, atol=0)
+
+
 def test_next_to_pure_noise_the_ratio_is_linear():
     schedule = zero_terminal_snr(linear(50))
     assert schedule(50) == (0, 1)
@@ -447,6 +458,7 @@ def test_as_schedule():
         (lambda: vp(0.0), ValueError, "beta_min: expected a positive number"),
         (lambda: ve(1.0, 1.0), ValueError, "sigma_min: expected less than sigma_max = 1.0, got 1.0"),
         (lambda: from_alpha_bar([1.0, 0.5, 0.5]), ValueError, "decrease strictly .* got 1.0 … 0.5"),
+        (lambda: from_alpha_bar([1.0, 0.5], "sigma"), ValueError, "between: expected one of .* got 'sigma'"),
         (lambda: from_alpha_bar([0.9, 0.5]), ValueError, "start at ᾱ_0 = 1 .* got 0.9 … 0.5"),
         (lambda: from_alpha_bar([1.0, -0.1]), ValueError, "towards ᾱ_T ≥ 0, got 1.0 … -0.1"),
         (lambda: from_alpha_bar([]), ValueError, "alpha_bar: expected .* got none"),

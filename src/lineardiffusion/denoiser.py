@@ -72,7 +72,8 @@ class Denoiser(nn.Module, Configured):
                 "time"     t
                 "log_snr"  ln a_t²/σ_t²
                 "edm"      ¼ ln σ_t/a_t
-                a function of the process and of t as a tensor (B,), which returns a tensor (B, …)
+                a function of the process and of t as a tensor (B,), which returns a tensor (B, …), such as those in
+                `lineardiffusion.time_inputs`
 
             By default "edm" for EDMPrediction, else "index". Where a_T = 0 the third and fourth are infinite at T.
         lift: "pseudoinverse": where the shape grows, ĉ_s = R⁺ĉ_t, without detail, is the estimate.

@@ -9,12 +9,55 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import to_device
+from lineardiffusion._checks import as_number, to_device
+from lineardiffusion.config import Configured, configured
 from lineardiffusion.predictions import levels
 from lineardiffusion.processes.base import LinearDiffusion
 
 Name = Literal["index", "time", "log_snr", "edm"]
 TimeInput: TypeAlias = "Name | Callable[[LinearDiffusion, Tensor], Tensor]"
+
+
+@configured("NearestIndex")
+class NearestIndex(Configured):
+    """The integer nearest to t − 1, for networks that know no others, such as those with a table of embeddings.
+
+    Examples:
+        >>> import torch, lineardiffusion as ld
+        >>> from lineardiffusion.time_inputs import NearestIndex
+        >>> NearestIndex()(ld.DDPM((1,)), torch.tensor([1.0, 500.7]))
+        tensor([  0, 500])
+    """
+
+    def __call__(self, process: LinearDiffusion, t: Tensor) -> Tensor:
+        return (t - 1).round().long()
+
+
+@configured("NoiseLevel")
+class NoiseLevel(Configured):
+    """scale · σ_t: with scale = 1000 what flow-matching networks of diffusers are told.
+
+    Arguments:
+        scale: a positive number.
+
+    Raises:
+        ValueError: another.
+
+    Examples:
+        >>> import torch, lineardiffusion as ld
+        >>> from lineardiffusion.time_inputs import NoiseLevel
+        >>> NoiseLevel(1000)(ld.FlowMatching((1,), shift=3.0), torch.tensor([0.5], dtype=torch.float64))
+        tensor([750.], dtype=torch.float64)
+    """
+
+    def __init__(self, scale: float = 1.0) -> None:
+        self.scale = as_number(scale, "scale")
+        if not 0 < self.scale < math.inf:
+            raise ValueError(f"scale: expected a positive number, got {scale}")
+
+    def __call__(self, process: LinearDiffusion, t: Tensor) -> Tensor:
+        sigma: Tensor = process.schedule.sigma(t)
+        return self.scale * sigma
 
 
 def as_time_input(time_input: Any) -> TimeInput:

@@ -42,8 +42,8 @@ class FlexiUNet(UNet):
     Arguments:
         image_size, …: as `UNet`.
         unet_res_layer_map: the sizes of inputs and outputs, and for each that of the level which works on it, such as
-            {64: 64, 48: 64, 32: 32} or what `shared_levels` returns; a size is n, (H, W) or "n". By default they are
-            those of the levels.
+            {64: 64, 48: 64, 32: 32} or what `shared_levels` returns; a size is n, (H, W), "n" or "HxW". By default they
+            are those of the levels.
 
     Raises:
         ValueError: a map to sizes that no level has, of a size larger than that of its level, or of a smaller size to a
@@ -65,6 +65,9 @@ class FlexiUNet(UNet):
     ) -> None:
         super().__init__(image_size, *args, **kwargs)
         self.levels = self._levels(unet_res_layer_map or {size: size for size in self.sizes})
+        if unet_res_layer_map:
+            named = {_name(size): self.sizes[level] for size, level in self.levels.items()}
+            self.settings["unet_res_layer_map"] = named
         # The first of the levels of a size is the one that is entered and left: from one pixel on, more have its size.
         own = [level for level, sides in enumerate(self.sizes) if self.sizes.index(sides) == level]
         entries = {self._key(level): self.skip_channels[self.entry(level)] for level in own}
@@ -144,8 +147,7 @@ class FlexiUNet(UNet):
 
     def _key(self, level: int) -> str:
         """Adapters are named by the side of their level, as in the original implementation."""
-        height, width = self.sizes[level]
-        return str(height) if height == width else f"{height}x{width}"
+        return _name(self.sizes[level])
 
 
 class ResizedFlexiUNet(FlexiUNet):
@@ -252,6 +254,12 @@ def shared_levels(image_size: int | Sequence[int], depth: int, num_levels: int, 
     return found
 
 
+def _name(size: Size) -> str:
+    return str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
+
+
 def _size(value: Any) -> Size:
-    """(H, W) of n, "n" (the keys of JSON) or (H, W)."""
+    """(H, W) of n, (H, W), or their names, the keys of JSON."""
+    if isinstance(value, str) and "x" in value:
+        value = value.split("x")
     return (int(value), int(value)) if isinstance(value, int | float | str) else (int(value[0]), int(value[1]))

@@ -33,6 +33,9 @@ class UNet(nn.Module):
         conv_resample: `Downsample` and `Upsample` convolve.
         use_checkpoint: compute the activations of a stage again in the backward pass instead of keeping them.
 
+    Attributes:
+        settings: all arguments, of what JSON knows, from which an equal network is made.
+
     Raises:
         ValueError: no levels, or fewer than one block or channel in one of them.
     """
@@ -57,7 +60,9 @@ class UNet(nn.Module):
         use_new_attention_order: bool = False,
         use_checkpoint: bool = False,
     ) -> None:
+        settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
+        self.settings: dict[str, Any] = settings
         widths = [int(mult * model_channels) for mult in channel_mult]
         if not widths or min(widths) < 1:
             raise ValueError(

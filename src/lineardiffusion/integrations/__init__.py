@@ -1,1 +1,2 @@
-"""Bridges to other libraries, one module for each; none is imported unless it is asked for."""
+"""Bridges to other libraries, one module for each, which needs the library that it is named after; the core imports none
+of them."""

@@ -76,6 +76,10 @@ class Sampler(Configured, ABC):
             conditioning: passed on to the network.
         """
 
+    def calls(self, t: float, s: float) -> list[float]:
+        """The times of the states that a step from t to s calls the network with, in their order."""
+        return [t]
+
     def history(self) -> History:
         """An empty history, for the steps of one trajectory."""
         return History()

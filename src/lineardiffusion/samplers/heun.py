@@ -77,6 +77,10 @@ class HeunSampler(Sampler):
             star = clean + (weight(change) if isinstance(weight, LinearOperator) else weight * change)
             return kernel.mean(x_t, star), clean
 
+    def calls(self, t: float, s: float) -> list[float]:
+        twice = s > 0 and self.denoiser.process.step_kernel(t, s, 0.0, of="clean").is_deterministic
+        return [t, s] if twice else [t]
+
     def _estimate(self, x: Tensor, t: float, s: float, conditioning: dict[str, Any]) -> Tensor:
         return self.clipped(self.denoiser.carry(*self.denoiser.estimate(x, t, **conditioning), s))
 

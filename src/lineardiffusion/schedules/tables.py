@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -20,13 +20,17 @@ from lineardiffusion.config import configured
 from lineardiffusion.covariance import Covariance, NoiseLevel, as_noise_level
 from lineardiffusion.schedules.noise import Constants, Schedule, crossing, no_single_time
 
+Between = Literal["log_snr", "ratio"]
+
 
 class Tabulated(Schedule):
     """A schedule given by a_0, …, a_T and σ_0, …, σ_T, in float64 on the CPU; at integers exactly these."""
 
     first = 1
 
-    def __init__(self, signal: Tensor, sigma: Tensor) -> None:
+    def __init__(self, signal: Tensor, sigma: Tensor, between: Between = "log_snr") -> None:
+        if between not in get_args(Between):
+            raise ValueError(f"between: expected one of {get_args(Between)}, got {between!r}")
         _check_levels(signal, sigma)
         self.end = self.num_steps = len(signal) - 1
         self._nodes = Constants(torch.stack([signal, sigma]))
@@ -36,7 +40,10 @@ class Tabulated(Schedule):
         self._sorted = Constants(-nodes)
         total = signal.square() + sigma.square()
         self._preserves_variance = bool(((total - 1).abs() < 1e-9).all())
-        self._intervals = Constants(_intervals(signal, sigma, nodes, total if self._preserves_variance else None))
+        straight = ~(nodes[:-1].isfinite() & nodes[1:].isfinite()) | (between == "ratio")
+        self._intervals = Constants(
+            _intervals(signal, sigma, nodes, straight, total if self._preserves_variance else None)
+        )
 
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         table = self._intervals.on(t.device)
@@ -96,11 +103,10 @@ def _check_levels(signal: Tensor, sigma: Tensor) -> None:
         raise ValueError(f"sigma: expected σ_t ≥ 0, and σ_T > 0 where a_T = 0, got a least one of {float(sigma.min())}")
 
 
-def _intervals(signal: Tensor, sigma: Tensor, nodes: Tensor, total: Tensor | None) -> Tensor:
+def _intervals(signal: Tensor, sigma: Tensor, nodes: Tensor, straight: Tensor, total: Tensor | None) -> Tensor:
     """What `levels` needs for each of [0, 1], …, [T − 1, T]: whether (a : σ) is straight there, λ at its ends, (a : σ)
     at its ends as it is where it is straight, and ln(a² + σ²), or ln a² where there is no `total` and a signal at both
     ends."""
-    straight = ~(nodes[:-1].isfinite() & nodes[1:].isfinite())
     size = (signal.square() + sigma.square()).log() if total is None else total.log()
     size = torch.stack([size[:-1], size[1:]])
     if total is None:
@@ -204,8 +210,8 @@ class CovarianceTable(Tabulated):
 class VariancePreserving(Tabulated):
     """a_t = √ᾱ_t, σ_t = √(1 − ᾱ_t) for ᾱ_0, …, ᾱ_T."""
 
-    def __init__(self, alpha_bar: Tensor) -> None:
-        super().__init__(alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
+    def __init__(self, alpha_bar: Tensor, between: Between = "log_snr") -> None:
+        super().__init__(alpha_bar.sqrt(), (1 - alpha_bar).sqrt(), between)
 
 
 @configured("schedules.from_alpha_bar")
@@ -215,6 +221,7 @@ class from_alpha_bar(VariancePreserving):
     Arguments:
         alpha_bar: ᾱ_0 = 1 > ᾱ_1 > … > ᾱ_T ≥ 0, as a sequence, an array or a tensor. The `alphas_cumprod` of diffusers
             begin with ᾱ_1: put a 1 before them.
+        between: what is linear in t between integers: "log_snr", or "ratio" for σ/a, as in diffusers' Euler and Heun.
 
     Raises:
         ValueError: values that are not so.
@@ -225,15 +232,17 @@ class from_alpha_bar(VariancePreserving):
         0.8
     """
 
-    def __init__(self, alpha_bar: Sequence[float] | np.ndarray[Any, Any] | Tensor) -> None:
+    def __init__(
+        self, alpha_bar: Sequence[float] | np.ndarray[Any, Any] | Tensor, between: Between = "log_snr"
+    ) -> None:
         values = as_levels(alpha_bar, "alpha_bar")
         if len(values) < 2 or values[0] != 1 or not bool((values.diff() < 0).all()) or values[-1] < 0:
             first = f", got {float(values[0])} … {float(values[-1])}" if len(values) else ", got none"
             raise ValueError(
                 f"alpha_bar: expected ᾱ to start at ᾱ_0 = 1 and to decrease strictly towards ᾱ_T ≥ 0{first}"
             )
-        self.alpha_bar = tuple(values.tolist())
-        super().__init__(values)
+        self.alpha_bar, self.between = tuple(values.tolist()), between
+        super().__init__(values, between)
 
 
 @configured("schedules.zero_terminal_snr")
