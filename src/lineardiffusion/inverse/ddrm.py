@@ -105,6 +105,6 @@ class DDRM(InverseSampler):
             return torch.where((r > level) | (values == 0), self.eta * level, rest)
 
         eps = (x_t - a_t * clean) / sigma_t
-        unseen = self.in_directions(lambda values: kept * level * (values == 0), eps)
+        unseen = self.in_directions(lambda values: kept * level * (values == 0).to(values.dtype), eps)
         seen = self.by_directions(clean, y, gain, deviation, draws.kernel(clean))
         return a_s * (seen + unseen), clean

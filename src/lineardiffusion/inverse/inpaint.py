@@ -18,7 +18,7 @@ from lineardiffusion.schedules.grids import Steps
 
 @configured("inverse.Inpaint", without=["A", "y"])
 class Inpaint(InverseSampler):
-    r"""RePaint. A step is one of the Markov kernel, by default ancestral; then known pixels are drawn from q(x_s | x_0),
+    r"""A step is one of the Markov kernel, by default ancestral; then known pixels are drawn from q(x_s | x_0):
 
         x_s = mask · (a_s y + σ_s z) + (1 − mask) · x_s′,
 
@@ -26,7 +26,8 @@ class Inpaint(InverseSampler):
 
     A is the mask, ld.Diagonal(mask), or any operator: then known directions V of A = U diag(s) Vᵀ take the place of
     pixels. Measured with noise σ_y, Uᵀy/s has noise of r = a_s σ_y/s in x_s; where r ≤ σ_s it is put in with
-    (σ_s² − r²)^{1/2} z, so that the state has its marginal given x_0 in these directions. With σ_y = 0 the result fits y exactly.
+    (σ_s² − r²)^{1/2} z, so that the state has its marginal given x_0 in these directions. With σ_y = 0 the result fits y
+    exactly.
 
     No derivative of the network. Functions of AᵀA as in `DDRM`.
 

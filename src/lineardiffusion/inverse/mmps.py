@@ -18,7 +18,7 @@ from lineardiffusion.samplers.draws import Draws
 from lineardiffusion.schedules.grids import Steps
 
 Solver = Literal["cg", "gmres"]
-_SOLVERS = {"cg": conjugate_gradients, "gmres": minimal_residual}
+SOLVERS = {"cg": conjugate_gradients, "gmres": minimal_residual}
 
 
 @configured("inverse.MMPS", without=["A", "y"])
@@ -87,5 +87,5 @@ class MMPS(InverseSampler):
         def marginal(u: Tensor) -> Tensor:  # (A V Aᵀ + σ_y² I) u
             return torch.add(A(covariance(u)), u, alpha=self.sigma_y**2)
 
-        u = _SOLVERS[self.solver](marginal, self.measurement(clean) - A(clean), self.iterations)
+        u = SOLVERS[self.solver](marginal, self.measurement(clean) - A(clean), self.iterations)
         return self.markov_step(x_t, t, s, self.eta, clean + covariance(u), draws), clean
