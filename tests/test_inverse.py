@@ -101,21 +101,19 @@ def test_ddrm_is_dense_algebra(op, sigma_y):
     d = optimal(p, covariance_of(math.prod(op.in_shape)))
     x, y, zeta = (randn(2, *shape, seed=i) for i, shape in enumerate([op.in_shape, op.out_shape, op.in_shape]))
     if sigma_y == 0:
-        if not op.has_exact_functions:
-            pytest.skip("what is measured without noise is compared in the tests of what fits y")
         y = op(randn(2, *op.in_shape, seed=5))
     sampler = DDRM(d, op, y, sigma_y, eta=0.7, eta_b=0.9)
     own = sampler.step(2 * x, 3, 2, noise=zeta)
     m = d(2 * x, 3, 0)
     flat = [part.flatten(1) for part in (m, (2 * x - m) / 2.0, y, zeta)]
     expected = dense_ddrm_step(op.to_dense(), *flat, 0.3, sigma_y, 0.7, 0.9)
-    assert relative_error(own.flatten(1), expected) <= (1e-8 if op.has_exact_functions else 1e-5)
+    assert relative_error(own.flatten(1), expected) <= 1e-8
 
 
 def fits(op, method):
     y = op(randn(2, *op.in_shape, seed=3))
     x = method(optimal(edm(op.in_shape)), op, y, 0.0)(2, seeds=[0, 1], progress=False)
-    assert relative_error(op(x), y) <= (1e-9 if op.has_exact_functions else 1e-5)
+    assert relative_error(op(x), y) <= 1e-9
 
 
 def test_without_noise_the_result_fits_y(op):

@@ -10,8 +10,9 @@ network,
 
     J = ∂x̂_0/∂x_t,   Cov(x_0 | x_t) = J Σ_t/a_t   (Tweedie's formula, for x_t = a_t x_0 + Σ_t^{1/2} ε) .
 
-A is any operator of the library, and every function of AᵀA in these methods is evaluated by its structure: exactly
-where that is known, by Lanczos' method elsewhere.
+A is any operator of the library, and every function of AᵀA in these methods is evaluated by its structure. Where that is
+unknown it is taken for a matrix once, as these functions jump, at s = 0 for one; beyond 4096 × 4096 numbers Lanczos'
+method has to follow them, and warns where it cannot.
 """
 
 from __future__ import annotations
@@ -29,11 +30,15 @@ from lineardiffusion._checks import as_index, as_number, check_event, check_fini
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.operators.dense import Matrix
 from lineardiffusion.operators.scalar import Identity
 from lineardiffusion.samplers.base import Sampler
 from lineardiffusion.samplers.draws import Draws
 from lineardiffusion.samplers.history import History
 from lineardiffusion.schedules.grids import Steps
+
+# What an operator of unknown structure may have as a matrix: a minute of factorisation, once.
+_MOST_ENTRIES = 2**24
 
 Pullback = Callable[[Tensor], Tensor]
 
@@ -91,6 +96,7 @@ class InverseSampler(Sampler):
             raise ValueError(f"sigma_y: expected a number ≥ 0, the noise's standard deviation, got {sigma_y}")
         self.repeats = as_index(repeats, 1, 2**31, "repeats")
         self._kept: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+        self._structured: LinearOperator | None = None
 
     @abstractmethod
     def move(self, x_t: Tensor, t: float, s: float, draws: Draws, given: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -169,18 +175,32 @@ class InverseSampler(Sampler):
             noise: as x; None without a deviation.
         """
         of_squares = self._of_singular_values(x.dtype)
-        return self.A.step_map(of_squares(gain), None if deviation is None else of_squares(deviation))(x, y, noise)
+        noisy = None if deviation is None else of_squares(deviation)
+        return self._operator().step_map(of_squares(gain), noisy)(x, y, noise)
 
     def in_directions(self, gain: SpectralFunction, x: Tensor) -> Tensor:
         """V diag(f) Vᵀ x for f of the singular values, as `by_directions`."""
-        return self.A.gram_function(self._of_singular_values(x.dtype)(gain), x)
+        return self._operator().gram_function(self._of_singular_values(x.dtype)(gain), x)
+
+    def _operator(self) -> LinearOperator:
+        """A, with exact functions where it can have them."""
+        if self._structured is None:
+            rows, columns = math.prod(self.A.in_shape), math.prod(self.A.out_shape)
+            self._structured = self.A
+            if not self.A.has_exact_functions and rows * columns <= _MOST_ENTRIES:
+                with torch.no_grad():
+                    units = torch.eye(rows, dtype=self.y.dtype, device=self.y.device)
+                    images = self.A(units.reshape(rows, *self.A.in_shape))
+                self._structured = Matrix(images.reshape(rows, columns).T, self.A.in_shape, self.A.out_shape)
+        return self._structured
 
     def _of_singular_values(self, dtype: torch.dtype) -> Callable[[SpectralFunction], SpectralFunction]:
         """f(λ) from f(s). A singular value that is zero by rounding is zero: what is measured there is rounding, too.
         (The bound is that of the numerical rank of matrices; Lanczos' method knows λ alone to so many digits.)"""
         size = max(math.prod(self.A.in_shape), math.prod(self.A.out_shape))
         rounding = size * torch.finfo(compute_dtype(dtype)).eps
-        least = self.A.norm() ** 2 * (rounding**2 if self.A.has_exact_functions else rounding)
+        operator = self._operator()
+        least = operator.norm() ** 2 * (rounding**2 if operator.has_exact_functions else rounding)
         return lambda f: lambda values: f(torch.where(values > least, values, 0).sqrt())
 
 

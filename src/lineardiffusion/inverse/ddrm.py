@@ -28,9 +28,8 @@ class DDRM(InverseSampler):
 
     x̃_T is ȳ + (L² − r²)^{1/2} z where r ≤ L and noise elsewhere. With σ_y = 0 the result fits y exactly.
 
-    No derivative of the network. As functions of AᵀA, by its structure; there need be no singular value decomposition.
-    They jump where r = L′, and at s = 0: of an A of unknown structure Lanczos' method follows such jumps badly, and
-    warns, unless A has few distinct singular values.
+    No derivative of the network. Functions of AᵀA, by its structure (see `lineardiffusion.inverse.base`); there need be
+    no singular value decomposition.
 
     References:
         | Denoising Diffusion Restoration Models (Kawar et al., 2022), Eq. 4–8
