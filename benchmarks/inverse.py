@@ -8,8 +8,7 @@ trained here on the other 9000 digits, two minutes), and equal numbers of its ca
 with its library's defaults but for the number of calls; where a library leaves η open, both ends.
 
 PSNR of single samples, in dB, the mean over digits; and, paired by digit, what ours is above the others'. It favours
-samples with less than the posterior's variance: a sample of the posterior itself has twice the mean squared error of the
-posterior's mean.
+samples of too little variance: one of the posterior itself has twice the mean squared error of the posterior's mean.
 
 What is finished is kept in runs/benchmark-inverse. Writes results/inverse.json, pictures, and the table in
 docs/inverse.md. About ten minutes on one core. How deepinv is imported without torchvision: inverse_peers.py.

@@ -1,11 +1,11 @@
 """Inverse problems as deepinv 0.5.0 and azula 0.11.1 solve them, with a denoiser of ours.
 
-Both are given the same network, called at the same noise levels or ones of their own, and the same measurement. deepinv
-imports torchvision, which no method here uses: it is replaced by empty modules where it is not installed (deepinv, h5py,
+Both are given the same network, at noise levels of their own choice, and the same measurement. deepinv imports
+torchvision, which no method here uses: it is replaced by empty modules where it is not installed (deepinv, h5py,
 natsort, requests and torchmetrics then have to be installed with --no-deps).
 
-    azula     its schedule is that of our process, so that its uniform times are ours; events are flat, as its solvers take
-              inner products over the last dimension; DPS one image at a time, as its norm is over the whole batch.
+    azula     its schedule is that of our process, so that its uniform times are ours; events are flat, as its solvers
+              take inner products over the last dimension; DPS one image at a time, as its norm is over a whole batch.
     deepinv   its continuous VP schedule; DDRM and DiffPIR work on images in [0, 1]. Its PosteriorDiffusion calls the
               network twice a step, for the score and for the guidance.
 """
@@ -18,8 +18,17 @@ import math
 import sys
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
+import azula.denoise
+import azula.guidance.diffpir
+import azula.guidance.dps
+import azula.guidance.mmps
+import azula.guidance.pgdm
+import azula.guidance.repaint
+import azula.linalg.covariance
+import azula.noise
+import azula.sample
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,7 +39,7 @@ import lineardiffusion as ld
 class _Empty(types.ModuleType):
     """A module in which every name is a class without contents."""
 
-    __path__: list[str] = []
+    __path__: ClassVar[list[str]] = []
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -51,17 +60,8 @@ class _Finder:
 
 if importlib.util.find_spec("torchvision") is None:
     sys.meta_path.append(_Finder())  # type: ignore[arg-type]
+deepinv = importlib.import_module("deepinv")
 
-import azula.denoise
-import azula.guidance.diffpir
-import azula.guidance.dps
-import azula.guidance.mmps
-import azula.guidance.pgdm
-import azula.guidance.repaint
-import azula.linalg.covariance
-import azula.noise
-import azula.sample
-import deepinv
 
 # ---------------------------------------------------------------------- azula
 
@@ -208,7 +208,7 @@ def deepinv_methods(
         model = sampling.PosteriorDiffusion(
             fidelity, own, sampling.VariancePreservingDiffusion(), solver, minus_one_one=False
         )
-        return model(y, physics, x_init=tuple(x.shape[:0]) + (len(y), *A.in_shape)).float()
+        return model(y, physics, x_init=(len(y), *A.in_shape)).float()
 
     def diffpir() -> Tensor:
         model = sampling.DiffPIR(unit, deepinv.optim.data_fidelity.L2(), sigma=sigma_y / 2, max_iter=calls)

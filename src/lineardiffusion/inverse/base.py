@@ -10,8 +10,8 @@ network,
 
     J = ∂x̂_0/∂x_t,   Cov(x_0 | x_t) = J Σ_t/a_t   (Tweedie's formula, for x_t = a_t x_0 + Σ_t^{1/2} ε) .
 
-A is any operator of the library, and every function of AᵀA in these methods is evaluated by its structure. Where that is
-unknown it is taken for a matrix once, as these functions jump, at s = 0 for one; beyond 4096 × 4096 numbers Lanczos'
+A is any operator of the library, and every function of AᵀA in these methods is evaluated by its structure. Where that
+is unknown it is taken for a matrix once, as these functions jump, at s = 0 for one; beyond 4096 × 4096 numbers Lanczos'
 method has to follow them, and warns where it cannot.
 """
 

@@ -26,8 +26,8 @@ class Inpaint(InverseSampler):
 
     A is the mask, ld.Diagonal(mask), or any operator: then known directions V of A = U diag(s) Vᵀ take the place of
     pixels. Measured with noise σ_y, Uᵀy/s has noise of r = a_s σ_y/s in x_s; where r ≤ σ_s it is put in with
-    (σ_s² − r²)^{1/2} z, so that the state has its marginal given x_0 in these directions. With σ_y = 0 the result fits y
-    exactly.
+    (σ_s² − r²)^{1/2} z, so that the state has its marginal given x_0 in these directions. With σ_y = 0 the result fits
+    y exactly.
 
     No derivative of the network. Functions of AᵀA as in `DDRM`.
 
