@@ -96,7 +96,8 @@ def test_the_page_of_families_is_that_of_their_files():
 
 
 @pytest.mark.parametrize(
-    "module", [ld, ld.families, ld.paths, ld.schedules, ld.grids, ld.times, ld.losses, ld.bases, ld.lab, ld.testing]
+    "module",
+    [ld, ld.families, ld.inverse, ld.paths, ld.schedules, ld.grids, ld.times, ld.losses, ld.bases, ld.lab, ld.testing],
 )
 def test_the_reference_has_every_public_name(module):
     pattern = r"^::: (\S+)(?:\n    options:\n      members: \[(.*)\])?"

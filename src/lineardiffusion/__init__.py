@@ -22,6 +22,7 @@ Systems of the literature are one line: this process is `ScaleSpaceDiffusion((1,
 """
 
 from lineardiffusion import families as families
+from lineardiffusion import inverse as inverse
 from lineardiffusion import lab as lab
 from lineardiffusion import losses as losses
 from lineardiffusion import paths as paths

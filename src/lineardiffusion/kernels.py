@@ -174,11 +174,11 @@ class _Prepared(NamedTuple):
     covariance: Covariance
 
 
-def as_eta(eta: float) -> float:
+def as_eta(eta: float, name: str = "eta") -> float:
     """η in [0, 1]."""
-    number = as_number(eta, "eta")
+    number = as_number(eta, name)
     if not 0 <= number <= 1:
-        raise ValueError(f"eta: expected a number in [0, 1], got {eta!r}")
+        raise ValueError(f"{name}: expected a number in [0, 1], got {eta!r}")
     return number
 
 

@@ -251,7 +251,7 @@ class Sampler(Configured, ABC):
         conditioning: dict[str, Any],
     ) -> Iterator[tuple[float, Tensor, Tensor]]:
         with torch.no_grad():
-            x = self._first_state(n, prior, source) if x is None else x
+            x = self.first_state(n, prior, source) if x is None else x
         history, draws = self.history(), Draws(source, source)
         for t, s in _bar(list(itertools.pairwise(times)), progress):
             with torch.no_grad():  # not around the yield, which would leave the caller's code without gradients
@@ -260,7 +260,8 @@ class Sampler(Configured, ABC):
             x = x_s
         yield 0, x, x
 
-    def _first_state(self, n: int, prior: Tensor | None, source: Source) -> Tensor:
+    def first_state(self, n: int, prior: Tensor | None, source: Source) -> Tensor:
+        """Where n trajectories start, at the first time of the grid: noise, or images of the prior with noise."""
         process, t = self.denoiser.process, self.times[0]
         weight = first_weight(self.denoiser)
         weight = torch.empty(0) if weight is None else weight
