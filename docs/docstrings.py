@@ -1,0 +1,39 @@
+"""Docstrings are written for `help()`; for the site, indices become subscripts and references a list."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import griffe
+
+_SECTION = re.compile(r"[A-Z]\w+:$")
+_CODE = re.compile(r"(`[^`]*`)")
+_INDEX, _POWER = re.compile(r"_\{([^{}]*)\}"), re.compile(r"\^\{([^{}]*)\}")
+_REFERENCE = re.compile(r"^(\s+)\| (.*)$")
+
+
+class Docstrings(griffe.Extension):
+    """What every docstring goes through before it is parsed."""
+
+    def on_instance(self, *, obj: griffe.Object, **kwargs: Any) -> None:
+        if obj.docstring:
+            obj.docstring.value = mended(obj.docstring.value)
+
+
+def mended(text: str) -> str:
+    """Formulas of their own lines and examples stay as they are."""
+    lines, section, example = [], False, False
+    for line in text.splitlines():
+        section = bool(_SECTION.match(line)) or (section and (not line or line.startswith(" ")))
+        example = line.lstrip().startswith(">>>") or (example and bool(line.strip()))
+        displayed = not section and line.startswith("    ")
+        lines.append(line if displayed or example else written(_REFERENCE.sub(r"\1- \2", line)))
+    return "\n".join(lines)
+
+
+def written(line: str) -> str:
+    """Subscripts and superscripts, but not within code."""
+    parts = _CODE.split(line)
+    parts[::2] = [_POWER.sub(r"<sup>\1</sup>", _INDEX.sub(r"<sub>\1</sub>", part)) for part in parts[::2]]
+    return "".join(parts)
