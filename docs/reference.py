@@ -1,7 +1,7 @@
 """The reference, from the package itself: mkdocs calls this file, which adds a page for each part of the library.
 
 Every public name has an entry, at the shortest path by which it is imported. A package that `PAGES` does not name has a
-page of its own; systems of the literature are on the page of families.
+page of its own. Files of families are shown whole, as each explains what its paper does.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PAGES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     ),
     "processes": ("Processes and paths", ("processes", "paths", "config", "information"), ()),
     "families": (
-        "Families: their parts",
+        "Families",
         ("families.base", "families.jumps", "families.stages", "families.multiresolution", "families.stacks"),
         (),
     ),
@@ -64,10 +64,17 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     for page, (title, paths) in pages().items():
-        entries = [f"::: {path}\n    options:\n      heading: {shown(path)}\n      heading_level: 2" for path in paths]
-        content = "\n\n".join([f"# {title}", *entries]) + "\n"
+        content = "\n\n".join([f"# {title}", *map(entry, paths)]) + "\n"
         files.append(File.generated(config, f"reference/{page}.md", content=content))
     return files
+
+
+def entry(path: str) -> str:
+    """What mkdocstrings makes an entry of. Families do not repeat what all of them inherit."""
+    options: dict[str, object] = {"heading": shown(path), "heading_level": 2}
+    if path in family_files():
+        options["inherited_members"] = "false"
+    return f"::: {path}\n    options:\n" + "\n".join(f"      {name}: {value}" for name, value in options.items())
 
 
 def pages() -> dict[str, tuple[str, list[str]]]:
@@ -77,6 +84,8 @@ def pages() -> dict[str, tuple[str, list[str]]]:
         ValueError: a name of `ld` that is on no page.
     """
     listed = {page: (title, [*names(modules), *map(full, extra)]) for page, (title, modules, extra) in PAGES.items()}
+    title, parts = listed["families"]
+    listed["families"] = (title, [*family_files(), *parts])
     known = {module.partition(".")[0] for _, modules, _ in PAGES.values() for module in modules}
     for package in pkgutil.iter_modules(ld.__path__):
         if package.ispkg and package.name not in known:
@@ -121,14 +130,17 @@ def with_modules(package: str) -> tuple[str, ...]:
     return (package, *(m.name for m in inside if full(m.name) not in exported and "._" not in m.name))
 
 
+def family_files() -> list[str]:
+    """The modules that hold a system of the literature, in the order of their names."""
+    kinds = (kind for kind in vars(ld.families).values() if inspect.isclass(kind) and issubclass(kind, Family))
+    return list(dict.fromkeys(kind.__module__ for kind in kinds if kind is not Family))
+
+
 def is_family(path: str) -> bool:
-    """Whether the page of families has it: a system of the literature, or what its file holds beside."""
-    value = getattr(ld, path.rpartition(".")[2], None) or getattr(ld.families, path.rpartition(".")[2], None)
-    if value is None or not getattr(value, "__module__", "").startswith("lineardiffusion.families."):
-        return False
-    kinds = vars(import_module(value.__module__)).values()
-    own = (k for k in kinds if inspect.isclass(k) and k.__module__ == value.__module__)
-    return any(issubclass(kind, Family) and kind is not Family for kind in own)
+    """Whether a file of a family has it."""
+    name = path.rpartition(".")[2]
+    value = getattr(ld, name, None) or getattr(ld.families, name, None)
+    return getattr(value, "__module__", None) in family_files()
 
 
 def full(path: str) -> str:
