@@ -10,6 +10,7 @@ import griffe
 _SECTION = re.compile(r"[A-Z]\w+:$")
 _CODE = re.compile(r"(`[^`]*`)")
 _INDEX, _POWER = re.compile(r"_\{([^{}]*)\}"), re.compile(r"\^\{([^{}]*)\}")
+_STAR = re.compile(r"(?<=\()\*(?=\w)|(?<=, )\*(?=\w)")  # (*batch, *shape)
 _REFERENCE = re.compile(r"^(\s+)\| (.*)$")
 
 
@@ -33,7 +34,8 @@ def mended(text: str) -> str:
 
 
 def written(line: str) -> str:
-    """Subscripts and superscripts, but not within code."""
+    """Subscripts, superscripts and stars, but not within code."""
     parts = _CODE.split(line)
-    parts[::2] = [_POWER.sub(r"<sup>\1</sup>", _INDEX.sub(r"<sub>\1</sub>", part)) for part in parts[::2]]
+    for marks, html in ((_POWER, r"<sup>\1</sup>"), (_INDEX, r"<sub>\1</sub>"), (_STAR, r"\\*")):
+        parts[::2] = [marks.sub(html, part) for part in parts[::2]]
     return "".join(parts)
