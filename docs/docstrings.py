@@ -25,7 +25,7 @@ class Docstrings(griffe.Extension):
 def mended(text: str) -> str:
     """Formulas of their own lines and examples stay as they are."""
     lines, section, example = [], False, False
-    for line in text.splitlines():
+    for line in text.replace("\nExample:\n", "\nExamples:\n").splitlines():  # which griffe would take for a note
         section = bool(_SECTION.match(line)) or (section and (not line or line.startswith(" ")))
         example = line.lstrip().startswith(">>>") or (example and bool(line.strip()))
         displayed = not section and line.startswith("    ")

@@ -1,7 +1,8 @@
 """The reference, from the package itself: mkdocs calls this file, which adds a page for each part of the library.
 
 Every public name has an entry, at the shortest path by which it is imported. A package, or a module of which `ld` has a
-name, that is not among `PAGES` has a page of its own. Files of families are shown whole, as each explains what its paper does.
+name, that is not among `PAGES` has a page of its own. Files of families are shown whole: each explains what its paper
+does.
 """
 
 from __future__ import annotations
@@ -98,20 +99,20 @@ def names(modules: tuple[str, ...]) -> Iterator[str]:
     """The shortest paths of all public classes and functions of modules, in their order."""
     seen = set()
     for module in modules:
-        for name, path in public(import_module(full(module)), module):
+        for path in public(import_module(full(module)), module):
             if path not in seen and not is_family(path):
                 seen.add(path)
                 yield path
 
 
-def public(module: ModuleType, path: str) -> Iterator[tuple[str, str]]:
-    """Names and paths of the public classes and functions that a package exports, or a module defines."""
+def public(module: ModuleType, path: str) -> Iterator[str]:
+    """Paths of the public classes and functions that a package exports, or a module defines."""
     within = module.__name__ if hasattr(module, "__path__") else None
     for name, value in vars(module).items():
         if name.startswith("_") or not (inspect.isclass(value) or inspect.isfunction(value)):
             continue
         if value.__module__ == module.__name__ or (within and value.__module__.startswith(within + ".")):
-            yield name, full(name if getattr(ld, name, None) is value else shortest(path, name))
+            yield full(name if getattr(ld, name, None) is value else shortest(path, name))
 
 
 def shortest(path: str, name: str) -> str:

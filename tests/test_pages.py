@@ -13,7 +13,6 @@ from examples import train
 from examples.experiment.config import Config
 from examples.experiment.program import parse
 
-
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = {"README.md": ROOT / "README.md", **{str(page.relative_to(DOCS)): page for page in sorted(DOCS.rglob("*.md"))}}
