@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import griffe
@@ -15,11 +16,27 @@ _REFERENCE = re.compile(r"^(\s+)\| (.*)$")
 
 
 class Docstrings(griffe.Extension):
-    """What every docstring goes through before it is parsed."""
+    """What docstrings go through before they are parsed; a method without one has that of the method it overrides."""
 
     def on_instance(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         if obj.docstring:
             obj.docstring.value = mended(obj.docstring.value)
+
+    def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:
+        for kind in classes(pkg):
+            for name, member in kind.members.items():
+                if not member.is_alias and not member.is_class and member.docstring is None:
+                    above = (base.members[name] for base in kind.mro() if name in base.members)
+                    member.docstring = next((found.docstring for found in above if found.docstring), None)
+
+
+def classes(module: griffe.Module) -> Iterator[griffe.Class]:
+    """All classes that are defined in a module or below."""
+    for member in module.members.values():
+        if isinstance(member, griffe.Module):
+            yield from classes(member)
+        elif isinstance(member, griffe.Class):
+            yield member
 
 
 def mended(text: str) -> str:

@@ -7,28 +7,25 @@ does.
 
 from __future__ import annotations
 
-import inspect
-import pkgutil
-from collections.abc import Iterator
-from importlib import import_module
-from types import ModuleType
+from collections.abc import Iterable, Iterator
+from functools import cache
 
+import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-import lineardiffusion as ld
-from lineardiffusion.families import Family
+ROOT = "lineardiffusion"
 
 # page: (title, the modules whose names are on it, names beside these: what functions take and return)
 PAGES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "operators": ("Operators", ("operators",), ()),
-    "bases": ("Bases", ("operators.bases", "operators.svd"), ()),
+    "bases": ("Bases", ("operators.bases",), ()),
     "distributions": (
         "Distributions",
         ("covariance", "gaussian", "posterior", "lanczos", "convergence"),
         ("kernels.MarkovKernel", "shared_noise.SharedNoiseKernel"),
     ),
-    "processes": ("Processes and paths", ("processes", "paths", "config", "information"), ()),
+    "processes": ("Processes and paths", ("processes", "paths", "config", "information"), ("config.Configured",)),
     "families": (
         "Families",
         ("families.base", "families.jumps", "families.stages", "families.multiresolution", "families.stacks"),
@@ -41,11 +38,11 @@ PAGES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     ),
     "learning": (
         "Denoisers and losses",
-        ("denoiser", "guidance", "losses", "times", "alike"),
+        ("denoiser", "guidance", "losses", "times"),
         (
             *("losses.Weighting", "time_inputs.TimeInput", "predictions.Prediction", "predictions.ProcessPrediction"),
             *(f"predictions.{name}" for name in ("Clean", "Data", "Noise", "Velocity", "Flow", "ColouredNoise")),
-            "EDMPrediction",
+            *("EDMPrediction", "alike.draw_alike", "alike.group_by_shape"),
         ),
     ),
     "samplers": ("Samplers", ("samplers", "calibration", "residual"), ("samplers.markov.MarkovSampler",)),
@@ -64,91 +61,99 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    for page, (title, paths) in pages().items():
-        content = "\n\n".join([f"# {title}", *map(entry, paths)]) + "\n"
+    for page, (title, entries) in pages().items():
+        content = "\n\n".join([f"# {title}", *(entry(name, path) for name, path in entries.items())]) + "\n"
         files.append(File.generated(config, f"reference/{page}.md", content=content))
     return files
 
 
-def entry(path: str) -> str:
+def entry(name: str, path: str) -> str:
     """What mkdocstrings makes an entry of. Families do not repeat what all of them inherit."""
-    options: dict[str, object] = {"heading": shown(path), "heading_level": 2}
+    options: dict[str, object] = {"heading": f"ld.{name}", "heading_level": 2}
     if path in family_files():
         options["inherited_members"] = "false"
-    return f"::: {path}\n    options:\n" + "\n".join(f"      {name}: {value}" for name, value in options.items())
+    return f"::: {path}\n    options:\n" + "\n".join(f"      {key}: {value}" for key, value in options.items())
 
 
-def pages() -> dict[str, tuple[str, list[str]]]:
-    """The title of each page, and the paths of its entries."""
-    listed = {page: (title, [*names(modules), *map(full, extra)]) for page, (title, modules, extra) in PAGES.items()}
-    title, parts = listed["families"]
-    listed["families"] = (title, [*family_files(), *parts])
-    known = {module.partition(".")[0] for _, modules, _ in PAGES.values() for module in modules}
-    exported = {
-        value.__module__.split(".")[1]
-        for value in vars(ld).values()
-        if inspect.isclass(value) or inspect.isfunction(value)
+@cache
+def pages() -> dict[str, tuple[str, dict[str, str]]]:
+    """The title of each page, and its entries: names as they are called, and where they are found."""
+    listed = {
+        page: (title, {**names(modules), **{name: f"{ROOT}.{name}" for name in extra}})
+        for page, (title, modules, extra) in PAGES.items()
     }
-    for module in pkgutil.iter_modules(ld.__path__):
-        if module.name not in known and (module.ispkg or module.name in exported):
-            listed[module.name] = (module.name.capitalize(), list(names(with_modules(module.name))))
+    title, parts = listed["families"]
+    listed["families"] = (title, {**{path.partition(".")[2]: path for path in family_files()}, **parts})
+    known = {name.partition(".")[0] for _, modules, extra in PAGES.values() for name in (*modules, *extra)}
+    exported = {target.module.path.split(".")[1] for _, target in public(package())}
+    for name, module in sorted(package().modules.items()):
+        if name not in known and not name.startswith("_") and (module.is_init_module or name in exported):
+            listed[name] = (name.capitalize(), names([name, *inside(module, name)]))
     return listed
 
 
-def names(modules: tuple[str, ...]) -> Iterator[str]:
-    """The shortest paths of all public classes and functions of modules, in their order."""
-    seen = set()
-    for module in modules:
-        for path in public(import_module(full(module)), module):
-            if path not in seen and not is_family(path):
-                seen.add(path)
-                yield path
+@cache
+def package() -> griffe.Module:
+    """What the files say; nothing is imported, so that libraries which are optional need not be there."""
+    return griffe.load(ROOT, search_paths=["src"], resolve_aliases=True)
 
 
-def public(module: ModuleType, path: str) -> Iterator[str]:
-    """Paths of the public classes and functions that a package exports, or a module defines."""
-    within = module.__name__ if hasattr(module, "__path__") else None
-    for name, value in vars(module).items():
-        if name.startswith("_") or not (inspect.isclass(value) or inspect.isfunction(value)):
+def names(modules: Iterable[str]) -> dict[str, str]:
+    """All public classes and functions of modules, by the shortest names that they have. Of a module that `ld` does not
+    show those that `ld` exports."""
+    top = {target.path: name for name, target in public(package())}
+    shown = {path: name for name, path in package().imports.items()}
+    found: dict[str, str] = {}
+    for path in modules:
+        module = package()[path]
+        for name, target in public(module):
+            if target.path in top:
+                name = top[target.path]
+            elif module.is_init_module or module.path in shown or "." in path:
+                name = f"{shown.get(module.path, path)}.{name}"
+            else:
+                continue
+            if target.module.path not in family_files() and target.path not in found.values():
+                found[name] = target.path
+    # At the path by which they are imported, but for functions whose module has the same name.
+    return {name: f"{ROOT}.{name}" if called(name) == path else path for name, path in found.items()}
+
+
+def public(module: griffe.Module) -> Iterator[tuple[str, griffe.Object]]:
+    """Names of the public classes and functions that a package exports, or a module defines, and what they are."""
+    for name, member in module.members.items():
+        if name.startswith("_"):
             continue
-        if value.__module__ == module.__name__ or (within and value.__module__.startswith(within + ".")):
-            yield full(name if getattr(ld, name, None) is value else shortest(path, name))
+        path = module.imports.get(name, member.path)
+        if not path.startswith(f"{ROOT}."):
+            continue
+        target = package()[path.removeprefix(f"{ROOT}.")]
+        target = target.final_target if isinstance(target, griffe.Alias) else target
+        own = target.module.path
+        ours = own == module.path or (module.is_init_module and own.startswith(f"{module.path}."))
+        if ours and (target.is_class or target.is_function):
+            yield name, target
 
 
-def shortest(path: str, name: str) -> str:
-    """`bases.Cosine` for `operators.bases.Cosine`, as `ld` has the module."""
-    last = path.rpartition(".")[2]
-    return f"{last if getattr(ld, last, None) is import_module(full(path)) else path}.{name}"
+def called(name: str) -> str | None:
+    """The path of what the package has by that name, if anything."""
+    try:
+        return str(package()[name].canonical_path)
+    except KeyError:
+        return None
 
 
-def with_modules(package: str) -> tuple[str, ...]:
-    """A package, and those of its modules from which it exports nothing; or a module."""
-    if not hasattr(import_module(full(package)), "__path__"):
-        return (package,)
-    exported = {
-        value.__module__ for value in vars(import_module(full(package))).values() if hasattr(value, "__module__")
-    }
-    inside = pkgutil.iter_modules(import_module(full(package)).__path__, f"{package}.")
-    return (package, *(m.name for m in inside if full(m.name) not in exported and "._" not in m.name))
+def inside(module: griffe.Module, path: str) -> list[str]:
+    """The public modules of a package that exports nothing itself."""
+    parts = [] if any(public(module)) else module.modules
+    return [f"{path}.{name}" for name in parts if not name.startswith("_")]
 
 
+@cache
 def family_files() -> list[str]:
     """The modules that hold a system of the literature, in the order of their names."""
-    kinds = (kind for kind in vars(ld.families).values() if inspect.isclass(kind) and issubclass(kind, Family))
-    return list(dict.fromkeys(kind.__module__ for kind in kinds if kind is not Family))
-
-
-def is_family(path: str) -> bool:
-    """Whether a file of a family has it."""
-    name = path.rpartition(".")[2]
-    value = getattr(ld, name, None) or getattr(ld.families, name, None)
-    return getattr(value, "__module__", None) in family_files()
-
-
-def full(path: str) -> str:
-    return f"{ld.__name__}.{path}" if path else ld.__name__
-
-
-def shown(path: str) -> str:
-    """As it is called: ld.DDIMSampler."""
-    return path.replace(ld.__name__, "ld", 1)
+    kinds = [kind for _, kind in public(package()["families"]) if kind.is_class]
+    base = f"{ROOT}.families.base.Family"
+    return list(
+        dict.fromkeys(kind.module.path for kind in kinds if base in [above.canonical_path for above in kind.mro()])
+    )
