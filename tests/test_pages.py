@@ -88,7 +88,8 @@ def test_what_is_not_run_says_what_it_is(name):
     assert {match[2] for match in _FENCE.finditer(TEXTS[name])} <= {"python", "sh", "text", "yaml"}
     outside = _FENCE.sub("", TEXTS[name])
     assert "```" not in outside
-    assert re.findall(r"(?:\A|\n)\n    \S.*", outside) == []
+    if name != "README.md":  # where a formula is, for sites that render none
+        assert re.findall(r"(?:\A|\n)\n    \S.*", outside) == []
 
 
 @pytest.mark.parametrize("name", PAGES)
