@@ -50,7 +50,7 @@ def text() -> str:
         lines += ["", f"## {name}", "", first_sentence(kind), "", f"`ld.families.{name}{_signature(kind)}`", ""]
         lines += [f"![x_t of {name}](images/families/{name}.png)", "", "| | |", "|---|---|"]
         lines += [f"| {row} | {card[row]} |" for row in ROWS]
-        lines += ["", f"::: {kind.__module__}", "    options:", "      heading_level: 3"]
+        lines += ["", f"[Parameters and methods][{kind.__module__}.{name}]"]
     return "\n".join(lines)
 
 

@@ -49,7 +49,7 @@ class FlexiUNet(UNet):
         ValueError: a map to sizes that no level has, of a size larger than that of its level, or of a smaller size to a
             larger level.
 
-    Example:
+    Examples:
         >>> import torch
         >>> net = FlexiUNet(32, model_channels=32, num_res_blocks=1, channel_mult=(1, 2, 2))
         >>> net(torch.zeros(2, 3, 8, 8), torch.tensor([999, 500]), size=(16, 16)).shape
@@ -154,7 +154,7 @@ class ResizedFlexiUNet(FlexiUNet):
     """An ablation: Flexi-UNet entered at the level of its output, to which x is first resized (bilinearly) where it is
     smaller, so that no skip connections are zeros; arguments as `UNet`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> net = ResizedFlexiUNet(32, model_channels=32, num_res_blocks=1, channel_mult=(1, 2, 2))
         >>> net(torch.zeros(2, 3, 8, 8), torch.tensor([999, 500]), size=(16, 16)).shape
@@ -176,7 +176,7 @@ class ResizedFlexiUNet(FlexiUNet):
 class FullUNet(UNet):
     """The ablation: all levels for every resolution; arguments as `UNet`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> net = FullUNet(32, model_channels=32, num_res_blocks=1, channel_mult=(1, 2, 2))
         >>> net(torch.zeros(2, 3, 8, 8), torch.tensor([999, 500]), size=(16, 16)).shape
@@ -229,7 +229,7 @@ def shared_levels(image_size: int | Sequence[int], depth: int, num_levels: int, 
     Raises:
         ValueError: more resolutions than there are different ones, or a factor that is not larger than 1.
 
-    Example:
+    Examples:
         >>> shared_levels(64, depth=4, num_levels=4, ds_factor=1.5)
         {(64, 64): (64, 64), (40, 40): (64, 64), (28, 28): (32, 32), (20, 20): (32, 32)}
     """
