@@ -65,7 +65,7 @@ def test_a_network_without_size_is_not_given_one():
 def test_bad_input():
     d = ld.Denoiser(Network(), PROCESSES["ddpm"])
     for denoiser in (d.network, PROCESSES["ddpm"]):
-        with pytest.raises(TypeError, match="denoiser: expected a Denoiser"):
+        with pytest.raises(TypeError, match="denoiser: expected an ld.Denoiser"):
             ld.guided(denoiser, 2.0, null={"y": 0})
     for scale in (float("nan"), "2", None, True):
         with pytest.raises(ValueError, match="scale: expected a finite number"):

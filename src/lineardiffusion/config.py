@@ -24,6 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lineardiffusion._checks import shown
+
 C = TypeVar("C", bound="Configured")
 
 _REGISTRY: dict[str, type[Configured]] = {}
@@ -70,14 +72,14 @@ class Configured:
         return hash((type(self), _hash(self.arguments())))
 
     def __repr__(self) -> str:
-        shown, parameters = [], _parameters(type(self))
+        parts, parameters = [], _parameters(type(self))
         for name, value in self.arguments().items():
             default = parameters[name].default
             if default is inspect.Parameter.empty and parameters[name].kind is not inspect.Parameter.KEYWORD_ONLY:
-                shown.append(_show(value))
+                parts.append(shown(value))
             elif not _same(value, default):
-                shown.append(f"{name}={_show(value)}")
-        return f"{self._config_name.rpartition('.')[2] or type(self).__name__}({', '.join(shown)})"
+                parts.append(f"{name}={shown(value)}")
+        return f"{self._config_name.rpartition('.')[2] or type(self).__name__}({', '.join(parts)})"
 
 
 def configured(name: str, without: Sequence[str] = ()) -> Callable[[type[C]], type[C]]:
@@ -168,7 +170,7 @@ def _plain(value: object, name: str) -> object:
         return [_plain(item, name) for item in value]
     raise TypeError(
         f"{name}: expected numbers, strings, sequences of them, or an object with a configuration, got "
-        f"{_show(value)}; derive its class from lineardiffusion.config.Configured, or keep the code that makes it"
+        f"{shown(value)}; derive its class from lineardiffusion.config.Configured, or keep the code that makes it"
     )
 
 
@@ -216,15 +218,3 @@ def _hash(value: object) -> int:
         return hash(value)
     except TypeError:
         return 0
-
-
-def _show(value: object) -> str:
-    if isinstance(value, (Tensor, np.ndarray)) and value.ndim:
-        return f"<{' × '.join(map(str, value.shape))} numbers>"
-    if isinstance(value, (list, tuple)) and len(value) > 8:
-        return f"[{_show(value[0])}, {_show(value[1])}, …, {_show(value[-1])}]"
-    if isinstance(value, torch.nn.Module) and not isinstance(value, Configured):
-        return type(value).__name__
-    if inspect.isroutine(value):
-        return value.__name__
-    return repr(value)
