@@ -16,6 +16,7 @@ Examples:
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
@@ -136,7 +137,10 @@ def _build(config: Mapping[str, Any], extras: Mapping[str, object], taken: set[s
     name = config.get("type")
     kind = _REGISTRY.get(name) if isinstance(name, str) else None
     if kind is None:
-        raise ValueError(f"type: expected one of {', '.join(sorted(_REGISTRY))}, got {name!r}")
+        near = [known for known in _REGISTRY if str(name).lower() == known.rpartition(".")[2].lower()]
+        near = near or difflib.get_close_matches(str(name), _REGISTRY, 1)
+        remedy = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"type: expected one of {', '.join(sorted(_REGISTRY))}, got {name!r}{remedy}")
     parameters, arguments = _parameters(kind), {key: value for key, value in config.items() if key != "type"}
     for key in arguments:
         if key not in parameters:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lineardiffusion._checks import Shape, check_real, got
+from lineardiffusion._checks import Shape, check_function, check_real, got
 
 
 def as_tensor(output: Any) -> Tensor:
@@ -60,6 +60,18 @@ def keywords(network: Callable[..., Any]) -> list[str]:
     return [parameter.name for parameter in parameters if parameter.kind in _NAMED]
 
 
+def check_network(network: object) -> None:
+    """Raise unless this may be called as network(x, time)."""
+    check_function(network, "network", "a module or another function of (x, time)")
+    parameters = _parameters(network)  # type: ignore[arg-type]
+    if parameters is None or any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters.values()):
+        return
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    positional = [name for name, parameter in parameters.items() if parameter.kind in kinds]
+    if len(positional) < 2:
+        raise TypeError(f"network: expected a function of (x, time), got one of ({', '.join(positional)})")
+
+
 def refusal(
     network: Callable[..., Any], x: Tensor, weight: Tensor | None, given: Mapping[str, Any]
 ) -> Exception | None:
@@ -86,6 +98,10 @@ def refusal(
             f"x_t: expected a tensor on {weight.device}, where the network is, got one on {x.device}; move the data "
             f"there by .to({str(weight.device)!r}), or the network by network.to({str(x.device)!r})"
         )
+    rows = {name: len(v) for name, v in given.items() if isinstance(v, Tensor) and v.ndim == 1 and len(v) != len(x)}
+    if rows:
+        name, count = next(iter(rows.items()))
+        return ValueError(f"{name}: expected one for each of {len(x)} samples, got {count}")
     others = {name: v.device for name, v in given.items() if isinstance(v, Tensor) and v.device != x.device}
     if others:
         name, device = next(iter(others.items()))

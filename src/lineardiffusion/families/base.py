@@ -73,7 +73,12 @@ class Family(LinearDiffusion, ABC):
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         # What it is made with is its configuration, though not what makes it equal to another process.
         self = super().__new__(cls)
-        bound = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs)  # copies are made with nothing
+        signature = inspect.signature(cls.__init__)
+        try:
+            bound = signature.bind_partial(self, *args, **kwargs)  # copies are made with nothing
+        except TypeError as error:
+            known = ", ".join(list(signature.parameters)[1:])
+            raise TypeError(f"{cls.__name__}: expected some of the arguments {known}, {error}") from None
         bound.apply_defaults()
         self._given = dict(list(bound.arguments.items())[1:])
         if "shape" in self._given:

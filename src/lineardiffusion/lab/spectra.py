@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from lineardiffusion.operators.separable import spatial_axes
 from lineardiffusion.operators.spectral import SpectralFilter, cosine_coefficients
 from lineardiffusion.paths.base import as_event
 from lineardiffusion.processes.base import LinearDiffusion
+from lineardiffusion.processes.doubts import of_pixels
 
 
 def power_law(shape: Sequence[int], exponent: float = 2.0, variance: float = 0.25) -> SpectralFilter:
@@ -66,6 +68,9 @@ def estimate(images: Tensor) -> tuple[SpectralFilter, Tensor]:
     check_finite(images, "images")
     if images.ndim < 3 or len(images) < 2:
         raise ValueError(f"images: expected shape (N, C, …) with N ≥ 2, got {tuple(images.shape)}")
+    message = of_pixels(images, "images")
+    if message:
+        warnings.warn(message, stacklevel=2)
     work = images.detach().cpu().double()
     mean = work.mean(0)
     coefficients = cosine_coefficients(work - mean, tuple(mean.shape))

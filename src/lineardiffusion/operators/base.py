@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from numbers import Real
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
@@ -89,6 +89,15 @@ class LinearOperator(ABC):
         self.in_shape = as_shape(in_shape, "in_shape")
         self.out_shape = as_shape(out_shape, "out_shape")
         self._cache: dict[Any, Any] = {}
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name in ("in_shape", "out_shape", "_cache"):
+                raise AttributeError(
+                    f"{type(self).__name__}: expected super().__init__(in_shape, out_shape) in its __init__, got none"
+                )
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     # ------------------------------------------------------------------ what a subclass writes, and its consequences
 
@@ -470,6 +479,7 @@ class LinearOperator(ABC):
 
     def function(self, f: SpectralFunction) -> LinearOperator:
         """f(MᵀM) as an operator, of the same structure where that is closed under functions."""
+        check_function(f, "f", "a function of eigenvalues λ")
         result: LinearOperator = dispatch("function", self, f=f)
         return result
 

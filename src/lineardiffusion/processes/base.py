@@ -293,6 +293,7 @@ class LinearDiffusion(Configured):
 
     def signal_ratio(self, s: float, t: float) -> float:
         """a_t/a_s, 0 where both are."""
+        s, t = self.time(s, "s"), self.time(t)
         before, after = self.signal_scale(s), self.signal_scale(t)
         if before == 0 and after > 0:
             raise ValueError(
@@ -467,10 +468,10 @@ class LinearDiffusion(Configured):
                 mean = self.operator(0, time)(x0)
             return self._add_noise(mean, time, draw_noise(mean, noise, generator))
 
-    def check_data(self, x: Tensor, name: str = "x0") -> None:
-        """Raise unless these are data of this process, (*batch, *shape(0)), or, on the CPU, if they are not finite; and
-        warn as `diffuse`."""
-        check_event(x, self.path.shape(0), name)
+    def check_data(self, x: Tensor, name: str = "x0", t: float = 0) -> None:
+        """Raise unless x are data, or states at t, with shape (*batch, *shape(t)), and on the CPU finite; warn as
+        `diffuse`. `name` is what messages call them."""
+        check_event(x, self.shape(t), name)
         if x.device.type == "cpu":  # elsewhere the answer would have to be waited for
             check_finite(x, name)
         self._doubts.pixels(x, name)
@@ -508,6 +509,7 @@ class LinearDiffusion(Configured):
 
     def noise_level(self, t: float) -> NoiseLevel:
         """σ_t, or Σ_t where the noise is not isotropic."""
+        t = self.time(t)
         if t not in self._levels:
             if len(self._levels) > 4096:  # of times between steps
                 self._levels.clear()

@@ -25,7 +25,6 @@ from lineardiffusion._checks import (
     as_range,
     check_batch,
     check_event,
-    check_finite,
     check_kind,
     check_tensor,
     compute_dtype,
@@ -266,8 +265,7 @@ class Sampler(Configured, ABC):
         check_event(x_t, process.shape(t), "start")
         if tuple(x_t.shape) != (n, *process.shape(t)):
             raise ValueError(f"start: expected states of shape {(n, *process.shape(t))}, got {tuple(x_t.shape)}")
-        if x_t.device.type == "cpu":
-            check_finite(x_t, "start")
+        process.check_data(x_t, "start", t)
         return as_times(process, [t, *(u for u in self.times if 0 < u < t)]), x_t.to(compute_dtype(x_t.dtype))
 
     def _check_conditioning(self, conditioning: dict[str, Any]) -> None:

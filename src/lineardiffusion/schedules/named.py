@@ -177,7 +177,10 @@ def as_schedule(schedule: NoiseSchedule, num_steps: int | None) -> Schedule:
     if isinstance(made, (list, tuple, np.ndarray, Tensor)):
         made = as_levels(made, "schedule")
         if steps is not None and len(made) != steps + 1:
-            raise ValueError(f"schedule: expected ᾱ_0 … ᾱ_T, {steps + 1} numbers for T = {steps}, got {len(made)}")
+            remedy = "; ᾱ_0 = 1 comes before those of diffusers' alphas_cumprod" if len(made) == steps else ""
+            raise ValueError(
+                f"schedule: expected ᾱ_0 … ᾱ_T, {steps + 1} numbers for T = {steps}, got {len(made)}{remedy}"
+            )
         made = from_alpha_bar(made)
     check_kind(made, Schedule, "schedule", f"one of {', '.join(map(repr, _NAMED))}, a schedule or ᾱ_0 … ᾱ_T")
     assert isinstance(made, Schedule)
