@@ -288,6 +288,7 @@ class LinearOperator(ABC):
                 and x.dtype in _COMPUTED
                 and x.shape[-rows:] == self.in_shape
                 and y.shape[-columns:] == self.out_shape
+                and x.shape[:-rows] == y.shape[:-columns]
                 and (deviation is None or (type(noise) is Tensor and noise.dtype == x.dtype and noise.shape == x.shape))
             ):
                 return step(x, y, noise if deviation is not None else None)
