@@ -198,8 +198,8 @@ class Denoiser(nn.Module, Configured):
         Raises:
             ValueError: times out of range, or the shape grows from r to s, and there is no lift.
         """
-        check_event(clean, self.process.shape(r), "clean")
-        return self._carrier(clean, self.process.time(r, "r"), self.process.time(s, "s"))
+        check_tensor(clean, "clean")
+        return self._carrier(clean, r, s)
 
     def output(self, x_t: Tensor, t: float | Tensor, **conditioning: Any) -> Tensor:
         """F, what the network returns, with shape (B, *shape(r)), in float32 or better; arguments as for `forward`."""
