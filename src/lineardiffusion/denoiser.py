@@ -17,6 +17,7 @@ from lineardiffusion._checks import (
     as_choice,
     check_batch,
     check_event,
+    check_function,
     check_kind,
     check_tensor,
     compute_dtype,
@@ -26,7 +27,7 @@ from lineardiffusion._checks import (
 from lineardiffusion.carrying import Carrier, Lift
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.descriptions import description, differences
-from lineardiffusion.networks import accepts_size, as_tensor, check_network, of_shape, refusal
+from lineardiffusion.networks import accepts_size, as_tensor, of_shape, refusal
 from lineardiffusion.predictions import (
     Clean,
     Data,
@@ -328,5 +329,5 @@ def first_weight(module: nn.Module) -> Tensor | None:
 def _check_kinds(network: object, process: object) -> None:
     if isinstance(network, LinearDiffusion) and not isinstance(process, LinearDiffusion):
         raise TypeError("network, process: expected ld.Denoiser(network, process), got them in the other order")
-    check_network(network)
+    check_function(network, "network", "a module or another function of (x, time)")
     check_kind(process, LinearDiffusion, "process", "a LinearDiffusion, such as ld.DDPM(shape)")

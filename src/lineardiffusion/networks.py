@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lineardiffusion._checks import Shape, check_function, check_real, got
+from lineardiffusion._checks import Shape, check_real, got
 
 
 def as_tensor(output: Any) -> Tensor:
@@ -60,18 +60,6 @@ def keywords(network: Callable[..., Any]) -> list[str]:
     return [parameter.name for parameter in parameters if parameter.kind in _NAMED]
 
 
-def check_network(network: object) -> None:
-    """Raise unless this may be called as network(x, time)."""
-    check_function(network, "network", "a module or another function of (x, time)")
-    parameters = _parameters(network)  # type: ignore[arg-type]
-    if parameters is None or any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters.values()):
-        return
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    positional = [name for name, parameter in parameters.items() if parameter.kind in kinds]
-    if len(positional) < 2:
-        raise TypeError(f"network: expected a function of (x, time), got one of ({', '.join(positional)})")
-
-
 def refusal(
     network: Callable[..., Any], x: Tensor, weight: Tensor | None, given: Mapping[str, Any]
 ) -> Exception | None:
@@ -84,12 +72,15 @@ def refusal(
         weight: one of its parameters.
         given: the keywords.
     """
+    parameters = list((_parameters(network) or {}).values())
+    positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if parameters and len(positional) < 2 and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return TypeError(f"network: expected a function of (x, time), got one of ({', '.join(positional)})")
     if unknown := unknown_names(network, given):
         takes = keywords(network)
         known = f"one that the network takes ({', '.join(takes)})" if takes else "none, as the network takes none"
         return TypeError(f"{unknown[0]}: expected {known}, got {unknown[0]}={got(given[unknown[0]])}")
-    parameters = list((_parameters(network) or {}).values())[2:]
-    missing = [p.name for p in parameters if p.kind in _NAMED and p.default is p.empty and p.name not in given]
+    missing = [p.name for p in parameters[2:] if p.kind in _NAMED and p.default is p.empty and p.name not in given]
     if missing:
         name = missing[0]
         return TypeError(f"{name}: expected among the conditioning, as the network needs it; pass {name}=…, got none")

@@ -134,8 +134,8 @@ PROCESSES = [
 DENOISERS = [
     P(lambda: ld.Denoiser(3, DDPM), T, "network", "a module or another function of (x, time)", "3"),
     P(lambda: ld.Denoiser(torch.nn.Conv2d, DDPM), T, "network", "a module or another function", "the class Conv2d"),
-    P(lambda: ld.Denoiser(lambda x: x, DDPM), T, "network", "a function of (x, time)", "one of (x)"),
-    P(lambda: ld.Denoiser(torch.nn.Identity(), DDPM), T, "network", "a function of (x, time)", "one of (input)"),
+    P(lambda: ld.Denoiser(lambda x: x, DDPM)(X, 5), T, "network", "a function of (x, time)", "one of (x)"),
+    P(lambda: ld.Denoiser(torch.nn.Identity(), DDPM)(X, 5), T, "network", "a function of (x, time)", "one of (input)"),
     P(lambda: ld.Denoiser(DDPM, network), T, "network, process", "ld.Denoiser(network, process)", "the other order"),
     P(lambda: ld.Denoiser(network, ld.DDPM), T, "process", "such as ld.DDPM(shape)", "the class DDPM"),
     P(lambda: ld.Denoiser(network, "ddpm"), T, "process", "a LinearDiffusion", "'ddpm'"),

@@ -431,7 +431,7 @@ class LinearOperator(ABC):
     def to_dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
         """The matrix of M, with shape (prod out, prod in)."""
         if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-            raise TypeError(f"dtype: expected a floating-point one such as torch.float64, got {got(dtype)}")
+            raise TypeError(f"dtype: expected a real floating-point one such as torch.float64, got {got(dtype)}")
         columns = self(torch.eye(math.prod(self.in_shape), dtype=dtype).reshape(-1, *self.in_shape))
         return columns.reshape(columns.shape[0], -1).T
 

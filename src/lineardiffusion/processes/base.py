@@ -417,7 +417,7 @@ class LinearDiffusion(Configured):
         self.check_prior(t)
         count = as_index(n, 0, 2**31, "n")
         if not (dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point)):
-            raise TypeError(f"dtype: expected a floating-point one such as torch.float32, got {got(dtype)}")
+            raise TypeError(f"dtype: expected a real floating-point one such as torch.float32, got {got(dtype)}")
         zeros = torch.zeros(count, *self.shape(t), dtype=dtype, device=device)
         return self.add_noise(zeros, t, draw_noise(zeros, noise, generator))
 
