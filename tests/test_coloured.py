@@ -121,7 +121,7 @@ def test_prediction_of_the_noise_as_it_is(t):
 
 def test_bad_arguments():
     flow, cosine = ld.schedules.flow(), BASES["cosine"]
-    with pytest.raises(TypeError, match="schedule, basis: expected"):
+    with pytest.raises(TypeError, match="schedule: expected a schedule"):
         ld.schedules.coloured(cosine, flow, DEVIATIONS)
     with pytest.raises(ValueError, match="basis: expected one of all events"):
         ld.schedules.coloured(flow, ld.bases.Principal(draw((4,), 6), rank=2), torch.ones(2))

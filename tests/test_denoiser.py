@@ -214,7 +214,7 @@ def test_the_time_that_a_network_is_told():
     assert given(edm, 0.25, ld.EDMPrediction(), time_input="time").tolist() == [0.25, 0.25]
     assert given(flow, torch.tensor([1, 1])).dtype == torch.float32
     with pytest.raises(
-        ValueError, match=r"time_input: expected one of \('index', 'time', 'log_snr', 'edm'\), or a fun"
+        ValueError, match=r"time_input: expected one of 'index', 'time', 'log_snr', 'edm', or a function"
     ):
         ld.Denoiser(lambda x, time: x, flow, time_input="sigma")
     assert given(ddpm, 10.5, time_input=NearestIndex()).tolist() == [10, 10]  # to even, as others round
@@ -308,7 +308,7 @@ def test_bad_arguments():
         ld.Denoiser(network, [0.1, 0.2])
     with pytest.raises(ValueError, match="got 'epsilon': did you mean 'noise'"):
         ld.Denoiser(network, p, "epsilon")
-    with pytest.raises(ValueError, match="lift: expected None or 'pseudoinverse', got 'nearest'"):
+    with pytest.raises(ValueError, match="lift: expected 'pseudoinverse' or None, got 'nearest'"):
         ld.Denoiser(network, p, lift="nearest")
     coloured = ld.GramCovariance(ld.SpectralFilter(KEEPING, torch.linspace(0.7, 1.4, 8)))
     coloured = ld.LinearDiffusion([0.5 * ld.Identity(KEEPING)], [0.0, coloured])

@@ -65,10 +65,10 @@ def test_a_network_without_size_is_not_given_one():
 def test_bad_input():
     d = ld.Denoiser(Network(), PROCESSES["ddpm"])
     for denoiser in (d.network, PROCESSES["ddpm"]):
-        with pytest.raises(TypeError, match="denoiser: expected a Denoiser"):
+        with pytest.raises(TypeError, match=r"denoiser: expected an ld\.Denoiser"):
             ld.guided(denoiser, 2.0, null={"y": 0})
     for scale in (float("nan"), "2", None, True):
-        with pytest.raises(ValueError, match="scale: expected a finite number"):
+        with pytest.raises((TypeError, ValueError), match=r"scale: expected a (finite )?number"):
             ld.guided(d, scale, null={"y": 0})
     for null in ({}, None, 1000):
         with pytest.raises(TypeError, match="null: expected the conditioning that means none"):

@@ -392,7 +392,7 @@ def test_paths_of_functions_and_operators_have_no_configuration_but_are_equal():
             ValueError,
             "blur_sigma: expected a finite number at t = 1",
         ),
-        (lambda: paths.spectral("dct", lambda t: 1), TypeError, "basis, gains: expected one of ld.bases"),
+        (lambda: paths.spectral("dct", lambda t: 1), TypeError, "basis: expected one of ld.bases"),
         (
             lambda: paths.spectral(bases.Cosine((4,)), lambda t: torch.ones(3)),
             ValueError,
@@ -420,8 +420,8 @@ def test_paths_of_functions_and_operators_have_no_configuration_but_are_equal():
             ValueError,
             "gains: expected ones that stay 0",
         ),
-        (lambda: paths.truncated("haar", [], []), TypeError, "basis, gains: expected one of ld.bases"),
-        (lambda: paths.truncated(bases.Haar((1, 8)), [(1, 4)], [1], 0.5), TypeError, "basis, gains: expected"),
+        (lambda: paths.truncated("haar", [], []), TypeError, "basis: expected one of ld.bases"),
+        (lambda: paths.truncated(bases.Haar((1, 8)), [(1, 4)], [1], 0.5), TypeError, "gains: expected a function of t"),
         (lambda: paths.truncated(bases.Haar((1, 8)), [(1, 8)], [1]), ValueError, "shapes: expected each smaller"),
         (
             lambda: paths.truncated(bases.Haar((1, 8)), [(1, 3)], [1]),

@@ -131,7 +131,7 @@ def test_bad_input(process):
     ):
         with pytest.raises(error, match="eta: expected a number"):
             process.kernel(x_t, x_t, t, 0, eta)
-    with pytest.raises(ValueError, match="of: expected 'mean' or 'clean', got 'x'"):
+    with pytest.raises(ValueError, match="of: expected one of 'mean', 'clean', got 'x'"):
         process.step_kernel(t, 0, 0.5, of="x")
     with pytest.raises(ValueError, match="x_t: expected shape"):
         process.posterior(x_t[..., 1:], x_t, t, 0)

@@ -124,7 +124,7 @@ def test_bad_names_and_shapes_are_named(model):
     others = {"other" if name == "0.weight" else name: value for name, value in tensors.items()}
     with pytest.raises(ValueError, match=r"weights: .* missing \['0.weight'\], unknown \['other'\]"):
         training.restore_tensors(others, model.state_dict(), "weights")
-    with pytest.raises(ValueError, match=r"weights: 0.weight has shape \(1,\), not \(4, 3\)"):
+    with pytest.raises(ValueError, match=r"weights: expected shape \(4, 3\) for 0.weight, got \(1,\)"):
         training.restore_tensors({**tensors, "0.weight": torch.zeros(1)}, model.state_dict(), "weights")
     with pytest.raises(ValueError, match=r"no parameter '9\.weight'"):
         training.restore_optimizer({"9.weight/exp_avg": torch.zeros(1)}, torch.optim.AdamW(model.parameters()), model)

@@ -2,18 +2,101 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from numbers import Real
-from typing import SupportsIndex, overload
+from typing import Any, SupportsIndex, TypeVar, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import TypeIs
 
 Shape = tuple[int, ...]
+Choice = TypeVar("Choice", bound=str)
+
+_MAX_CHARACTERS = 200
+
+
+# ------------------------------------------------------------------------------------------------- kinds of arguments
+
+
+def shown(value: object) -> str:
+    """A value in a message or a repr: numbers as they are, of what is large its kind and size."""
+    if isinstance(value, (Tensor, np.ndarray)) and value.ndim:
+        return f"<{' × '.join(map(str, value.shape))} numbers>"
+    if isinstance(value, (list, tuple)) and len(value) > 8:
+        return f"[{shown(value[0])}, {shown(value[1])}, …, {shown(value[-1])}]"
+    if isinstance(value, torch.nn.Module) and not hasattr(value, "to_config"):
+        return type(value).__name__
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return value.__name__ if inspect.isroutine(value) else repr(value)
+
+
+def got(value: object) -> str:
+    """What came in the place of something else, in few words."""
+    text = shown(value)
+    text = text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}…"
+    return f"{text} ({type(value).__name__})" if isinstance(value, (Tensor, np.ndarray)) else text
+
+
+def check_kind(value: object, kind: type | tuple[type, ...], name: str, expected: str) -> None:
+    """Raise unless `value` is an instance of `kind`, which is `expected` in words, with an example."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: expected {expected}, got {got(value)}")
+
+
+def check_process(process: object) -> None:
+    """Raise unless this is a process, by what it can: its class is made of what asks here."""
+    if isinstance(process, type) or not hasattr(process, "shape_changes"):
+        raise TypeError(f"process: expected a LinearDiffusion, such as ld.DDPM(shape), got {got(process)}")
+
+
+def check_function(f: object, name: str, expected: str) -> None:
+    """Raise unless `f` can be called and is no class, which would make an object of what it is given."""
+    if not callable(f) or isinstance(f, type):
+        raise TypeError(f"{name}: expected {expected}, got {got(f)}")
+
+
+def images_under(f: object, values: Tensor, name: str = "f") -> Tensor:
+    """f of some eigenvalues."""
+    check_function(f, name, "a function of eigenvalues λ")
+    images = f(values)  # type: ignore[operator]
+    if not isinstance(images, Tensor):
+        raise TypeError(f"{name}: expected a function that returns a tensor of the shape of λ, got {got(images)}")
+    return images
+
+
+def as_choice(value: Choice, choices: Collection[str], name: str, other: str = "") -> Choice:
+    """One of some names; `other` says what else the argument may be, for the message."""
+    if not isinstance(value, str) or value not in choices:
+        error = ValueError if isinstance(value, str) else TypeError
+        known = f"{'one of ' if len(choices) > 1 else ''}{', '.join(map(repr, choices))}"
+        raise error(f"{name}: expected {known}{other}, got {got(value)}")
+    return value
+
+
+def as_flag(value: object, name: str) -> bool:
+    """True or False: what else Python takes for true, as "no", is a mistake."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected True or False, got {got(value)}")
+    return bool(value)
+
+
+def as_list(values: object, name: str, expected: str) -> list[Any]:
+    """A list of what a sequence, an array or a tensor in a row holds; `expected` is that in words, with an example."""
+    if isinstance(values, (Tensor, np.ndarray)):
+        if values.ndim != 1 or (isinstance(values, Tensor) and values.is_meta):
+            raise TypeError(f"{name}: expected {expected}, got {got(values)}")
+        return list(values.tolist())
+    if not isinstance(values, Iterable) or isinstance(values, (str, bytes, dict, type)):
+        raise TypeError(f"{name}: expected {expected}, got {got(values)}")
+    return list(values)
 
 
 def as_shape(shape: Sequence[int] | int, name: str = "shape") -> Shape:
@@ -22,33 +105,70 @@ def as_shape(shape: Sequence[int] | int, name: str = "shape") -> Shape:
         return shape
     try:
         sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+        if any(isinstance(size, (bool, np.bool_)) for size in sizes):
+            raise TypeError
         result = tuple(operator.index(size) for size in sizes)
     except TypeError:
-        raise TypeError(f"{name}: expected a sequence of ints, got {shape!r}") from None
+        raise TypeError(f"{name}: expected a sequence of ints, such as (3, 64, 64), got {got(shape)}") from None
     if not result or any(size < 1 for size in result):
         raise ValueError(f"{name}: expected at least one size and all of them ≥ 1, got {result}")
     return result
 
 
+# ------------------------------------------------------------------------------------------------------------ tensors
+
+
+def check_tensor(x: object, name: str) -> None:
+    """Raise unless `x` is a tensor."""
+    if not isinstance(x, Tensor):
+        remedy = "; torch.as_tensor makes one" if isinstance(x, (np.ndarray, np.generic, list, tuple)) else ""
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}{remedy}")
+
+
 def check_event(x: Tensor, event: Shape, name: str) -> None:
     """Raise unless `x` has shape (*batch, *event) and holds real floating-point numbers."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
+        check_tensor(x, name)
     if x.shape[-len(event) :] != event:
         raise ValueError(f"{name}: expected shape (*batch, {', '.join(map(str, event))}), got {tuple(x.shape)}")
     check_real(x, name)
 
 
+def check_batch(x: Tensor, event: Shape, name: str) -> None:
+    """`check_event`, and that there is one batch dimension, as networks need it."""
+    check_event(x, event, name)
+    if x.ndim != len(event) + 1:
+        remedy = f"; {name}[None] is a batch of one" if x.ndim == len(event) else ""
+        raise ValueError(
+            f"{name}: expected a batch of shape (B, {', '.join(map(str, event))}), got {tuple(x.shape)}{remedy}"
+        )
+
+
 def check_real(x: Tensor, name: str) -> None:
     """Raise unless `x` holds real floating-point numbers."""
     if not x.is_floating_point():
-        remedy = "; give real and imaginary parts as channels (torch.view_as_real)" if x.is_complex() else ""
+        remedy = f"; {name}.float() is one"
+        if x.is_complex():
+            remedy = "; give real and imaginary parts as channels (torch.view_as_real)"
+        elif x.dtype == torch.uint8:
+            remedy = f"; images of 0…255 are meant to be {name} / 127.5 - 1"
         raise ValueError(f"{name}: expected a real floating-point tensor, got {x.dtype}{remedy}")
+
+
+def check_same_batch(x: Tensor, event: Shape, name: str, like: Tensor, like_event: Shape, like_name: str) -> None:
+    """Raise unless `x` is on the device of `like` and their batch dimensions broadcast."""
+    if x.device != like.device:
+        raise ValueError(f"{name}: expected a tensor on {like.device}, as {like_name}, got one on {x.device}")
+    batch, other = x.shape[: x.ndim - len(event)], like.shape[: like.ndim - len(like_event)]
+    try:
+        torch.broadcast_shapes(batch, other)  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        raise ValueError(f"{name}: expected a batch of {tuple(other)}, as {like_name}, got {tuple(batch)}") from None
 
 
 def check_finite(x: Tensor, name: str) -> None:
     """Raise if `x` has NaN or infinite entries; in a graph that is being compiled, values decide nothing."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or x.is_meta:
         return
     # A sum is finite only if all its terms are: one fast pass, and the slow one where it says no (or overflowed).
     if not bool(torch.isfinite(x.detach().sum())) and not bool(torch.isfinite(x).all()):
@@ -64,8 +184,9 @@ def as_constant(x: Tensor, name: str, *, allow_complex: bool = False) -> Tensor:
         ValueError: complex where only real numbers make sense, NaN or infinite, or a parameter that is being learned:
             what is factorised once cannot follow it.
     """
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
+    check_tensor(x, name)
+    if x.is_meta:
+        raise ValueError(f"{name}: expected a tensor with values, got one on the device meta")
     if x.is_complex() and not allow_complex:
         raise ValueError(f"{name}: expected real numbers, got {x.dtype}")
     check_constant(
@@ -80,9 +201,10 @@ def as_numbers(values: object, name: str) -> Tensor:
     if isinstance(values, Tensor):
         return as_constant(values, name)
     try:
-        return as_constant(torch.tensor(values, dtype=torch.float64), name)
+        numbers = torch.tensor(values, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{name}: expected a tensor of numbers, got {values!r}") from None
+        raise TypeError(f"{name}: expected a tensor of numbers, got {got(values)}") from None
+    return as_constant(numbers, name)
 
 
 def check_constant(x: object, name: str, remedy: str = "") -> None:
@@ -97,9 +219,11 @@ def check_constant(x: object, name: str, remedy: str = "") -> None:
 def as_index(value: SupportsIndex, low: int, high: int, name: str) -> int:
     """Normalise to an int in low…high (Python, NumPy and zero-dimensional torch integers)."""
     try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
         result = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}: expected an int, got {value!r}") from None
+    except (TypeError, RuntimeError):  # a meta tensor has no value
+        raise TypeError(f"{name}: expected an int, got {got(value)}") from None
     if not low <= result <= high:
         raise ValueError(f"{name}: expected {low} ≤ {name} ≤ {high}, got {result}")
     return result
@@ -107,11 +231,28 @@ def as_index(value: SupportsIndex, low: int, high: int, name: str) -> int:
 
 def as_number(value: object, name: str) -> float:
     """Normalise to a float (Python, NumPy and zero-dimensional torch numbers), NaN and infinities included."""
-    if isinstance(value, Tensor) and value.ndim == 0 and not value.is_complex():
+    if type(value) is float:
+        return value
+    if isinstance(value, Tensor) and value.ndim == 0 and not value.is_complex() and value.dtype != torch.bool:
+        if value.is_meta:
+            raise ValueError(f"{name}: expected a number, got a tensor without a value, on the device meta")
         return float(value)
-    if not isinstance(value, Real):
-        raise TypeError(f"{name}: expected a number, got {value!r}")
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected a number, got {got(value)}")
     return float(value)
+
+
+def as_positive(value: object, name: str) -> float:
+    """`as_number`, finite and above 0."""
+    number = as_number(value, name)
+    if not 0 < number < math.inf:
+        raise ValueError(f"{name}: expected a positive number, got {number}")
+    return number
+
+
+def as_numbers_in_a_row(values: object, name: str, example: str) -> list[float]:
+    """Numbers of a sequence, an array or a tensor, with an example of what is expected for the message."""
+    return [as_number(value, name) for value in as_list(values, name, f"numbers in a row, such as {example}")]
 
 
 def as_range(clip: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -120,11 +261,11 @@ def as_range(clip: tuple[float, float] | None) -> tuple[float, float] | None:
         return None
     try:
         low, high = clip
-        valid = bool(low < high)
+        valid = as_number(low, "clip") < as_number(high, "clip")
     except (TypeError, ValueError):
         valid = False
     if not valid:
-        raise ValueError(f"clip: expected (low, high) with low < high, such as (-1, 1), or None, got {clip!r}")
+        raise ValueError(f"clip: expected (low, high) with low < high, such as (-1, 1), or None, got {got(clip)}")
     return float(low), float(high)
 
 
@@ -149,6 +290,22 @@ def full_precision(x: Tensor) -> AbstractContextManager[object]:
     return torch.autocast(device, enabled=False) if active else _AS_IT_IS
 
 
+@overload
+def device_of(generator: torch.Generator) -> torch.device: ...
+@overload
+def device_of(generator: torch.Generator | None) -> torch.device | None: ...
+def device_of(generator: torch.Generator | None) -> torch.device | None:
+    """Where a generator draws; None, for torch's default, where there is none."""
+    if generator is None:
+        return None
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator: expected a torch.Generator, such as torch.Generator().manual_seed(0), or None, got "
+            f"{got(generator)}"
+        )
+    return generator.device
+
+
 def draw_noise(like: Tensor, noise: Tensor | None, generator: torch.Generator | None) -> Tensor:
     """Standard normal noise shaped like `like`: the one given (checked), or drawn from `generator`.
 
@@ -156,11 +313,13 @@ def draw_noise(like: Tensor, noise: Tensor | None, generator: torch.Generator | 
     device than `like`: the noise is drawn where the generator is, then moved.
     """
     if noise is not None:
+        if not isinstance(noise, Tensor):
+            check_tensor(noise, "noise")
         if noise.shape != like.shape:
             raise ValueError(f"noise: expected shape {tuple(like.shape)}, got {tuple(noise.shape)}")
         check_real(noise, "noise")
         return noise.to(like)
-    device = like.device if generator is None else generator.device
+    device = like.device if generator is None else device_of(generator)
     drawn = torch.randn(like.shape, generator=generator, dtype=torch.float32, device=device)
     return drawn if drawn.dtype == like.dtype and drawn.device == like.device else drawn.to(like)
 

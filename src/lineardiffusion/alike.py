@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape
+from lineardiffusion._checks import Shape, as_index, check_process, device_of
 
 if TYPE_CHECKING:
     from lineardiffusion.processes.base import LinearDiffusion
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def spans_of(process: LinearDiffusion) -> list[tuple[Shape, float, float]]:
     """The shape of x_t, t > 0, from one time on to, but without, another: from change to change. The last one ends with
     T + 1 where there are steps, and else contains T."""
+    check_process(process)
     steps = process.num_steps
     bounds = [*process.shape_changes(), process.end if steps is None else steps + 1]
     starts = [0 if steps is None else 1, *bounds[:-1]]
@@ -30,7 +31,8 @@ def draw_alike(process: LinearDiffusion, t: float, count: int, generator: torch.
     Raises:
         ValueError: t outside (0, T].
     """
-    t = process.time(t, low="above")
+    check_process(process)
+    t, count = process.time(t, low="above"), as_index(count, 0, 2**31, "count")
     changes = process.shape_changes()
     if process.num_steps is None:
         if t in changes:
@@ -44,7 +46,7 @@ def draw_alike(process: LinearDiffusion, t: float, count: int, generator: torch.
         same = [(start, stop) for shape, start, stop in spans_of(process) if shape == process.shape(t)]
         ranges = [(start + (start in changes), stop) for start, stop in same]
     alike = torch.cat([torch.arange(start, stop) for start, stop in ranges])
-    device = None if generator is None else generator.device
+    device = device_of(generator)
     picks = torch.randint(len(alike), (count,), generator=generator, device=device)
     return alike[picks.cpu()]
 
@@ -69,6 +71,7 @@ def group_by_shape(process: LinearDiffusion, t: Tensor) -> list[Tensor]:
         >>> ld.times.group_by_shape(p, torch.tensor([5, 900, 6, 751]))
         [tensor([0, 2]), tensor([1]), tensor([3])]
     """
+    check_process(process)
     process.times(t, low="above")
     if not process.shape_changes():
         return [torch.arange(len(t))]
@@ -80,6 +83,6 @@ def group_by_shape(process: LinearDiffusion, t: Tensor) -> list[Tensor]:
 
 def uniform_numbers(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
     """Uniform in [0, 1), float64 on the CPU."""
-    device = None if generator is None else generator.device
+    device = device_of(generator)
     wide = torch.float32 if device is not None and device.type == "mps" else torch.float64
     return torch.rand(shape, generator=generator, device=device, dtype=wide).cpu().double()

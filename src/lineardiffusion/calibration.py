@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import as_index, as_range, check_event, compute_dtype
+from lineardiffusion._checks import as_flag, as_index, as_range, check_batch, check_kind, compute_dtype
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.operators.spectral import cosine_coefficients
 from lineardiffusion.residual import Pair, Residual
@@ -71,12 +71,14 @@ def calibrate(
         {(76, 67): (1, 8, 8)}
         >>> sampler = ld.AncestralSampler(d, steps=10, residual=residual)
     """
+    check_kind(denoiser, Denoiser, "denoiser", "an ld.Denoiser")
     process = denoiser.process
-    check_event(images, process.shape(0), "images")
-    if images.ndim != len(process.shape(0)) + 1 or len(images) == 0:
-        raise ValueError(
-            f"images: expected shape (N, {', '.join(map(str, process.shape(0)))}), got {tuple(images.shape)}"
-        )
+    check_batch(images, process.shape(0), "images")
+    if len(images) == 0:
+        raise ValueError(f"images: expected at least one, got shape {tuple(images.shape)}")
+    process.check_data(images, "images")
+    batch_size = as_index(batch_size, 1, 2**31, "batch_size")
+    shape_changes_only = as_flag(shape_changes_only, "shape_changes_only")
     clip, rank = as_range(clip), as_index(rank, 0, 2**31, "rank")
     pairs = [
         (t, s)

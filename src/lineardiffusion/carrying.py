@@ -82,6 +82,7 @@ class Carrier:
         return self._maps.get((r, s), lambda: self._map(r, s))
 
     def _map(self, r: float, s: float) -> _Map:
+        r, s = self.process.time(r, "r"), self.process.time(s, "s")
         operator = self.process.degradation(min(r, s), max(r, s))
         if isinstance(operator, Identity):
             return _Map(None, operator)

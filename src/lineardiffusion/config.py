@@ -16,6 +16,7 @@ Examples:
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
@@ -23,6 +24,8 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+
+from lineardiffusion._checks import shown
 
 C = TypeVar("C", bound="Configured")
 
@@ -70,14 +73,14 @@ class Configured:
         return hash((type(self), _hash(self.arguments())))
 
     def __repr__(self) -> str:
-        shown, parameters = [], _parameters(type(self))
+        parts, parameters = [], _parameters(type(self))
         for name, value in self.arguments().items():
             default = parameters[name].default
             if default is inspect.Parameter.empty and parameters[name].kind is not inspect.Parameter.KEYWORD_ONLY:
-                shown.append(_show(value))
+                parts.append(shown(value))
             elif not _same(value, default):
-                shown.append(f"{name}={_show(value)}")
-        return f"{self._config_name.rpartition('.')[2] or type(self).__name__}({', '.join(shown)})"
+                parts.append(f"{name}={shown(value)}")
+        return f"{self._config_name.rpartition('.')[2] or type(self).__name__}({', '.join(parts)})"
 
 
 def configured(name: str, without: Sequence[str] = ()) -> Callable[[type[C]], type[C]]:
@@ -134,7 +137,10 @@ def _build(config: Mapping[str, Any], extras: Mapping[str, object], taken: set[s
     name = config.get("type")
     kind = _REGISTRY.get(name) if isinstance(name, str) else None
     if kind is None:
-        raise ValueError(f"type: expected one of {', '.join(sorted(_REGISTRY))}, got {name!r}")
+        near = [known for known in _REGISTRY if str(name).lower() == known.rpartition(".")[2].lower()]
+        near = near or difflib.get_close_matches(str(name), _REGISTRY, 1)
+        remedy = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"type: expected one of {', '.join(sorted(_REGISTRY))}, got {name!r}{remedy}")
     parameters, arguments = _parameters(kind), {key: value for key, value in config.items() if key != "type"}
     for key in arguments:
         if key not in parameters:
@@ -168,7 +174,7 @@ def _plain(value: object, name: str) -> object:
         return [_plain(item, name) for item in value]
     raise TypeError(
         f"{name}: expected numbers, strings, sequences of them, or an object with a configuration, got "
-        f"{_show(value)}; derive its class from lineardiffusion.config.Configured, or keep the code that makes it"
+        f"{shown(value)}; derive its class from lineardiffusion.config.Configured, or keep the code that makes it"
     )
 
 
@@ -216,15 +222,3 @@ def _hash(value: object) -> int:
         return hash(value)
     except TypeError:
         return 0
-
-
-def _show(value: object) -> str:
-    if isinstance(value, (Tensor, np.ndarray)) and value.ndim:
-        return f"<{' × '.join(map(str, value.shape))} numbers>"
-    if isinstance(value, (list, tuple)) and len(value) > 8:
-        return f"[{_show(value[0])}, {_show(value[1])}, …, {_show(value[-1])}]"
-    if isinstance(value, torch.nn.Module) and not isinstance(value, Configured):
-        return type(value).__name__
-    if inspect.isroutine(value):
-        return value.__name__
-    return repr(value)

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lineardiffusion._checks import as_index
+from lineardiffusion._checks import as_index, as_positive, images_under
 from lineardiffusion.krylov import KrylovSpace, SpectralFunction
 
 _VANISHING = 1e-3  # c
@@ -79,10 +79,8 @@ def resolve_options(tol: float | None, max_iterations: int | None) -> Options:
         ValueError: a tolerance that is not positive, or fewer than one iteration.
     """
     current = _OPTIONS.get()
-    if tol is not None and not 0 < tol < math.inf:
-        raise ValueError(f"tol: expected a positive number, got {tol}")
     return current._replace(
-        tol=current.tol if tol is None else float(tol),
+        tol=current.tol if tol is None else as_positive(tol, "tol"),
         max_iterations=current.max_iterations
         if max_iterations is None
         else as_index(max_iterations, 1, 2**31, "max_iterations"),
@@ -265,7 +263,7 @@ def _images(f: SpectralFunction, space: KrylovSpace) -> Tensor:
     values = space.eigen[0]
     cutoff = 4 * torch.finfo(space.basis.dtype).eps * values.abs().amax(-1, keepdim=True)
     values = torch.where(values.abs() > cutoff, values, 0)
-    images = f(values)
+    images = images_under(f, values)
     if not bool(images.isfinite().all()):
         worst = float(values[~images.isfinite()].flatten()[0])
         raise ValueError(

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_number, check_constant
+from lineardiffusion._checks import Shape, as_number, as_positive, check_constant, check_function, check_kind, got
 from lineardiffusion.convergence import for_noise
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import GramMap, LinearOperator
@@ -150,6 +150,8 @@ class GramCovariance(Covariance):
     """
 
     def __init__(self, operator: LinearOperator, variance: SpectralFunction = _identity) -> None:
+        check_kind(operator, LinearOperator, "operator", "a LinearOperator M")
+        check_function(variance, "variance", "a function of eigenvalues λ")
         super().__init__(in_shape=operator.in_shape, out_shape=operator.in_shape)
         self.operator = operator
         self.variance = variance
@@ -268,8 +270,7 @@ class Multiple(Covariance):
     """
 
     def __init__(self, covariance: Covariance, sigma: float) -> None:
-        if not 0 < sigma < math.inf:
-            raise ValueError(f"sigma: expected a positive number, got {sigma}")
+        sigma = as_positive(sigma, "sigma")
         super().__init__(covariance.in_shape, covariance.in_shape)
         self.covariance, self.sigma = covariance, sigma
 
@@ -380,7 +381,7 @@ def as_noise_level(level: NoiseLevel, shape: Shape, name: str, at: str = "") -> 
     try:
         number = as_number(level, name)
     except TypeError:
-        raise TypeError(f"{name}: expected a number or a Covariance{at}, got {level!r}") from None
+        raise TypeError(f"{name}: expected a number or a Covariance{at}, got {got(level)}") from None
     if not 0 <= number < math.inf:
         raise ValueError(f"{name}: expected a finite number ≥ 0{at}, got {number}")
     return number

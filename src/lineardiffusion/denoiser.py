@@ -12,11 +12,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from lineardiffusion._checks import Shape, check_event, compute_dtype, in_dtype, is_batch
+from lineardiffusion._checks import (
+    Shape,
+    as_choice,
+    check_batch,
+    check_event,
+    check_function,
+    check_kind,
+    check_tensor,
+    compute_dtype,
+    in_dtype,
+    is_batch,
+)
 from lineardiffusion.carrying import Carrier, Lift
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.descriptions import description, differences
-from lineardiffusion.networks import accepts_size, as_tensor, of_shape
+from lineardiffusion.networks import accepts_size, as_tensor, of_shape, refusal
 from lineardiffusion.predictions import (
     Clean,
     Data,
@@ -102,8 +113,8 @@ class Denoiser(nn.Module, Configured):
         _check_kinds(network, process)
         self.prediction = as_prediction(prediction)
         self.time_input = as_time_input(self.prediction.time_input if time_input is None else time_input)
-        if lift is not None and lift not in get_args(Lift):
-            raise ValueError(f"lift: expected None or 'pseudoinverse', got {lift!r}")
+        if lift is not None:
+            as_choice(lift, get_args(Lift), "lift", other=" or None")
         self.prediction.check(process)
         changes = bool(process.shape_changes())
         if changes and self.prediction.keeps_shape and lift is None:
@@ -191,8 +202,9 @@ class Denoiser(nn.Module, Configured):
         """ĉ_s from ĉ_r (`lineardiffusion.carrying`).
 
         Raises:
-            ValueError: the shape grows from r to s, and there is no lift.
+            ValueError: times out of range, or the shape grows from r to s, and there is no lift.
         """
+        check_tensor(clean, "clean")
         return self._carrier(clean, r, s)
 
     def output(self, x_t: Tensor, t: float | Tensor, **conditioning: Any) -> Tensor:
@@ -208,6 +220,8 @@ class Denoiser(nn.Module, Configured):
     ) -> Tensor:
         """`output` at checked times, with the shapes of x_t and of what the network is to return."""
         check_event(x_t, shape, "x_t")
+        if x_t.ndim != len(shape) + 1:
+            check_batch(x_t, shape, "x_t")
         dtype = compute_dtype(x_t.dtype)
         work = in_dtype(x_t, dtype)
         weight = first_weight(self.network) if isinstance(self.network, nn.Module) else None
@@ -217,11 +231,15 @@ class Denoiser(nn.Module, Configured):
             given = combine(self.prediction.input_scale(*levels(self.process, t, work.device)), work, 0.0, work)
         time = time_given(self.time_input, self.process, t, work, compute_dtype(given_dtype))
         size = {"size": expected[1:]} if self.takes_size else {}
-        output = of_shape(
-            as_tensor(self.network(in_dtype(given, given_dtype), time, **size, **conditioning)),
-            (x_t.shape[0], *expected),
-        )
-        return in_dtype(output, dtype)
+        given = in_dtype(given, given_dtype)
+        try:
+            answer = self.network(given, time, **size, **conditioning)
+        except (TypeError, RuntimeError) as error:
+            reason = refusal(self.network, given, weight, {**size, **conditioning})
+            if reason is None:
+                raise
+            raise reason from error
+        return in_dtype(of_shape(as_tensor(answer), (x_t.shape[0], *expected)), dtype)
 
     # ------------------------------------------------------------------ times
 
@@ -256,7 +274,8 @@ class Denoiser(nn.Module, Configured):
     def _shapes(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Shape, Shape]:
         """Times, checked, and the shapes of x_t and of what the network is to return."""
         process, time = self.process, self.prediction.time
-        t = process.times(t, x_t.shape[0], low="above")
+        check_tensor(x_t, "x_t")
+        t = process.times(t, len(x_t) if x_t.ndim else None, low="above")
         if not process.shape_changes():
             return t, process.shape(0), process.shape(0)
         pairs = {(process.shape(u), process.shape(time(process, u))) for u in set(t.tolist())}
@@ -287,6 +306,7 @@ class Denoiser(nn.Module, Configured):
         return description(self)
 
     def set_extra_state(self, state: Tensor) -> None:
+        check_tensor(state, "state")
         found = differences(self.get_extra_state(), state)
         if found:
             raise ValueError(
@@ -314,7 +334,5 @@ def first_weight(module: nn.Module) -> Tensor | None:
 def _check_kinds(network: object, process: object) -> None:
     if isinstance(network, LinearDiffusion) and not isinstance(process, LinearDiffusion):
         raise TypeError("network, process: expected ld.Denoiser(network, process), got them in the other order")
-    if not callable(network) or isinstance(network, type):
-        raise TypeError(f"network: expected a module or another function of (x, time), got {network!r}")
-    if not isinstance(process, LinearDiffusion):
-        raise TypeError(f"process: expected a LinearDiffusion, such as ld.DDPM(shape), got {process!r}")
+    check_function(network, "network", "a module or another function of (x, time)")
+    check_kind(process, LinearDiffusion, "process", "a LinearDiffusion, such as ld.DDPM(shape)")

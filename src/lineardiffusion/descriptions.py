@@ -9,6 +9,7 @@ import json
 import torch
 from torch import Tensor
 
+from lineardiffusion._checks import got
 from lineardiffusion.config import Configured
 from lineardiffusion.processes.base import LinearDiffusion
 
@@ -19,8 +20,15 @@ def description(value: object) -> Tensor:
 
 
 def differences(expected: Tensor, found: Tensor) -> list[str]:
-    """Where a `description` is not another, as "name: expected …, got …"."""
-    here, there = (json.loads(bytes(tensor.tolist())) for tensor in (expected, found))
+    """Where a `description` is not another, as "name: expected …, got …".
+
+    Raises:
+        ValueError: what was found is none.
+    """
+    try:
+        here, there = (dict(json.loads(bytes(tensor.tolist()))) for tensor in (expected, found))
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"state: expected the description of a denoiser, got {got(found)}, which is none") from None
     return [
         f"{name}: expected {_short(here.get(name))}, got {_short(there.get(name))}"
         for name in {**here, **there}

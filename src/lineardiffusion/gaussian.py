@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import check_event, check_real, draw_noise
+from lineardiffusion._checks import check_event, check_kind, check_same_batch, draw_noise
 from lineardiffusion.covariance import Covariance, NoiseLevel, as_covariance, as_noise_level
 from lineardiffusion.operators.base import LinearOperator
 
@@ -17,6 +17,9 @@ from lineardiffusion.operators.base import LinearOperator
 class Gaussian:
     """N(mean, covariance) on events; the mean has shape (*batch, *event).
 
+    Raises:
+        TypeError, ValueError: no covariance, or a mean that does not fit it.
+
     Attributes:
         mean: with shape (*batch, *event).
         covariance: a symmetric operator on events with `sqrt`, `solve` and `logdet`.
@@ -24,6 +27,10 @@ class Gaussian:
 
     mean: Tensor
     covariance: Covariance
+
+    def __post_init__(self) -> None:
+        check_kind(self.covariance, Covariance, "covariance", "a Covariance, such as ld.GramCovariance(operator)")
+        check_event(self.mean, self.covariance.in_shape, "mean")
 
     def sample(self, noise: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
         """mean + Σ^{1/2} noise, with standard normal noise of the mean's shape where none is given."""
@@ -38,6 +45,7 @@ class Gaussian:
         """
         event = self.covariance.in_shape
         check_event(x, event, "x")
+        check_same_batch(x, event, "x", self.mean, event, "the mean")
         difference = _wide(x) - _wide(self.mean)
         dims = tuple(range(-len(event), 0))
         mahalanobis = (difference * self.covariance.solve(difference)).sum(dims)
@@ -66,6 +74,7 @@ class GaussianMarginal:
     sigma: NoiseLevel
 
     def __post_init__(self) -> None:
+        check_kind(self.operator, LinearOperator, "operator", "a LinearOperator M_{1:t}")
         object.__setattr__(self, "sigma", as_noise_level(self.sigma, self.operator.out_shape, "sigma"))
 
     def mean(self, x0: Tensor) -> Tensor:
@@ -89,7 +98,7 @@ class GaussianMarginal:
         if self.sigma == 0:
             raise ValueError("log_prob: expected sigma > 0, got 0: the marginal has no density")
         covariance = as_covariance(self.sigma, self.operator.out_shape)
-        check_real(x0, "x0")
+        check_event(x0, self.operator.in_shape, "x0")
         return Gaussian(self.mean(_wide(x0)), covariance).log_prob(x)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lineardiffusion._checks import compute_dtype
+from lineardiffusion._checks import as_number, as_numbers, check_kind, compute_dtype, got
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.networks import as_tensor
@@ -24,9 +24,8 @@ class GuidedDenoiser(Denoiser):
     """`guided`"""
 
     def __init__(self, denoiser: Denoiser, scale: float, null: Mapping[str, Any]) -> None:
-        if not isinstance(denoiser, Denoiser):
-            raise TypeError(f"denoiser: expected a Denoiser, got {denoiser!r}")
-        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not math.isfinite(scale):
+        check_kind(denoiser, Denoiser, "denoiser", "an ld.Denoiser")
+        if not math.isfinite(as_number(scale, "scale")):
             raise ValueError(f"scale: expected a finite number, got {scale!r}")
         if not isinstance(null, Mapping) or not null:
             raise TypeError(f"null: expected the conditioning that means none, such as {{'y': 1000}}, got {null!r}")
@@ -45,7 +44,10 @@ class _Guided(nn.Module):
     def __init__(self, denoiser: Denoiser, scale: float, null: Mapping[str, Any]) -> None:
         super().__init__()
         self.denoiser, self.scale, self.null = denoiser, scale, dict(null)
-        self._rows = {name: torch.as_tensor(value) for name, value in null.items()}
+        self._rows = {
+            name: value if isinstance(value, Tensor) else as_numbers(value, f"null[{name!r}]")
+            for name, value in null.items()
+        }
 
     def forward(self, x: Tensor, time: Tensor, **conditioning: Any) -> Tensor:
         missing = self.null.keys() - conditioning.keys()
@@ -61,10 +63,16 @@ class _Guided(nn.Module):
         if name not in self.null:
             return torch.cat([value, value]) if rows else value
         if not rows:
-            got = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
-            raise ValueError(f"{name}: expected a tensor with a row for each of {count} samples, got {got}")
+            raise ValueError(f"{name}: expected a tensor with a row for each of {count} samples, got {got(value)}")
         none = self._rows[name] = self._rows[name].to(value)  # kept where it is needed
-        return torch.cat([value, none.expand_as(value)])
+        try:
+            nones = none.expand_as(value)
+        except RuntimeError:
+            raise ValueError(
+                f"null: expected a number or a tensor that broadcasts to the shape of {name}, {tuple(value.shape)}, "
+                f"got {got(none)}"
+            ) from None
+        return torch.cat([value, nones])
 
 
 def guided(denoiser: Denoiser, scale: float, null: Mapping[str, Any]) -> GuidedDenoiser:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_number, check_event, compute_dtype
+from lineardiffusion._checks import Shape, as_number, check_event, check_same_batch, compute_dtype
 from lineardiffusion.covariance import (
     FEASIBILITY,
     Covariance,
@@ -118,9 +118,12 @@ class MarkovKernel:
             or type(mean_s) is not Tensor
             or x_t.shape[-self._rows :] != self.operator.out_shape
             or mean_s.shape[-self._columns :] != self.operator.in_shape
+            or x_t.shape[: -self._rows] != mean_s.shape[: -self._columns]
+            or x_t.device != mean_s.device
         ):
             check_event(x_t, self.operator.out_shape, "x_t")
             check_event(mean_s, self.operator.in_shape, "mean_s")
+            check_same_batch(mean_s, self.operator.in_shape, "mean_s", x_t, self.operator.out_shape, "x_t")
         if self.sigma_s == 0:
             return mean_s if self.scale == 1 else self.scale * mean_s
         prepared = self._for(x_t)

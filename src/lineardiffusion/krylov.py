@@ -19,7 +19,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import check_finite, check_real, compute_dtype
+from lineardiffusion._checks import as_index, check_finite, check_real, check_tensor, compute_dtype
 
 Matvec = Callable[[Tensor], Tensor]
 SpectralFunction = Callable[[Tensor], Tensor]
@@ -134,8 +134,7 @@ def krylov_spaces(matvec: Matvec, v: Tensor, event_ndim: int) -> tuple[Tensor, I
         ValueError: v has no samples, or is not finite; `event_ndim` out of range;
             or `matvec` changes the shape.
     """
-    if not 1 <= event_ndim <= v.ndim:
-        raise ValueError(f"event_ndim: expected 1 ≤ event_ndim ≤ v.ndim = {v.ndim}, got {event_ndim}")
+    event_ndim = as_index(event_ndim, 1, v.ndim, "event_ndim")
     if v.numel() == 0:
         raise ValueError(f"v: expected at least one vector, got an empty batch of shape {tuple(v.shape)}")
     check_finite(v, "v")
@@ -150,6 +149,7 @@ def krylov_spaces(matvec: Matvec, v: Tensor, event_ndim: int) -> tuple[Tensor, I
 
     def product(q: Tensor) -> Tensor:
         result = matvec(q)
+        check_tensor(result, "matvec")
         if result.shape != q.shape:
             raise ValueError(f"matvec: expected a result of shape {tuple(q.shape)}, got {tuple(result.shape)}")
         check_real(result, "matvec")

@@ -18,7 +18,15 @@ from typing import Literal, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, compute_dtype
+from lineardiffusion._checks import (
+    Shape,
+    as_flag,
+    check_function,
+    check_real,
+    check_tensor,
+    compute_dtype,
+    images_under,
+)
 from lineardiffusion.convergence import LanczosInfo, Measure, resolve_options
 from lineardiffusion.krylov import Matvec, SpectralFunction, krylov_spaces
 from lineardiffusion.matrix_function import apply_function
@@ -93,8 +101,11 @@ def lanczos_function(
         tensor([1.0000, 2.0000, 3.0000])
     """
     options = resolve_options(tol, max_iterations)
-    if not isinstance(v, Tensor) or not v.is_floating_point():
-        raise ValueError(f"v: expected a real floating-point tensor, got {getattr(v, 'dtype', type(v).__name__)}")
+    check_function(matvec, "matvec", "a function x ↦ A x")
+    check_function(f, "f", "a function of eigenvalues")
+    check_tensor(v, "v")
+    check_real(v, "v")
+    return_info = as_flag(return_info, "return_info")
     work = v.to(compute_dtype(v.dtype))
     result, info = apply_function(matvec, work, f, event_ndim, options)
     return (result.to(v.dtype), info) if return_info else result.to(v.dtype)
@@ -149,6 +160,8 @@ def lanczos_sqrt(
         >>> torch.allclose(half @ half, covariance, atol=1e-6)
         True
     """
+    check_tensor(v, "v")
+    check_function(matvec, "matvec", "a function x ↦ A x")
     rounding = 100 * torch.finfo(compute_dtype(v.dtype)).eps if v.is_floating_point() else 0.0
 
     def sqrt(values: Tensor) -> Tensor:
@@ -244,7 +257,7 @@ def _ratio(x: Tensor, in_shape: Shape, y: Tensor, out_shape: Shape) -> Tensor:
 def _at_zero(f: SpectralFunction) -> Tensor | None:
     """f(0), or None where f has no finite value there or refuses, as the inverse of a covariance does."""
     try:
-        value = f(torch.zeros((), dtype=torch.float64))
+        value = images_under(f, torch.zeros((), dtype=torch.float64))
     except ValueError:
         return None
     return value if bool(value.isfinite()) else None

@@ -19,7 +19,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import check_event, compute_dtype, draw_noise, is_batch
+from lineardiffusion._checks import (
+    as_positive,
+    check_batch,
+    check_function,
+    check_kind,
+    compute_dtype,
+    draw_noise,
+    got,
+    is_batch,
+)
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.predictions import ProcessPrediction, combine, levels
 
@@ -37,7 +46,7 @@ class MinSNR:
     gamma: float = 5.0
 
     def __post_init__(self) -> None:
-        _check_positive(self.gamma, "gamma")
+        as_positive(self.gamma, "gamma")
 
     def __call__(self, snr: Tensor) -> Tensor:
         return snr.clamp(max=self.gamma)
@@ -54,7 +63,7 @@ class MaxSNR:
     gamma: float = 5.0
 
     def __post_init__(self) -> None:
-        _check_positive(self.gamma, "gamma")
+        as_positive(self.gamma, "gamma")
 
     def __call__(self, snr: Tensor) -> Tensor:
         return snr.clamp(min=self.gamma)
@@ -125,15 +134,10 @@ class EDM:
     sigma_data: float = 0.5
 
     def __post_init__(self) -> None:
-        _check_positive(self.sigma_data, "sigma_data")
+        as_positive(self.sigma_data, "sigma_data")
 
     def __call__(self, snr: Tensor) -> Tensor:
         return snr + 1 / self.sigma_data**2
-
-
-def _check_positive(value: float, name: str) -> None:
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name}: expected a positive number, got {value}")
 
 
 def denoising_loss(
@@ -170,9 +174,10 @@ def denoising_loss(
         >>> ld.denoising_loss(d, torch.zeros(4, 1, 8, 8), t).shape
         torch.Size([4])
     """
+    check_kind(denoiser, Denoiser, "denoiser", "an ld.Denoiser, made by ld.Denoiser(network, process, prediction)")
     process, prediction = denoiser.process, denoiser.prediction
     weighting = MinSNR() if weighting is None else _as_weighting(weighting)
-    check_event(x0, process.shape(0), "x0")
+    check_batch(x0, process.shape(0), "x0")
     x0 = x0.to(compute_dtype(x0.dtype))
     if is_batch(t):
         t = t.cpu() if process.shape_changes() else t  # where its values are needed they are waited for once
@@ -193,14 +198,20 @@ def denoising_loss(
     error = error.square().flatten(1).mean(1)
     ratio = a / sigma if isinstance(a, Tensor) else error.new_full((1,), math.sqrt(process.snr(t)))
     _, q = prediction.estimate(a, sigma)
-    return (weighting(ratio**2) * q**2).to(error) * error
+    return (_weights(weighting, ratio**2) * q**2).to(error) * error
+
+
+def _weights(weighting: Weighting, snr: Tensor) -> Tensor:
+    weights = weighting(snr)
+    if not isinstance(weights, Tensor) or weights.shape not in (snr.shape, ()):
+        raise TypeError(
+            f"weighting: expected a function that returns a tensor of the shape of the SNR, {tuple(snr.shape)}, got "
+            f"{got(weights)}"
+        )
+    return weights
 
 
 def _as_weighting(weighting: Any) -> Weighting:
-    if not callable(weighting) or isinstance(weighting, type):
-        given = f"the class {weighting.__name__}" if isinstance(weighting, type) else repr(weighting)
-        raise TypeError(
-            "weighting: expected a function of the SNR, such as ld.MinSNR(5.0), ld.SNR(), ld.Uniform(), ld.Velocity() "
-            f"or ld.Flow(), got {given}"
-        )
+    expected = "a function of the SNR, such as ld.MinSNR(5.0), ld.SNR(), ld.Uniform(), ld.Velocity() or ld.Flow()"
+    check_function(weighting, "weighting", expected)
     return weighting  # type: ignore[no-any-return]

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from lineardiffusion._checks import check_kind
 from lineardiffusion.covariance import (
     Covariance,
     GramCovariance,
@@ -106,5 +107,6 @@ def ddim_kernel(
 
 
 def _noise_levels(operator: LinearOperator, sigma_s: NoiseLevel, sigma_t: NoiseLevel) -> tuple[NoiseLevel, NoiseLevel]:
+    check_kind(operator, LinearOperator, "operator", "a LinearOperator M_{s→t}")
     level_s = as_noise_level(sigma_s, operator.in_shape, "sigma_s")
     return level_s, as_noise_level(sigma_t, operator.out_shape, "sigma_t")

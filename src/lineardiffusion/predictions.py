@@ -27,7 +27,6 @@ References:
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias, TypeVar, cast
@@ -35,7 +34,7 @@ from typing import Any, ClassVar, TypeAlias, TypeVar, cast
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import column, is_batch, to_device
+from lineardiffusion._checks import as_positive, column, got, is_batch, to_device
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.processes.base import LinearDiffusion
 
@@ -201,8 +200,7 @@ class EDMPrediction(_Mixture):
     scales_input: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma_data < math.inf:
-            raise ValueError(f"sigma_data: expected a positive number, got {self.sigma_data}")
+        as_positive(self.sigma_data, "sigma_data")
 
     def estimate(self, a: Level, sigma: Level) -> Coefficients:
         total = self._total(a, sigma)
@@ -241,8 +239,7 @@ class ColouredNoise(ProcessPrediction):
     rms: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.rms < math.inf:
-            raise ValueError(f"rms: expected a positive number, got {self.rms}")
+        as_positive(self.rms, "rms")
 
     def time(self, process: LinearDiffusion, t: Time) -> Time:
         return t
@@ -292,7 +289,7 @@ def as_prediction(prediction: str | Prediction) -> Prediction:
     if not isinstance(prediction, str):
         raise TypeError(
             f"prediction: expected one of {list(PREDICTIONS)} or an object such as ld.EDMPrediction(sigma_data=0.5), "
-            f"got {prediction!r}"
+            f"got {got(prediction)}"
         )
     if prediction not in PREDICTIONS:
         name = _OTHER_NAMES.get(prediction.lower().replace("-", "_"))

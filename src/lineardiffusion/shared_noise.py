@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_number, check_event, compute_dtype
+from lineardiffusion._checks import Shape, as_number, check_event, check_same_batch, compute_dtype
 from lineardiffusion.covariance import (
     FEASIBILITY,
     Covariance,
@@ -68,6 +68,8 @@ class SharedNoiseKernel:
         """In at least single precision."""
         for value, name in ((x_t, "x_t"), (mean_t, "mean_t"), (mean_s, "mean_s")):
             check_event(value, self.shape, name)
+            if value.shape != x_t.shape or value.device != x_t.device:
+                check_same_batch(value, self.shape, name, x_t, self.shape, "x_t")
         dtype = compute_dtype(mean_s.dtype)
         return torch.add(mean_s.to(dtype), x_t.to(dtype) - mean_t.to(dtype), alpha=self.gamma)
 

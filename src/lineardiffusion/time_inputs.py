@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import as_number, to_device
+from lineardiffusion._checks import as_choice, as_number, got, to_device
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.predictions import levels
 from lineardiffusion.processes.base import LinearDiffusion
@@ -62,10 +62,8 @@ class NoiseLevel(Configured):
 
 def as_time_input(time_input: Any) -> TimeInput:
     """What it is, checked."""
-    if not callable(time_input) and time_input not in get_args(Name):
-        raise ValueError(
-            f"time_input: expected one of {get_args(Name)}, or a function of the process and t, got {time_input!r}"
-        )
+    if not callable(time_input) or isinstance(time_input, type):
+        as_choice(time_input, get_args(Name), "time_input", other=", or a function of the process and t")
     return time_input  # type: ignore[no-any-return]
 
 
@@ -76,8 +74,9 @@ def time_given(time_input: TimeInput, process: LinearDiffusion, t: float | Tenso
     if callable(time_input):
         value: float | Tensor = time_input(process, there if isinstance(there, Tensor) else _rows(there, x))
         if not isinstance(value, Tensor) or value.shape[:1] != x.shape[:1]:
-            got = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
-            raise ValueError(f"time_input: expected a function that returns a tensor ({x.shape[0]}, …), got {got}")
+            raise ValueError(
+                f"time_input: expected a function that returns a tensor ({x.shape[0]}, …), got {got(value)}"
+            )
     elif time_input in ("log_snr", "edm"):
         a, sigma = levels(process, t, x.device)
         value = 2 * (_log(a) - _log(sigma)) if time_input == "log_snr" else (_log(sigma) - _log(a)) / 4

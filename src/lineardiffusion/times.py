@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_index, as_number
+from lineardiffusion._checks import (
+    Shape,
+    as_index,
+    as_number,
+    as_numbers_in_a_row,
+    as_positive,
+    check_process,
+    device_of,
+)
 from lineardiffusion.alike import draw_alike as draw_alike
 from lineardiffusion.alike import group_by_shape as group_by_shape
 from lineardiffusion.alike import spans_of, uniform_numbers
@@ -78,14 +86,14 @@ class ByShape(TimeSampler):
             raise ValueError(f"shape_change_fraction: expected a number in (0, 1), got {fraction}")
 
     def sample(self, process: LinearDiffusion, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
-        count = as_index(batch_size, 1, 2**31, "batch_size")
+        count = _count(process, batch_size)
         return draw_alike(process, self._first(process, generator), count, generator)
 
     def _first(self, process: LinearDiffusion, generator: torch.Generator | None) -> float:
         last, changes = process.num_steps, []
         if self.shape_change_fraction is not None:
             changes = self._changes(process)
-            device = None if generator is None else generator.device
+            device = device_of(generator)
             if float(torch.rand((), generator=generator, device=device)) < self.shape_change_fraction:
                 return changes[_integer(len(changes), generator)]
         if last is None:
@@ -161,12 +169,12 @@ class Mixed(TimeSampler):
         as_index(self.groups, 1, 2**31, "groups")
         if self.shares is None:
             return
-        shares = [as_number(share, "shares") for share in self.shares]
+        shares = as_numbers_in_a_row(self.shares, "shares", "[2, 1, 1]")
         if not all(0 <= share < math.inf for share in shares) or not sum(shares) > 0:
             raise ValueError(f"shares: expected finite numbers ≥ 0, not all of them 0, got {self.shares}")
 
     def sample(self, process: LinearDiffusion, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
-        count = as_index(batch_size, 1, 2**31, "batch_size")
+        count = _count(process, batch_size)
         if count % self.groups:
             raise ValueError(f"groups: expected a divisor of batch_size = {count}, got {self.groups}")
         first, time = float(uniform_numbers((), generator)), self._quantiles(process)
@@ -210,7 +218,7 @@ class Uniform(TimeSampler):
     """
 
     def sample(self, process: LinearDiffusion, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
-        count = as_index(batch_size, 1, 2**31, "batch_size")
+        count = _count(process, batch_size)
         return _at_fractions(process, 1 - uniform_numbers((count,), generator))
 
 
@@ -224,12 +232,10 @@ class Normal(TimeSampler):
     def __post_init__(self) -> None:
         if not math.isfinite(as_number(self.mean, "mean")):
             raise ValueError(f"mean: expected a finite number, got {self.mean}")
-        if not 0 < as_number(self.std, "std") < math.inf:
-            raise ValueError(f"std: expected a positive number, got {self.std}")
+        as_positive(self.std, "std")
 
-    def _normal(self, batch_size: int, generator: torch.Generator | None) -> Tensor:
-        count = as_index(batch_size, 1, 2**31, "batch_size")
-        device = None if generator is None else generator.device
+    def _normal(self, count: int, generator: torch.Generator | None) -> Tensor:
+        device = device_of(generator)
         return self.mean + self.std * torch.randn(count, generator=generator, device=device).cpu().double()
 
 
@@ -249,7 +255,7 @@ class LogitNormal(Normal):
     std: float = 1.0
 
     def sample(self, process: LinearDiffusion, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
-        return _at_fractions(process, self._normal(batch_size, generator).sigmoid())
+        return _at_fractions(process, self._normal(_count(process, batch_size), generator).sigmoid())
 
 
 @configured("times.LogNormalSigma")
@@ -271,11 +277,17 @@ class LogNormalSigma(Normal):
     std: float = 1.2
 
     def sample(self, process: LinearDiffusion, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
-        schedule = process.schedule
-        t = schedule.time(-2 * self._normal(batch_size, generator))
+        count, schedule = _count(process, batch_size), process.schedule
+        t = schedule.time(-2 * self._normal(count, generator))
         if schedule.num_steps is not None:
             return t.round().long().clamp(1, schedule.num_steps)
         return torch.where(t > 0, t, schedule.first)
+
+
+def _count(process: LinearDiffusion, batch_size: int) -> int:
+    """The size of a batch, both checked."""
+    check_process(process)
+    return as_index(batch_size, 1, 2**31, "batch_size")
 
 
 def _at_fractions(process: LinearDiffusion, fractions: Tensor) -> Tensor:
@@ -287,5 +299,5 @@ def _at_fractions(process: LinearDiffusion, fractions: Tensor) -> Tensor:
 
 def _integer(count: int, generator: torch.Generator | None) -> int:
     """Uniform in 0 … count − 1."""
-    device = None if generator is None else generator.device
+    device = device_of(generator)
     return int(torch.randint(count, (), generator=generator, device=device))

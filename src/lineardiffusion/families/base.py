@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lineardiffusion._checks import to_device
+from lineardiffusion._checks import check_batch, check_event, to_device
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.losses import Weighting, denoising_loss
+from lineardiffusion.paths.base import as_event
 from lineardiffusion.predictions import Prediction, as_prediction
 from lineardiffusion.processes.base import LinearDiffusion
 from lineardiffusion.samplers.base import Sampler
@@ -65,13 +67,22 @@ class Family(LinearDiffusion, ABC):
         super().__init_subclass__(**options)
         package = "families" if cls.__module__.startswith("lineardiffusion.") else cls.__module__
         configured(f"{package}.{cls.__name__}")(cls)
+        if "sampler" in vars(cls):
+            setattr(cls, "sampler", _of_own(vars(cls)["sampler"]))  # noqa: B010 (to mypy a method is no attribute)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         # What it is made with is its configuration, though not what makes it equal to another process.
         self = super().__new__(cls)
-        bound = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs)  # copies are made with nothing
+        signature = inspect.signature(cls.__init__)
+        try:
+            bound = signature.bind_partial(self, *args, **kwargs)  # copies are made with nothing
+        except TypeError as error:
+            known = ", ".join(list(signature.parameters)[1:])
+            raise TypeError(f"{cls.__name__}: expected some of the arguments {known}, {error}") from None
         bound.apply_defaults()
         self._given = dict(list(bound.arguments.items())[1:])
+        if "shape" in self._given:
+            as_event(bound.arguments["shape"])
         return self
 
     def arguments(self) -> dict[str, object]:
@@ -89,14 +100,19 @@ class Family(LinearDiffusion, ABC):
             denoiser: from `denoiser`.
             steps: as for `ld.DDIMSampler`; the paper's by default.
             settings: of that sampler, such as clip=(−1, 1).
+
+        Raises:
+            TypeError, ValueError: another kind of denoiser, or one of another process.
         """
 
     def data(self, images: Tensor) -> Tensor:
         """What is diffused, x_0, of images (*batch, *shape): here themselves."""
+        check_event(images, self.path.shape(0), "images")
         return images
 
     def images(self, x_0: Tensor) -> Tensor:
         """Images of what a sampler has drawn, x_0."""
+        check_event(x_0, self.path.shape(0), "x_0")
         return x_0
 
     def loss(
@@ -116,7 +132,7 @@ class Family(LinearDiffusion, ABC):
         Raises:
             TypeError, ValueError: another kind of denoiser, or one of another process.
         """
-        check_denoiser(denoiser, self)
+        check_loss(self, denoiser, x0)
         t = self.drawn_times.sample(self, len(x0), generator)
         parts = group_by_shape(self, t)
         if len(parts) == 1:  # rows stay where they are
@@ -127,6 +143,24 @@ class Family(LinearDiffusion, ABC):
             given = {name: of_rows(value, part, len(x0)) for name, value in conditioning.items()}
             losses.append(denoising_loss(denoiser, x0[rows], t[part], None, self.weighting, generator, **given))
         return torch.cat(losses)[to_device(torch.cat(parts).argsort(), x0.device)]
+
+
+def _of_own(sampler: Callable[..., Sampler]) -> Callable[..., Sampler]:
+    """A family's `sampler`, which refuses the denoisers of other processes: with its constants they would sample
+    something else without a word."""
+
+    @functools.wraps(sampler)
+    def checked(self: Family, denoiser: Denoiser, *arguments: Any, **options: Any) -> Sampler:
+        check_denoiser(denoiser, self)
+        return sampler(self, denoiser, *arguments, **options)
+
+    return checked
+
+
+def check_loss(family: Family, denoiser: object, x0: Tensor, prediction: str | Prediction | None = None) -> None:
+    """Raise unless a loss of the family is one of this denoiser (`check_denoiser`) and these data, (B, *shape(0))."""
+    check_denoiser(denoiser, family, prediction)
+    check_batch(x0, family.shape(0), "x0")
 
 
 def check_denoiser(denoiser: object, family: Family, prediction: str | Prediction | None = None) -> None:

@@ -13,11 +13,12 @@ from torch import Tensor
 from lineardiffusion import paths
 from lineardiffusion._checks import (
     Shape,
-    as_number,
     as_numbers,
+    as_positive,
     as_shape,
     column,
     compute_dtype,
+    device_of,
     draw_noise,
     full_precision,
     in_dtype,
@@ -26,7 +27,7 @@ from lineardiffusion._checks import (
 from lineardiffusion.config import configured
 from lineardiffusion.covariance import GramCovariance, NoiseLevel, RootCovariance
 from lineardiffusion.denoiser import Denoiser, first_weight
-from lineardiffusion.families.base import Card, Family, check_denoiser
+from lineardiffusion.families.base import Card, Family, check_loss
 from lineardiffusion.networks import as_tensor
 from lineardiffusion.operators.blocks import ChannelMix
 from lineardiffusion.operators.dense import Matrix
@@ -178,8 +179,7 @@ class BlueNoise(Family):
     prediction = TwoParts()
 
     def __init__(self, shape: Sequence[int], tau: float = 0.2, root: Tensor | None = None) -> None:
-        if not 0 < as_number(tau, "tau") < math.inf:
-            raise ValueError(f"tau: expected a positive number, got {tau}")
+        tau = as_positive(tau, "tau")
         pixels = math.prod(as_shape(shape)[1:])
         if len(as_shape(shape)) < 2 or pixels < 2:
             raise ValueError(f"shape: expected channels of more than one pixel, got {tuple(shape)}")
@@ -187,7 +187,7 @@ class BlueNoise(Family):
             root = as_numbers(root, "root")
             if root.shape != (pixels, pixels):
                 raise ValueError(f"root: expected a matrix {(pixels, pixels)} of pixels, got {tuple(root.shape)}")
-        self.mixing = Mixed(shape, float(tau), root)
+        self.mixing = Mixed(shape, tau, root)
         self._turn = self.mixing.mixed(1.0, -1.0)
         super().__init__(paths.identity(shape), self.mixing, coupling="markov" if root is None else "shared")
 
@@ -200,8 +200,8 @@ class BlueNoise(Family):
     def loss(
         self, denoiser: Denoiser, x0: Tensor, generator: torch.Generator | None = None, **conditioning: Any
     ) -> Tensor:
-        check_denoiser(denoiser, self, self.prediction)
-        x0, device = x0.to(compute_dtype(x0.dtype)), None if generator is None else generator.device
+        check_loss(self, denoiser, x0, self.prediction)
+        x0, device = x0.to(compute_dtype(x0.dtype)), device_of(generator)
         steps = torch.randint(1, _TRAINED_STEPS + 1, (len(x0),), generator=generator, device=device)
         t = steps.double() / _TRAINED_STEPS
         before = (steps - 1).double() / _TRAINED_STEPS

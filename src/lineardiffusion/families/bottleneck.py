@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
-from lineardiffusion._checks import Shape, as_index, as_number, as_shape
+from lineardiffusion._checks import Shape, as_choice, as_index, as_list, as_number, as_numbers_in_a_row, as_shape
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.families.base import Card, Family
@@ -83,18 +83,21 @@ class BottleneckSampling(Multiresolution):
         shifts: Sequence[float] = (9.0, 6.0, 9.0),
         mode: Mode = "bicubic",
     ) -> None:
+        as_choice(mode, get_args(Mode), "mode")
         base, event = as_base(FlowMatching(shape) if base is None else base, shape)
         if not 0 < as_number(scale, "scale") < 1:
             raise ValueError(f"scale: expected a number in (0, 1), got {scale}")
-        if not len(steps) == len(strengths) == len(shifts) == 3:
-            raise ValueError(f"steps, strengths, shifts: expected three of each, got {steps}, {strengths}, {shifts}")
-        self.steps = [as_index(n, 1, 2**31, "steps") for n in steps]
-        self.strengths = [as_number(strength, "strengths") for strength in strengths]
-        self.shifts = [as_number(shift, "shifts") for shift in shifts]
+        self.steps = [as_index(n, 1, 2**31, "steps") for n in as_list(steps, "steps", "three numbers of steps")]
+        self.strengths = as_numbers_in_a_row(strengths, "strengths", "(1.0, 0.8, 0.6)")
+        self.shifts = as_numbers_in_a_row(shifts, "shifts", "(9.0, 6.0, 9.0)")
+        if not len(self.steps) == len(self.strengths) == len(self.shifts) == 3:
+            raise ValueError(
+                f"steps, strengths, shifts: expected three of each, got {self.steps}, {self.strengths}, {self.shifts}"
+            )
         if self.strengths[0] != 1 or not all(0 < strength <= 1 for strength in self.strengths):
-            raise ValueError(f"strengths: expected 1 and two numbers in (0, 1], got {list(strengths)}")
+            raise ValueError(f"strengths: expected 1 and two numbers in (0, 1], got {self.strengths}")
         if not all(shift > 0 for shift in self.shifts):
-            raise ValueError(f"shifts: expected positive numbers, got {list(shifts)}")
+            raise ValueError(f"shifts: expected positive numbers, got {self.shifts}")
         starts = [shifted(u, h) for u, h in zip(self.strengths[1:], self.shifts[1:], strict=True)]
         schedule = Restarted(base.schedule, [(0.0, base.schedule.time(flow().log_snr(u))) for u in starts])
         small = (event[0], *(max(1, round(scale * n)) for n in event[1:]))

@@ -5,16 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from lineardiffusion import paths, schedules
-from lineardiffusion._checks import Shape, as_index, as_number, as_shape, compute_dtype
+from lineardiffusion._checks import (
+    Shape,
+    as_choice,
+    as_flag,
+    as_index,
+    as_numbers_in_a_row,
+    as_shape,
+    compute_dtype,
+)
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.families.base import Card, Family, check_denoiser
+from lineardiffusion.families.base import Card, Family, check_loss
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.convolution import Convolution, Padding
 from lineardiffusion.operators.diagonal import Diagonal
@@ -56,6 +64,9 @@ class GaussianBlur(Configured):
 
     def __post_init__(self) -> None:
         _check_widths(self.widths)
+        as_index(self.size, 1, 2**31, "size")
+        as_choice(self.padding, get_args(Padding), "padding")
+        as_flag(self.to_mean, "to_mean")
 
     def __call__(self, shape: Shape) -> list[LinearOperator]:
         axes, positions = spatial_axes(shape), torch.arange(self.size) - self.size // 2
@@ -111,6 +122,7 @@ class LowResolution(Configured):
 
     def __post_init__(self) -> None:
         as_index(self.num_steps, 1, 2**31, "num_steps")
+        as_choice(self.mode, get_args(Mode), "mode")
 
     def __call__(self, shape: Shape) -> list[LinearOperator]:
         sizes = shape[-spatial_axes(shape) :]
@@ -177,7 +189,7 @@ class ColdDiffusion(Family):
     def loss(
         self, denoiser: Denoiser, x0: Tensor, generator: torch.Generator | None = None, **conditioning: Any
     ) -> Tensor:
-        check_denoiser(denoiser, self, self.prediction)
+        check_loss(self, denoiser, x0, self.prediction)
         t, x0 = self.drawn_times.sample(self, len(x0), generator), x0.to(compute_dtype(x0.dtype))
         restored = denoiser.output(self.diffuse(x0, t, generator=generator), t, **conditioning)
         return (restored - x0).abs().flatten(1).mean(1)
@@ -207,8 +219,9 @@ class ColdPath(paths.chain):
 
 
 def _check_widths(widths: Sequence[float]) -> None:
-    if not widths or not all(0 < as_number(width, "widths") < math.inf for width in widths):
-        raise ValueError(f"widths: expected at least one number > 0, in pixels, and no other, got {list(widths)}")
+    numbers = as_numbers_in_a_row(widths, "widths", "(0.5, 1.0, 2.0)")
+    if not numbers or not all(0 < width < math.inf for width in numbers):
+        raise ValueError(f"widths: expected at least one number > 0, in pixels, and no other, got {numbers}")
 
 
 def _gaussian(x: Tensor, sigma: float) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_index, as_number, column, full_precision
+from lineardiffusion._checks import Shape, as_flag, as_index, as_number, column, full_precision
 from lineardiffusion.alike import uniform_numbers
 from lineardiffusion.caches import BoundedCache
 from lineardiffusion.config import Configured, configured
@@ -353,7 +353,7 @@ class ReverseLangevinSampler(_LangevinSampler):
 
     def __init__(self, denoiser: Denoiser, steps: Steps = 500, flow: bool = False) -> None:
         super().__init__(denoiser, steps)
-        self.flow = bool(flow)
+        self.flow = as_flag(flow, "flow")
 
     def arguments(self) -> dict[str, object]:
         return {**super().arguments(), "flow": self.flow}

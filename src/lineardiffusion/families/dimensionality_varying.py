@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lineardiffusion import paths
-from lineardiffusion._checks import as_number
+from lineardiffusion._checks import as_list, as_number, as_numbers_in_a_row, check_kind
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.families.base import Card, Family
@@ -51,9 +51,13 @@ class Fade(Configured):
     ) -> None:
         if not 0 <= as_number(left, "left") <= 1:
             raise ValueError(f"left: expected a number in [0, 1], got {left}")
-        self.basis, self.shapes, self.left = basis, list(shapes), left
-        self.changes = [as_number(t, "changes") for t in changes]
-        self.starts = [0.0] * len(self.changes) if starts is None else [as_number(s, "starts") for s in starts]
+        check_kind(basis, Basis, "basis", "one of ld.bases, such as bases.Haar(shape)")
+        self.basis, self.left = basis, left
+        self.shapes = as_list(shapes, "shapes", "event shapes, such as [(3, 32, 32)]")
+        self.changes = as_numbers_in_a_row(changes, "changes", "[300, 600]")
+        self.starts = [0.0] * len(self.changes)
+        if starts is not None:
+            self.starts = as_numbers_in_a_row(starts, "starts", "[0, 300]")
         spans = list(zip(self.starts, self.changes, strict=False))
         if (
             not len(self.shapes) == len(self.changes) == len(self.starts)
@@ -62,7 +66,7 @@ class Fade(Configured):
         ):
             raise ValueError(
                 f"changes: expected {len(self.shapes)} ascending times above 0, and starts before them, got "
-                f"{list(changes)} and {self.starts}"
+                f"{self.changes} and {self.starts}"
             )
         self._start, self._end = torch.zeros(2, *basis.coordinates, dtype=torch.float64).unbind()
         spans.append((0.0, torch.inf))  # of what is never left out
@@ -128,7 +132,8 @@ class DimensionalityVarying(Family):
         noise = as_schedule(schedule, num_steps)
         if changes is None:
             changes = [share * noise.end if num_steps is None else round(share * noise.end) for share in (0.3, 0.6)]
-        if any(as_number(t, "changes") > noise.end for t in changes):
+        changes = as_numbers_in_a_row(changes, "changes", "[300, 600]")
+        if any(t > noise.end for t in changes):
             raise ValueError(f"changes: expected times up to T = {noise.end}, got {list(changes)}")
         basis = Haar(shape, len(changes))
         path = paths.truncated(basis, basis.halvings, changes, Fade(basis, basis.halvings, changes, left))

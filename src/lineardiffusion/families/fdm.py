@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lineardiffusion import paths
-from lineardiffusion._checks import as_index, as_number
+from lineardiffusion._checks import as_index, as_numbers_in_a_row
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.families.base import Card, Family
@@ -18,6 +18,7 @@ from lineardiffusion.families.dimensionality_varying import Fade
 from lineardiffusion.operators.bases import Cosine, Haar
 from lineardiffusion.operators.separable import outer
 from lineardiffusion.operators.spectral import dct_frequencies
+from lineardiffusion.paths.base import as_event
 from lineardiffusion.samplers.ancestral import AncestralSampler
 from lineardiffusion.schedules import NoiseSchedule, as_schedule
 from lineardiffusion.schedules.grids import Steps
@@ -37,8 +38,10 @@ class BlurStages(Configured):
     """
 
     def __init__(self, shape: Sequence[int], sigmas: Sequence[float], changes: Sequence[float]) -> None:
-        self.shape, self.sigmas, self.changes = tuple(shape), list(sigmas), list(changes)
-        levels, times = ([0.0, *(as_number(v, "sigmas, changes") for v in values)] for values in (sigmas, changes))
+        self.shape = as_event(shape)
+        self.sigmas = as_numbers_in_a_row(sigmas, "sigmas", "[1.0, 4.0]")
+        self.changes = as_numbers_in_a_row(changes, "changes", "[333, 667]")
+        levels, times = [0.0, *self.sigmas], [0.0, *self.changes]
         strict = all(before < after for before, after in itertools.pairwise(times))
         if len(levels) != len(times) or not strict or levels != sorted(levels) or not all(v > 0 for v in levels[1:]):
             raise ValueError(f"sigmas, changes: expected ascending blurs and times above 0, got {sigmas} and {changes}")
@@ -116,6 +119,7 @@ class FDM(Family):
         changes = [round(num_steps * k / (count + 1)) for k in range(1, count + 1)]
         path: paths.Path
         if blur_sigmas is not None:
+            blur_sigmas = as_numbers_in_a_row(blur_sigmas, "blur_sigmas", "[1.0, 4.0]")
             if len(blur_sigmas) != count:
                 raise ValueError(f"blur_sigmas: expected one fewer than {stages} stages, got {list(blur_sigmas)}")
             path = paths.spectral(Cosine(shape), BlurStages(shape, blur_sigmas, changes))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lineardiffusion import paths, schedules
-from lineardiffusion._checks import as_number, as_numbers, as_shape, full_precision
+from lineardiffusion._checks import as_flag, as_number, as_numbers, as_positive, as_shape, full_precision
 from lineardiffusion.caches import BoundedCache
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.denoiser import Denoiser
@@ -61,11 +61,13 @@ class SoftConditioning(Configured):
         gamma_max: float = 3.0,
         clip: bool = False,
     ) -> None:
-        if not 0 < as_number(softness, "softness") < math.inf:
-            raise ValueError(f"softness: expected a positive number, got {softness}")
+        softness, clip = as_positive(softness, "softness"), as_flag(clip, "clip")
+        gamma_min, gamma_max = as_number(gamma_min, "gamma_min"), as_number(gamma_max, "gamma_max")
         if not -math.inf < gamma_min < gamma_max < math.inf:
             raise ValueError(f"gamma_min: expected less than gamma_max = {gamma_max}, got {gamma_min}")
         self.labels, self.softness, self.clip = as_numbers(labels, "labels"), softness, clip
+        if not self.labels.numel():
+            raise ValueError("labels: expected at least one number, got none")
         self.gamma_min, self.gamma_max = gamma_min, gamma_max
         self._start = gamma_min + (self.labels - self.labels.max()) / softness
         self._slope = gamma_max - gamma_min + float(self.labels.max() - self.labels.min()) / softness

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lineardiffusion import paths, schedules
-from lineardiffusion._checks import as_index, as_number, full_precision
+from lineardiffusion._checks import as_index, as_number, device_of, full_precision
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.families.base import Card, Family
@@ -60,7 +60,7 @@ class BeforeLast(TimeSampler):
         count = as_index(batch_size, 1, 2**31, "batch_size")
         if process.num_steps is None or process.num_steps < 2:
             raise ValueError(f"process: expected one of at least two steps, got {process}")
-        device = None if generator is None else generator.device
+        device = device_of(generator)
         return torch.randint(1, process.num_steps, (count,), generator=generator, device=device).cpu()
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lineardiffusion import paths, schedules
-from lineardiffusion._checks import as_number, as_shape
+from lineardiffusion._checks import as_numbers_in_a_row, as_shape
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.families.base import Card, Family
@@ -36,7 +36,7 @@ class Attenuation(Configured):
     """
 
     def __init__(self, shape: Sequence[int], gone: Sequence[float]) -> None:
-        self.shape, self.gone = as_shape(shape), [as_number(sigma, "gone") for sigma in gone]
+        self.shape, self.gone = as_shape(shape), as_numbers_in_a_row(gone, "gone", "(0.5, 2.0)")
         if not self.gone or sorted({0.0, *self.gone}) != [0.0, *self.gone] or math.isinf(self.gone[-1]):
             raise ValueError(f"gone: expected finite noise levels 0 < σ_1 < σ_2 < …, got {self.gone}")
         self.basis = Haar(self.shape, len(self.gone))

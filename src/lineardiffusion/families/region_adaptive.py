@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_index, as_shape
+from lineardiffusion._checks import (
+    Shape,
+    as_index,
+    as_list,
+    as_numbers,
+    as_numbers_in_a_row,
+    as_positive,
+    as_shape,
+    got,
+)
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.families.base import Card, Family
@@ -119,7 +128,13 @@ class RegionAdaptive(Multiresolution):
     ) -> None:
         base, event = as_base(FlowMatching(shape) if base is None else base, shape)
         self.times_of_stages = (FOUR_TIMES if mask is not None else TWO_STAGES) if times is None else times
-        steps, ends, shifts, ratio = self.times_of_stages
+        try:
+            self.times_of_stages = Rescheduling(*self.times_of_stages)  # of a configuration it is a list
+            steps, ends, shifts, ratio = self.times_of_stages
+            as_numbers_in_a_row([ratio, *ends, *shifts, *steps], "times", "families.FOUR_TIMES")
+        except TypeError:
+            given = got(self.times_of_stages)
+            raise TypeError(f"times: expected a Rescheduling, as of families.matched_times, got {given}") from None
         stages = 2 if mask is None else 3
         if not len(steps) == len(shifts) == len(ends) + 1 == stages:
             raise ValueError(f"times: expected those of {stages} stages, got {self.times_of_stages}")
@@ -174,7 +189,7 @@ class RegionPath(Path):
         for axis in range(d):
             cell, part = cell * small[axis] + pixels[axis] // 2, part * 2 + pixels[axis] % 2
         coarse = (channels, *small)
-        self.mask = None if mask is None else torch.as_tensor(mask, dtype=torch.bool)
+        self.mask = None if mask is None else as_numbers(mask, "mask").bool()
         if self.mask is None:
             self._groups = [(self.event, coarse, cell)]
         else:
@@ -273,7 +288,8 @@ def matched_times(steps: Sequence[int], ends: Sequence[float], shift: float = 3.
         >>> [round(h, 1) for h in times.shifts], round(times.ratio, 1)
         ([5.0, 2.6, 2.2], 6.6)
     """
-    counts = [as_index(n, 1, 2**31, "steps") for n in steps]
+    counts = [as_index(n, 1, 2**31, "steps") for n in as_list(steps, "steps", "numbers of steps, such as (5, 4, 9)")]
+    ends, shift = as_numbers_in_a_row(ends, "ends", "(0.6, 0.3)"), as_positive(shift, "shift")
     if len(ends) != len(counts) - 1 or not all(1 > a > b > 0 for a, b in itertools.pairwise([0.999999, *ends])):
         raise ValueError(f"ends: expected {len(counts) - 1} descending times in (0, 1), got {list(ends)}")
     logs = torch.zeros(len(counts) + 1, dtype=torch.float64)

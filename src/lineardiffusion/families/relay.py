@@ -20,13 +20,14 @@ from lineardiffusion._checks import (
     check_event,
     column,
     compute_dtype,
+    device_of,
     draw_noise,
     full_precision,
 )
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.covariance import GramCovariance, NoiseLevel
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.families.base import Card, Family, check_denoiser
+from lineardiffusion.families.base import Card, Family, check_loss
 from lineardiffusion.kernels import as_eta
 from lineardiffusion.losses import EDM, Weighting
 from lineardiffusion.operators.bases import BlockCosine
@@ -149,7 +150,7 @@ class RelayDiffusion(Family):
     ) -> Tensor:
         """(σ² + σ_d²)/(σ σ_d)² times the mean of (x̂_0 − x_0)², for u uniform, but not below that of σ ≈ 0.0075. The
         paper's code limits the weight to 10⁵, which these u do not reach. Arguments as `Family.loss`."""
-        check_denoiser(denoiser, self, self.prediction)
+        check_loss(self, denoiser, x0, self.prediction)
         t, x0 = self.drawn_times.sample(self, len(x0), generator), x0.to(compute_dtype(x0.dtype))
         estimate, _ = denoiser.estimate(self.diffuse(x0, t, generator=generator), t, **conditioning)
         error = (estimate - x0).square().flatten(1).mean(1)
@@ -233,7 +234,7 @@ class ClampedUniform(TimeSampler):
     least: float
 
     def sample(self, process: LinearDiffusion, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
-        device = None if generator is None else generator.device
+        device = device_of(generator)
         u = torch.rand(as_index(batch_size, 1, 2**31, "batch_size"), generator=generator, device=device)
         return u.cpu().double().clamp(min=self.least)
 

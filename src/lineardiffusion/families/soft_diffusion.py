@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from lineardiffusion import paths, schedules
-from lineardiffusion._checks import as_index, as_number, column, compute_dtype, full_precision, to_device
+from lineardiffusion._checks import as_flag, as_index, as_number, column, compute_dtype, full_precision, to_device
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.families.base import Card, Family, check_denoiser
+from lineardiffusion.families.base import Card, Family, check_loss
 from lineardiffusion.families.ihdm import Difference, LogSpacedBlur
 from lineardiffusion.samplers.base import Sampler
 from lineardiffusion.samplers.draws import Draws
@@ -94,7 +94,7 @@ class SoftDiffusion(Family):
     def loss(
         self, denoiser: Denoiser, x0: Tensor, generator: torch.Generator | None = None, **conditioning: Any
     ) -> Tensor:
-        check_denoiser(denoiser, self)
+        check_loss(self, denoiser, x0)
         t, x0 = self.drawn_times.sample(self, len(x0), generator), x0.to(compute_dtype(x0.dtype))
         estimate, r = denoiser.estimate(self.diffuse(x0, t, generator=generator), t, **conditioning)
         restored = denoiser.carry(estimate, r, 0)
@@ -128,7 +128,7 @@ class MomentumSampler(Sampler):
         self, denoiser: Denoiser, steps: Steps = None, euler: bool = False, clip: tuple[float, float] | None = None
     ) -> None:
         super().__init__(denoiser, steps, clip)
-        self.euler = bool(euler)
+        self.euler = as_flag(euler, "euler")
         if not denoiser.process.is_isotropic:
             raise ValueError(f"denoiser: expected one of a process with isotropic noise, got {denoiser.process}")
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from lineardiffusion import paths
-from lineardiffusion._checks import as_number, check_event
+from lineardiffusion._checks import as_choice, as_number, as_numbers_in_a_row, check_event
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.families.base import Card, Family
 from lineardiffusion.families.flow import FlowMatching
@@ -97,16 +97,19 @@ class SPEED(Multiresolution):
         basis: Literal["cosine", "haar"] = "cosine",
     ) -> None:
         base, event = as_base(FlowMatching(shape) if base is None else base, shape)
-        ascending = [*(as_number(scale, "scales") for scale in scales), 1.0]
+        as_choice(basis, ("cosine", "haar"), "basis")
+        scales = as_numbers_in_a_row(scales, "scales", "(0.5,)")
+        ascending = [*scales, 1.0]
         if len(ascending) < 2 or not all(0 < a < b for a, b in itertools.pairwise(ascending)):
             raise ValueError(f"scales: expected ascending numbers in (0, 1), got {list(scales)}")
-        if basis not in ("cosine", "haar"):
-            raise ValueError(f"basis: expected 'cosine' or 'haar', got {basis!r}")
         shapes = [(event[0], *(max(1, round(scale * n)) for n in event[1:])) for scale in ascending]
         if transitions is None:
-            nyquist = min(event[1:]) / 2
-            powers = [spectrum[0] * (scale * nyquist) ** -spectrum[1] for scale in ascending[:-1]]
+            nyquist, law = min(event[1:]) / 2, as_numbers_in_a_row(spectrum, "spectrum", "(203.6, 1.915)")
+            if len(law) != 2:
+                raise ValueError(f"spectrum: expected two numbers, a variance and an exponent, got {law}")
+            powers = [law[0] * (scale * nyquist) ** -law[1] for scale in ascending[:-1]]
             transitions = [base.schedule.time(activation_log_snr(power, delta)) for power in powers]
+        transitions = as_numbers_in_a_row(transitions, "transitions", "(0.5,), one for each scale")
         if len(transitions) != len(scales):
             raise ValueError(f"transitions: expected a time for each of {len(scales)} scales, got {list(transitions)}")
         ratios = [math.sqrt(math.prod(fine) / math.prod(coarse)) for coarse, fine in itertools.pairwise(shapes)]
@@ -146,7 +149,7 @@ def activation_log_snr(power: float, delta: float) -> float:
     Raises:
         ValueError: a power or a δ out of range.
     """
-    if not 0 < delta < 1:
+    if not 0 < as_number(delta, "delta") < 1:
         raise ValueError(f"delta: expected a number in (0, 1), got {delta}")
     if not 0 < power < math.inf:
         raise ValueError(f"spectrum: expected positive power, got {power}")

@@ -13,7 +13,7 @@ from lineardiffusion import paths, schedules
 from lineardiffusion._checks import as_index, check_event, compute_dtype, draw_noise
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.families.base import Family, check_denoiser
+from lineardiffusion.families.base import Family, check_loss
 from lineardiffusion.operators.bases import Standard
 from lineardiffusion.operators.orthogonal import AveragePool
 from lineardiffusion.paths.base import as_event
@@ -75,7 +75,7 @@ class Stacked(Family):
         self, denoiser: Denoiser, x0: Tensor, generator: torch.Generator | None = None, **conditioning: Any
     ) -> Tensor:
         """Σ_l mean (ε̂^l − ε^l)²: each resolution counts the same. Arguments as `Family.loss`."""
-        check_denoiser(denoiser, self, self.prediction)
+        check_loss(self, denoiser, x0, self.prediction)
         t, x0 = self.drawn_times.sample(self, len(x0), generator), x0.to(compute_dtype(x0.dtype))
         noise = draw_noise(x0, None, generator)
         error = denoiser.output(self.diffuse(x0, t, noise), t, **conditioning) - noise

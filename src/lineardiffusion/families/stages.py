@@ -24,7 +24,17 @@ import torch
 from torch import Tensor
 
 from lineardiffusion import paths, schedules
-from lineardiffusion._checks import as_index, as_number, as_shape, column, full_precision, is_batch, to_device
+from lineardiffusion._checks import (
+    as_flag,
+    as_index,
+    as_list,
+    as_numbers_in_a_row,
+    as_shape,
+    column,
+    full_precision,
+    is_batch,
+    to_device,
+)
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.families.jumps import Jumping, check_change
@@ -55,7 +65,7 @@ class Stages(Configured):
     """
 
     def __init__(self, shape: Sequence[int], ends: Sequence[float]) -> None:
-        self.shape, self.ends = as_shape(shape), [as_number(end, "ends") for end in ends]
+        self.shape, self.ends = as_shape(shape), as_numbers_in_a_row(ends, "ends", "(0.0, 0.334, 0.667)")
         if not self.ends or self.ends[0] != 0 or any(b <= a for a, b in itertools.pairwise([*self.ends, 1.0])):
             raise ValueError(f"ends: expected 0 = e_0 < e_1 < … < 1, the finest stage first, got {self.ends}")
         self.axes, self.count = spatial_axes(self.shape), len(self.ends)
@@ -123,7 +133,7 @@ class StageVelocity(ProcessPrediction):
     """
 
     def __init__(self, toward_data: bool = False) -> None:
-        self.toward_data = bool(toward_data)
+        self.toward_data = as_flag(toward_data, "toward_data")
 
     def time(self, process: LinearDiffusion, t: Time) -> Time:
         if not is_batch(t):
@@ -219,8 +229,9 @@ class StagedFlow(Jumping):
         Raises:
             ValueError: as many numbers as there are not stages, or one below 1.
         """
+        steps = as_list(steps, "steps", f"a number for each of {self.stages.count} stages")
         if len(steps) != self.stages.count:
-            raise ValueError(f"steps: expected a number for each of {self.stages.count} stages, got {list(steps)}")
+            raise ValueError(f"steps: expected a number for each of {self.stages.count} stages, got {steps}")
         times: list[float] = []
         for k, given in zip(reversed(range(self.stages.count)), steps, strict=True):
             count = as_index(given, 1, 2**31, "steps")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lineardiffusion import paths, schedules
-from lineardiffusion._checks import as_index, as_number
+from lineardiffusion._checks import as_index, as_numbers_in_a_row, as_positive, check_kind
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.families.base import Card, Family
@@ -93,6 +93,9 @@ class SubspaceDiffusion(Family):
         subspaces: Sequence[Sequence[int]] | None = None,
     ) -> None:
         schedule = schedules.ve() if schedule is None else schedule
+        check_kind(schedule, schedules.Schedule, "schedule", "a schedule such as schedules.ve()")
+        changes = as_numbers_in_a_row(changes, "changes", "(0.5,)")
+        self.detail = as_numbers_in_a_row(detail, "detail", "(0.075,), one for each change")
         if schedule.num_steps is not None:
             raise ValueError(f"schedule: expected one of continuous time, as jumps take none, got {schedule}")
         if (basis is None) != (subspaces is None):
@@ -101,11 +104,10 @@ class SubspaceDiffusion(Family):
             basis = bases.Haar(shape, len(changes))
             subspaces = basis.halvings
         assert subspaces is not None
-        if not len(changes) == len(detail) == len(subspaces):
-            raise ValueError(f"detail: expected one for each of {len(subspaces)} subspaces, got {list(detail)}")
-        if any(as_number(t, "changes") > schedule.end for t in changes):
+        if not len(changes) == len(self.detail) == len(subspaces):
+            raise ValueError(f"detail: expected one for each of {len(subspaces)} subspaces, got {self.detail}")
+        if any(t > schedule.end for t in changes):
             raise ValueError(f"changes: expected times up to T = {schedule.end}, got {list(changes)}")
-        self.detail = [as_number(s, "detail") for s in detail]
         if not all(0 <= s < math.inf for s in self.detail):
             raise ValueError(f"detail: expected numbers ≥ 0, got {self.detail}")
         super().__init__(paths.truncated(basis, subspaces, changes), schedule)
@@ -152,10 +154,10 @@ class SubspaceSampler(MarkovSampler):
             raise ValueError(f"denoiser: expected one of a SubspaceDiffusion, got one of {self.process}")
         if detail is None:
             detail = self.process.detail if isinstance(self.process, SubspaceDiffusion) else ()
-        self.detail = [as_number(s, "detail") for s in detail]
+        self.detail = as_numbers_in_a_row(detail, "detail", "(0.075,), one for each subspace")
         if len(self.detail) != len(path.shapes) or not all(0 <= s < math.inf for s in self.detail):
             raise ValueError(f"detail: expected a number ≥ 0 for each of {len(path.shapes)} subspaces, got {detail}")
-        self.langevin_steps, self.snr = as_index(langevin_steps, 0, 10**6, "langevin_steps"), as_number(snr, "snr")
+        self.langevin_steps, self.snr = as_index(langevin_steps, 0, 10**6, "langevin_steps"), as_positive(snr, "snr")
         self._path = path
         self._deviations: dict[float, float] = {}  # of the few jumps
 

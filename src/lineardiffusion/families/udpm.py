@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 
 from lineardiffusion import paths, schedules
+from lineardiffusion._checks import as_choice, as_numbers_in_a_row
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.families.base import Card, Family
@@ -75,8 +76,9 @@ class UDPM(Family):
         sigmas: Sequence[float] = (0.1, 0.2, 0.3),
         kernel: Kernel = "norm",
     ) -> None:
-        if kernel not in get_args(Kernel):
-            raise ValueError(f"kernel: expected one of {get_args(Kernel)}, got {kernel!r}")
+        as_choice(kernel, get_args(Kernel), "kernel")
+        alphas = as_numbers_in_a_row(alphas, "alphas", "(0.5, 0.2, 0.001)")
+        sigmas = as_numbers_in_a_row(sigmas, "sigmas", "(0.1, 0.2, 0.3)")
         if len(alphas) != len(sigmas) or not all(value > 0 for value in (*alphas, *sigmas)):
             raise ValueError(f"alphas, sigmas: expected as many positive numbers, got {alphas} and {sigmas}")
         basis, signal, noise = Haar(shape, len(alphas)), [1.0], [0.0]

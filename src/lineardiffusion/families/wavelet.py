@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lineardiffusion import paths, schedules
-from lineardiffusion._checks import as_index, check_event
+from lineardiffusion._checks import as_index, as_numbers, check_event, check_function, got
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.families.base import Card, Family
@@ -47,6 +47,7 @@ class BandNetwork(nn.Module):
 
     def __init__(self, network: Callable[..., Any]) -> None:
         super().__init__()
+        check_function(network, "network", "a module or another function of (bands, time)")
         self.network = network
 
     def forward(self, x: Tensor, time: Tensor, **conditioning: Any) -> Tensor:
@@ -169,9 +170,9 @@ class WSGM(DDPM):
     ) -> None:
         channels, height, width = self.image_shape = _check_images(shape)
         super().__init__((3 * channels, height // 2, width // 2), num_steps, schedule)
-        scale = torch.ones(3 * channels) if deviations is None else torch.as_tensor(deviations, dtype=torch.float64)
+        scale = torch.ones(3 * channels) if deviations is None else as_numbers(deviations, "deviations")
         if tuple(scale.shape) != (3 * channels,) or not bool((scale > 0).all()):
-            raise ValueError(f"deviations: expected {3 * channels} positive numbers, got {deviations}")
+            raise ValueError(f"deviations: expected {3 * channels} positive numbers, got {got(deviations)}")
         self.deviations = scale.double()[:, None, None]
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,13 +22,16 @@ ResizedFlexiUNet resizes such inputs too, and has the levels of Flexi-UNet.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lineardiffusion._checks import as_index, as_number, check_kind
 from lineardiffusion.flexi_unet.blocks import Size
+from lineardiffusion.flexi_unet.checks import as_size, check_images
 from lineardiffusion.flexi_unet.layers import Conv2d
 from lineardiffusion.flexi_unet.unet import UNet, level_sizes
 
@@ -100,8 +103,9 @@ class FlexiUNet(UNet):
         Raises:
             ValueError: other sizes, or labels that do not fit the network.
         """
+        check_images(x, t_index, self.in_channels)
         level = self.level((x.shape[-2], x.shape[-1]), "x")
-        target = (x.shape[-2], x.shape[-1]) if size is None else (size[0], size[1])
+        target = (x.shape[-2], x.shape[-1]) if size is None else as_size(size)
         last, known = self.level(target, "size"), list(self.levels)
         place = known.index((x.shape[-2], x.shape[-1]))
         if not place - 1 <= known.index(target) <= place:
@@ -133,6 +137,7 @@ class FlexiUNet(UNet):
 
     def _levels(self, sizes: Mapping[Any, Any]) -> dict[Size, int]:
         """The level of each size, finest first."""
+        check_kind(sizes, Mapping, "unet_res_layer_map", "a mapping from sizes to sizes of levels, such as {64: 64}")
         levels = {}
         for size, of in sorted(
             ((_size(a), _size(b)) for a, b in sizes.items()), key=lambda pair: pair[0], reverse=True
@@ -195,7 +200,8 @@ class FullUNet(UNet):
 
         Arguments: as `FlexiUNet.forward`, with any size of x.
         """
-        x = resize(x, size)
+        check_images(x, t_index, self.in_channels)
+        x = resize(x, None if size is None else as_size(size))
         emb = self.embed(t_index, y)
         h = self.input_blocks[0](x, emb)
         skips = self.encode(h, emb, 0, dropout_seeds)
@@ -233,7 +239,8 @@ def shared_levels(image_size: int | Sequence[int], depth: int, num_levels: int, 
         >>> shared_levels(64, depth=4, num_levels=4, ds_factor=1.5)
         {(64, 64): (64, 64), (40, 40): (64, 64), (28, 28): (32, 32), (20, 20): (32, 32)}
     """
-    if not ds_factor > 1:
+    num_levels = as_index(num_levels, 1, 64, "num_levels")
+    if not 1 < as_number(ds_factor, "ds_factor") < math.inf:
         raise ValueError(f"ds_factor: expected a number larger than 1, got {ds_factor}")
     levels = level_sizes(image_size, depth)
     size, found = levels[0], {}

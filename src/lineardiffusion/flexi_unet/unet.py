@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from lineardiffusion._checks import as_index, as_shape
 from lineardiffusion.flexi_unet.blocks import AttentionBlock, Downsample, ResBlock, Size, Stage, Upsample
+from lineardiffusion.flexi_unet.checks import check_labels, check_settings
 from lineardiffusion.flexi_unet.layers import Conv2d, Dropout, GroupNorm, timestep_embedding, zeroed
 
 
@@ -61,6 +63,7 @@ class UNet(nn.Module):
         use_checkpoint: bool = False,
     ) -> None:
         settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        check_settings(settings)
         super().__init__()
         self.settings: dict[str, Any] = settings
         widths = [int(mult * model_channels) for mult in channel_mult]
@@ -72,7 +75,7 @@ class UNet(nn.Module):
             raise ValueError(f"num_res_blocks: expected at least 1, got {num_res_blocks}")
         self.sizes = level_sizes(image_size, len(channel_mult))
         self.model_channels, self.num_res_blocks, self.num_classes = model_channels, num_res_blocks, num_classes
-        self.dropout, self.use_checkpoint = dropout, use_checkpoint
+        self.in_channels, self.dropout, self.use_checkpoint = in_channels, dropout, use_checkpoint
 
         emb_channels = 4 * model_channels
         self.time_embed = nn.Sequential(
@@ -148,6 +151,8 @@ class UNet(nn.Module):
         if (y is None) != (self.num_classes is None):
             needs = "no labels" if self.num_classes is None else f"labels in 0…{self.num_classes - 1}"
             raise ValueError(f"y: expected {needs}, got {'none' if y is None else 'labels'}")
+        if y is not None and self.num_classes is not None:
+            check_labels(y, self.num_classes, len(t_index))
         features = timestep_embedding(t_index, self.model_channels).to(next(self.time_embed.parameters()).dtype)
         emb: Tensor = self.time_embed(features)
         return emb if y is None else emb + self.label_emb(y)
@@ -197,7 +202,12 @@ class UNet(nn.Module):
 
 def level_sizes(image_size: int | Sequence[int], levels: int) -> list[Size]:
     """The sizes of a network's levels, each half of the one before, rounded up."""
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    given = (image_size, image_size) if isinstance(image_size, int) else image_size
+    sides = as_shape(given, "image_size")
+    if len(sides) != 2:
+        raise ValueError(f"image_size: expected one side, or (H, W), got {sides}")
+    height, width = sides
+    levels = as_index(levels, 1, 64, "depth")
     sizes = [(height, width)]
     for _ in range(levels - 1):
         sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))

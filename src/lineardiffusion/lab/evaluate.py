@@ -26,7 +26,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape
+from lineardiffusion._checks import Shape, as_list, check_function, got
 from lineardiffusion.lab.frames import in_frames
 from lineardiffusion.lab.joint import Joint
 from lineardiffusion.lab.matrices import bures, plus, sandwich, trace
@@ -181,7 +181,8 @@ def frontier(
         {"steps": their number, "cost": of one sample, "w2": …, "relative_w2": …} for each of them.
     """
     points = []
-    for count in steps:
+    check_function(of_call, "of_call", "a function of the shapes of x_t and just below t, which returns the cost")
+    for count in as_list(steps, "steps", "numbers of steps or grids, such as [10, 20, 50]"):
         report = evaluate(process, covariance, steps=count, **options)  # type: ignore[arg-type]
         points.append(
             {
@@ -195,5 +196,5 @@ def frontier(
 
 
 def _check_option(value: object, allowed: tuple[object, ...], name: str) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name}: expected one of {allowed}, got {value!r}")
+    if not (value is None or isinstance(value, str)) or value not in allowed:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {got(value)}")

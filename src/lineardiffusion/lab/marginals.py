@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape
+from lineardiffusion._checks import Shape, as_numbers, check_finite, check_kind, check_process, check_real
 from lineardiffusion.caches import BoundedCache
 from lineardiffusion.lab.frames import Frame, eigenframe, frame_of, in_frames
 from lineardiffusion.lab.matrices import inverse, plus, sandwich, times, transposed
@@ -42,10 +42,17 @@ class Marginals:
     def __init__(
         self, process: LinearDiffusion, covariance: Tensor | LinearOperator, mean: float | Tensor = 0.0
     ) -> None:
+        check_process(process)
         if not process.is_isotropic:
             raise ValueError("process: expected isotropic noise, got covariances")
         self.process = process
-        self.data_mean = torch.as_tensor(mean, dtype=torch.float64).broadcast_to(process.shape(0))
+        numbers = as_numbers(mean, "mean")
+        try:
+            self.data_mean = numbers.broadcast_to(process.shape(0))
+        except RuntimeError:
+            raise ValueError(
+                f"mean: expected a shape that broadcasts to {process.shape(0)}, got {tuple(numbers.shape)}"
+            ) from None
         frame, values = _data_frame(covariance, process.shape(0))
         self._changes = process.shape_changes()
         self._gains: BoundedCache[Tensor] = BoundedCache(_CACHE_BYTES, _bytes)
@@ -115,6 +122,8 @@ class _Level:
 def _data_frame(covariance: Tensor | LinearOperator, shape: Shape) -> tuple[Frame, Tensor]:
     count = math.prod(shape)
     if isinstance(covariance, Tensor):
+        check_real(covariance, "covariance")
+        check_finite(covariance, "covariance")
         if covariance.shape != (count, count):
             raise ValueError(f"covariance: expected shape {(count, count)}, got {tuple(covariance.shape)}")
         dense = covariance.detach().cpu().double()
@@ -122,6 +131,7 @@ def _data_frame(covariance: Tensor | LinearOperator, shape: Shape) -> tuple[Fram
             raise ValueError("covariance: expected a symmetric matrix")
         frame, values = eigenframe(dense, shape)
     else:
+        check_kind(covariance, LinearOperator, "covariance", "a matrix or an operator, such as ld.lab.power_law(shape)")
         if covariance.in_shape != shape or covariance.out_shape != shape:
             raise ValueError(f"covariance: expected an operator on events {shape}, got one on {covariance.in_shape}")
         frame, values = frame_of(covariance)

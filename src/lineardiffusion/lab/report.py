@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from lineardiffusion._checks import Shape
+from lineardiffusion._checks import Shape, as_number, check_function, check_process
 from lineardiffusion.lab.frames import Frame
 from lineardiffusion.lab.matrices import act, bures, inverse, logdet, sandwich, times, trace
 from lineardiffusion.processes.base import LinearDiffusion
@@ -120,4 +120,7 @@ class Report:
 
 def sample_cost(process: LinearDiffusion, calls: Sequence[float], of_call: Callable[[Shape, Shape], float]) -> float:
     """The sum of `of_call(shape(t), shape just below t)` over the times at which the network is called."""
-    return sum(of_call(process.shape(t), process.shape(process.before(t))) for t in calls)
+    check_process(process)
+    check_function(of_call, "of_call", "a function of the shapes of x_t and just below t, which returns the cost")
+    costs = (of_call(process.shape(t), process.shape(process.before(t))) for t in calls)
+    return sum(as_number(cost, "of_call") for cost in costs)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_index
+from lineardiffusion._checks import Shape, as_index, as_number, as_positive, check_function, check_process
 from lineardiffusion.lab.evaluate import evaluate, network_calls
 from lineardiffusion.lab.report import Report, sample_cost
 from lineardiffusion.operators.base import LinearOperator
@@ -60,7 +60,9 @@ def optimise_schedule(
         >>> report.cost(lambda here, there: there[-1] / 16, process_of(ld.changes_at(times))) <= 40
         True
     """
-    levels = as_index(levels, 2, 64, "levels")
+    levels, budget = as_index(levels, 2, 64, "levels"), as_number(budget, "budget")
+    check_function(process_of, "process_of", "a function from a resolution schedule to a process")
+    end = end if isinstance(end, int) else as_positive(end, "end")
     if isinstance(end, int):
         count = as_index(grid, levels - 1, end - 1, "grid")
         times: list[float] = sorted({int(t) for t in torch.linspace(2, end, count).round()})
@@ -71,10 +73,11 @@ def optimise_schedule(
     cheapest = float("inf")
     for changes in itertools.combinations(times, levels - 1):
         process = process_of(changes_at(changes))
+        check_process(process)
         visited = as_times(process, options.get("steps"))
         cost = sample_cost(process, network_calls(process, visited, options.get("sampler", "ancestral")), of_call)
         cheapest = min(cheapest, cost)
-        if cost > budget:
+        if not cost <= budget:
             continue
         report = evaluate(process, covariance, **options)
         if best is None or report.w2 < best[0]:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lineardiffusion._checks import as_shape, check_event, compute_dtype
+from lineardiffusion._checks import (
+    as_number,
+    as_positive,
+    check_event,
+    check_finite,
+    check_tensor,
+    compute_dtype,
+)
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.lab.marginals import Marginals
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.separable import spatial_axes
 from lineardiffusion.operators.spectral import SpectralFilter, cosine_coefficients
+from lineardiffusion.paths.base import as_event
 from lineardiffusion.processes.base import LinearDiffusion
+from lineardiffusion.processes.doubts import of_pixels
 
 
 def power_law(shape: Sequence[int], exponent: float = 2.0, variance: float = 0.25) -> SpectralFilter:
@@ -31,7 +41,7 @@ def power_law(shape: Sequence[int], exponent: float = 2.0, variance: float = 0.2
         >>> ld.lab.power_law((1, 8)).gain.mean().item()
         0.25
     """
-    event = as_shape(shape)
+    event, exponent, variance = as_event(shape), as_number(exponent, "exponent"), as_positive(variance, "variance")
     grids = torch.meshgrid(
         *(torch.arange(n, dtype=torch.float64) for n in event[-spatial_axes(event) :]), indexing="ij"
     )
@@ -52,8 +62,15 @@ def estimate(images: Tensor) -> tuple[SpectralFilter, Tensor]:
     Raises:
         ValueError: fewer than two images, or events without spatial axes.
     """
+    check_tensor(images, "images")
+    if images.is_complex() or images.is_meta:
+        raise ValueError(f"images: expected real numbers, got {images.dtype} on {images.device}")
+    check_finite(images, "images")
     if images.ndim < 3 or len(images) < 2:
         raise ValueError(f"images: expected shape (N, C, …) with N ≥ 2, got {tuple(images.shape)}")
+    message = of_pixels(images, "images")
+    if message:
+        warnings.warn(message, stacklevel=2)
     work = images.detach().cpu().double()
     mean = work.mean(0)
     coefficients = cosine_coefficients(work - mean, tuple(mean.shape))

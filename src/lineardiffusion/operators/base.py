@@ -17,12 +17,27 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from numbers import Real
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import as_shape, check_event, check_finite, compute_dtype, in_dtype
+from lineardiffusion._checks import (
+    as_flag,
+    as_list,
+    as_number,
+    as_shape,
+    check_event,
+    check_finite,
+    check_function,
+    check_kind,
+    check_same_batch,
+    check_tensor,
+    compute_dtype,
+    got,
+    in_dtype,
+)
 from lineardiffusion.chebyshev import gram_chebyshev
 from lineardiffusion.convergence import for_noise, resolve_options
 from lineardiffusion.krylov import SpectralFunction
@@ -75,6 +90,15 @@ class LinearOperator(ABC):
         self.out_shape = as_shape(out_shape, "out_shape")
         self._cache: dict[Any, Any] = {}
 
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name in ("in_shape", "out_shape", "_cache"):
+                raise AttributeError(
+                    f"{type(self).__name__}: expected super().__init__(in_shape, out_shape) in its __init__, got none"
+                )
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     # ------------------------------------------------------------------ what a subclass writes, and its consequences
 
     @abstractmethod
@@ -89,6 +113,8 @@ class LinearOperator(ABC):
         """
         check_event(x, self.in_shape, "x")
         y = self.apply(x)
+        if type(y) is not Tensor:
+            check_tensor(y, f"{type(self).__name__}.apply")
         expected = self._batch(x, self.in_shape) + self.out_shape
         if tuple(y.shape) != expected:
             raise ValueError(
@@ -248,6 +274,10 @@ class LinearOperator(ABC):
             >>> step(torch.zeros(2), torch.ones(2), torch.zeros(2))
             tensor([0.5000, 0.2500])
         """
+        gain = gain if callable(gain) else as_number(gain, "gain")
+        of, complete = as_number(of, "of"), as_flag(complete, "complete")
+        if deviation is not None:
+            check_function(deviation, "deviation", "a function of eigenvalues λ, or None")
         step = self._step_map(StepRule(gain, deviation, 1.0, complete, of))
         rows, columns = len(self.in_shape), len(self.out_shape)
 
@@ -258,11 +288,13 @@ class LinearOperator(ABC):
                 and x.dtype in _COMPUTED
                 and x.shape[-rows:] == self.in_shape
                 and y.shape[-columns:] == self.out_shape
+                and x.shape[:-rows] == y.shape[:-columns]
                 and (deviation is None or (type(noise) is Tensor and noise.dtype == x.dtype and noise.shape == x.shape))
             ):
                 return step(x, y, noise if deviation is not None else None)
             check_event(x, self.in_shape, "x")
             check_event(y, self.out_shape, "y")
+            check_same_batch(y, self.out_shape, "y", x, self.in_shape, "x")
             dtype = compute_dtype(x.dtype)
             drawn = None if deviation is None else in_dtype(_checked_noise(noise, self.in_shape), dtype)
             return in_dtype(step(in_dtype(x, dtype), in_dtype(y, dtype), drawn), x.dtype)
@@ -314,6 +346,7 @@ class LinearOperator(ABC):
         """Whether ‖M‖ ≤ bound. Of an operator of unknown structure that takes fewer products than its norm, the fewer
         the farther both are apart; a yes is wrong with a probability of 1e-4. Where a class has a norm of its own, and
         where the two are too close to tell, that."""
+        bound = as_number(bound, "bound")
         if bound < 0 or bound == math.inf:
             return bound > 0
         if bound > 0 and type(self).norm is LinearOperator.norm and "norm" not in self._cache:
@@ -397,10 +430,15 @@ class LinearOperator(ABC):
 
     def to_dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
         """The matrix of M, with shape (prod out, prod in)."""
+        if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise TypeError(f"dtype: expected a real floating-point one such as torch.float64, got {got(dtype)}")
         columns = self(torch.eye(math.prod(self.in_shape), dtype=dtype).reshape(-1, *self.in_shape))
         return columns.reshape(columns.shape[0], -1).T
 
     # ------------------------------------------------------------------ algebra
+
+    # What NumPy would do by looking into an operator is refused.
+    __array_ufunc__ = None
 
     @property
     def T(self) -> LinearOperator:
@@ -442,11 +480,12 @@ class LinearOperator(ABC):
 
     def function(self, f: SpectralFunction) -> LinearOperator:
         """f(MᵀM) as an operator, of the same structure where that is closed under functions."""
+        check_function(f, "f", "a function of eigenvalues λ")
         result: LinearOperator = dispatch("function", self, f=f)
         return result
 
     def __mul__(self, scale: float) -> LinearOperator:
-        if not isinstance(scale, (int, float)):
+        if not isinstance(scale, Real):
             return NotImplemented
         result: LinearOperator = dispatch("scale", self, scale=float(scale))
         return result
@@ -592,3 +631,11 @@ def prepared_bytes(operator: LinearOperator) -> int:
     """What a map of an operator that is prepared for its spectrum keeps, about: a handful of numbers for each that the
     operator has, in both precisions; nothing where Lanczos' method evaluates it."""
     return 64 * count_numbers(operator) if operator.has_exact_functions else 0
+
+
+def as_operators(operators: object, name: str) -> list[LinearOperator]:
+    """A list of operators, checked to be some."""
+    listed = as_list(operators, name, "operators, such as [ld.Resize(shape, size)]")
+    for operator in listed:
+        check_kind(operator, LinearOperator, name, "LinearOperators")
+    return listed

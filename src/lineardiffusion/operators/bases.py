@@ -17,7 +17,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lineardiffusion._checks import Shape, as_index, as_shape, check_event, check_finite, compute_dtype, in_dtype
+from lineardiffusion._checks import (
+    Shape,
+    as_index,
+    as_numbers,
+    as_shape,
+    check_event,
+    check_finite,
+    check_tensor,
+    compute_dtype,
+    in_dtype,
+)
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.operators.multipliers import Casts, cast
 from lineardiffusion.operators.separable import along_axes, for_each_axis, spatial_axes
@@ -55,6 +65,7 @@ class Basis(Configured, ABC):
         Raises:
             ValueError: z does not end in `coordinates`.
         """
+        check_tensor(z, "z")
         count = len(self.coordinates)
         if z.ndim < count or tuple(z.shape[z.ndim - count :]) != self.coordinates:
             expected = ", ".join(map(str, self.coordinates))
@@ -313,10 +324,12 @@ class Principal(Basis):
     """
 
     def __init__(self, images: Tensor | Sequence[Any], rank: int) -> None:
-        self.images = torch.as_tensor(images, dtype=None if isinstance(images, Tensor) else torch.float64).detach()
+        self.images = images.detach() if isinstance(images, Tensor) else as_numbers(images, "images")
         if self.images.ndim < 2 or self.images.is_complex():
             raise ValueError(f"images: expected real numbers of shape (N, *event), got {tuple(self.images.shape)}")
         check_finite(self.images, "images")
+        if self.images.is_meta:
+            raise ValueError("images: expected a tensor with values, got one on the device meta")
         self.shape = as_shape(self.images.shape[1:])
         self.rank = as_index(rank, 1, min(self.images.shape[0], math.prod(self.shape)), "rank")
         self.coordinates = (self.rank,)

@@ -10,9 +10,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import as_constant, check_event, compute_dtype
+from lineardiffusion._checks import as_constant, check_event, check_kind, compute_dtype
 from lineardiffusion.krylov import SpectralFunction
-from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap, StepRule
+from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap, StepRule, as_operators
 from lineardiffusion.operators.multipliers import Casts, Change, Multiplier
 from lineardiffusion.operators.rules import rule
 
@@ -35,7 +35,7 @@ class BlockDiagonal(LinearOperator):
     """
 
     def __init__(self, blocks: Sequence[LinearOperator]) -> None:
-        self.blocks = tuple(blocks)
+        self.blocks = tuple(as_operators(blocks, "blocks"))
         shapes = {(block.in_shape, block.out_shape) for block in self.blocks}
         if len(shapes) != 1:
             raise ValueError(
@@ -121,9 +121,10 @@ class ChannelMix(LinearOperator):
     """
 
     def __init__(self, weight: Tensor, operator: LinearOperator) -> None:
+        self.weight = as_constant(weight, "weight")
         if weight.ndim != 2:
             raise ValueError(f"weight: expected a matrix (channels out, channels in), got shape {tuple(weight.shape)}")
-        self.weight = as_constant(weight, "weight")
+        check_kind(operator, LinearOperator, "operator", "a LinearOperator for each channel")
         self.operator = operator
         super().__init__((weight.shape[1], *operator.in_shape), (weight.shape[0], *operator.out_shape))
 

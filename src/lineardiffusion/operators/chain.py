@@ -10,7 +10,7 @@ from typing import SupportsIndex
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_index, compute_dtype
+from lineardiffusion._checks import Shape, as_index, as_list, compute_dtype
 from lineardiffusion.operators.base import LinearOperator, apply_each
 from lineardiffusion.operators.composed import Composed
 from lineardiffusion.operators.dense import Matrix
@@ -79,7 +79,9 @@ class OperatorChain:
     """
 
     def __init__(self, steps: Sequence[LinearOperator]) -> None:
-        self._steps = list(steps)
+        if isinstance(steps, LinearOperator):
+            raise TypeError(f"steps: expected a sequence of operators, got one operator: [{steps}]")
+        self._steps: list[LinearOperator] = as_list(steps, "steps", "LinearOperators, such as [ld.Resize(shape, size)]")
         if not self._steps:
             raise ValueError("steps: expected at least one operator, got none")
         for t, step in enumerate(self._steps, start=1):

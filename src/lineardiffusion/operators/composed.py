@@ -9,7 +9,7 @@ from torch import Tensor
 from lineardiffusion._checks import Shape, compute_dtype
 from lineardiffusion.krylov import Matvec, SpectralFunction
 from lineardiffusion.lanczos import SpectrumBounds
-from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.operators.base import LinearOperator, as_operators
 from lineardiffusion.operators.rules import rule
 
 
@@ -26,6 +26,7 @@ class Composed(LinearOperator):
     def __init__(self, *factors: LinearOperator) -> None:
         if not factors:
             raise ValueError("factors: expected at least one operator, got none")
+        as_operators(factors, "factors")
         for left, right in pairwise(factors):
             if left.in_shape != right.out_shape:
                 raise ValueError(f"factors: expected shapes that chain, got {left} after {right}")

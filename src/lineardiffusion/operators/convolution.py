@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lineardiffusion._checks import Shape, as_constant, as_shape, check_event
+from lineardiffusion._checks import Shape, as_choice, as_constant, as_shape, check_event
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.lanczos import SpectrumBounds
 from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap, StepRule
@@ -48,8 +48,7 @@ class Convolution(LinearOperator):
     def __init__(self, kernel: Tensor, shape: Sequence[int], padding: Padding = "circular") -> None:
         event = as_shape(shape)
         super().__init__(in_shape=event, out_shape=event)
-        if padding not in _TORCH_PADDING:
-            raise ValueError(f"padding: expected 'circular', 'reflect' or 'zeros', got {padding!r}")
+        as_choice(padding, _TORCH_PADDING, "padding")
         self.kernel = as_constant(kernel, "kernel")
         sizes = event[-kernel.ndim :]
         if not 1 <= kernel.ndim <= len(event) or any(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_constant, check_event, compute_dtype
+from lineardiffusion._checks import Shape, as_constant, check_event, check_tensor, compute_dtype
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.factored import FactoredOperator
 from lineardiffusion.operators.factorisation import truncated_svd
@@ -37,6 +37,7 @@ class Matrix(FactoredOperator):
     def __init__(self, weight: Tensor, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
         super().__init__(in_shape=in_shape, out_shape=out_shape)
         expected = (math.prod(self.out_shape), math.prod(self.in_shape))
+        check_tensor(weight, "weight")
         if tuple(weight.shape) != expected:
             raise ValueError(f"weight: expected shape (prod out, prod in) = {expected}, got {tuple(weight.shape)}")
         self.weight = as_constant(weight, "weight")

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, check_event, compute_dtype, to_device
+from lineardiffusion._checks import Shape, check_event, compute_dtype, images_under, to_device
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap, StepRule
 from lineardiffusion.operators.multipliers import Change, Multiplier, Term, combination, unless_zero
@@ -119,8 +119,8 @@ class FactoredOperator(LinearOperator):
         """f(λ) for scale · M: beside coordinates, which is f(0), and what they have beyond that; all of it in
         coordinates where these are a basis of the events."""
         if self._is_basis(event):
-            return None, f(scale**2 * self._eigenvalues())
-        images = f(scale**2 * self._cached("zero and eigenvalues", self._zero_and_eigenvalues))
+            return None, images_under(f, scale**2 * self._eigenvalues())
+        images = images_under(f, scale**2 * self._cached("zero and eigenvalues", self._zero_and_eigenvalues))
         return images[0], (images[1:] - images[0]).reshape(self.spectrum().shape)
 
     def _term(self, beside: Tensor | None, inside: Tensor, event: Shape, analyse: Change) -> Term:
@@ -140,7 +140,7 @@ class FactoredOperator(LinearOperator):
         if not callable(gain):
             told, seen = gain * spectrum.conj(), gain * values
         else:
-            k = gain(values)
+            k = images_under(gain, values, "gain")
             seen = spectrum.abs() * k
             if not (complete and self.has_frame):
                 told = spectrum.sgn().conj() * k

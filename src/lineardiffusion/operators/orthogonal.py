@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import as_shape, check_event, compute_dtype
+from lineardiffusion._checks import as_positive, as_shape, check_event, check_kind, compute_dtype, images_under
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap, StepRule
 from lineardiffusion.operators.bases import Basis, first, padded
@@ -41,9 +41,7 @@ class OrthogonalRows(LinearOperator):
 
     def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int], squared_norm: float) -> None:
         super().__init__(in_shape, out_shape)
-        if not 0 < squared_norm < math.inf:
-            raise ValueError(f"squared_norm: expected a positive number, got {squared_norm}")
-        self.squared_norm = float(squared_norm)
+        self.squared_norm = as_positive(squared_norm, "squared_norm")
 
     def gram_function(self, f: SpectralFunction, x: Tensor) -> Tensor:
         return self.gram_map(f)(x)
@@ -51,7 +49,8 @@ class OrthogonalRows(LinearOperator):
     def cogram_function(self, f: SpectralFunction, y: Tensor) -> Tensor:
         check_event(y, self.out_shape, "y")
         work = y.to(compute_dtype(y.dtype))
-        return Multiplier(f(torch.tensor(self.squared_norm, dtype=torch.float64)))(work).to(y.dtype)
+        image = images_under(f, torch.tensor(self.squared_norm, dtype=torch.float64))
+        return Multiplier(image)(work).to(y.dtype)
 
     def gram_map(self, f: SpectralFunction) -> GramMap:
         beside, seen = self._images(f, 1.0)
@@ -66,7 +65,7 @@ class OrthogonalRows(LinearOperator):
 
     def _images(self, f: SpectralFunction, scale: float) -> tuple[Multiplier, Multiplier]:
         """b and w with f(s² MᵀM) = b + w MᵀM."""
-        at_zero, at_c = f(torch.tensor([0.0, scale**2 * self.squared_norm], dtype=torch.float64))
+        at_zero, at_c = images_under(f, torch.tensor([0.0, scale**2 * self.squared_norm], dtype=torch.float64))
         return Multiplier(at_zero), Multiplier((at_c - at_zero) / self.squared_norm)
 
     def _step_map(self, rule: StepRule) -> StepMap:
@@ -74,7 +73,7 @@ class OrthogonalRows(LinearOperator):
         # x + d_0 n + Mᵀ [κ y + M (δ n − κ s x)],  with d(s² MᵀM) = d_0 + δ MᵀM and K = κ Mᵀ.
         c = torch.tensor(self.squared_norm, dtype=torch.float64)
         if callable(gain):
-            kappa = gain(scale**2 * c) / c.sqrt() * ((scale > 0) - (scale < 0))
+            kappa = images_under(gain, scale**2 * c, "gain") / c.sqrt() * ((scale > 0) - (scale < 0))
         else:
             kappa = gain * scale * torch.ones_like(c)
         told, back = Multiplier(kappa), Multiplier(-of * scale * kappa)
@@ -165,6 +164,7 @@ class Truncation(OrthogonalRows):
     """
 
     def __init__(self, basis: Basis, shape: Sequence[int]) -> None:
+        check_kind(basis, Basis, "basis", "one of ld.bases, such as bases.Haar(shape)")
         self.basis, self.small = basis, basis.smaller(shape)
         super().__init__(basis.shape, self.small.shape, squared_norm=1.0)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, check_event, column, compute_dtype
+from lineardiffusion._checks import Shape, as_number, check_event, check_kind, column, compute_dtype
 from lineardiffusion.krylov import Matvec, SpectralFunction
 from lineardiffusion.lanczos import SpectrumBounds
 from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap, StepRule, apply_each
@@ -54,10 +54,11 @@ class Scaled(LinearOperator):
     """
 
     def __init__(self, scale: float, operator: LinearOperator) -> None:
+        check_kind(operator, LinearOperator, "operator", "a LinearOperator A")
         super().__init__(in_shape=operator.in_shape, out_shape=operator.out_shape)
-        if not abs(scale) < float("inf"):
+        self.scale = as_number(scale, "scale")
+        if not abs(self.scale) < float("inf"):
             raise ValueError(f"scale: expected a finite number, got {scale}")
-        self.scale = float(scale)
         self.operator = operator
 
     def apply(self, x: Tensor) -> Tensor:

@@ -15,7 +15,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lineardiffusion._checks import Shape, as_constant, as_shape, check_event, compute_dtype
+from lineardiffusion._checks import (
+    Shape,
+    as_choice,
+    as_constant,
+    as_flag,
+    as_list,
+    as_shape,
+    check_event,
+    check_tensor,
+    compute_dtype,
+    got,
+)
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.base import GramMap, LinearOperator, StepMap, StepRule, over_root
 from lineardiffusion.operators.factored import FactoredOperator
@@ -45,6 +56,11 @@ class Separable(FactoredOperator):
 
     def __init__(self, factors: Sequence[Tensor], in_shape: Sequence[int]) -> None:
         event = as_shape(in_shape, "in_shape")
+        if isinstance(factors, Tensor):
+            raise TypeError(f"factors: expected a sequence of matrices, one for each axis, got {got(factors)}")
+        factors = as_list(factors, "factors", "a sequence of matrices, one for each axis")
+        for factor in factors:
+            check_tensor(factor, "factors")
         axes = event[len(event) - len(factors) :]
         if not 1 <= len(factors) <= len(event) or any(
             factor.ndim != 2 or factor.shape[1] != size for factor, size in zip(factors, axes, strict=True)
@@ -192,8 +208,8 @@ class Resize(Separable):
     ) -> None:
         event = as_shape(in_shape, "in_shape")
         sizes = for_each_axis(size, event, "size")
-        if mode not in get_args(Mode):
-            raise ValueError(f"mode: expected one of {get_args(Mode)}, got {mode!r}")
+        as_choice(mode, get_args(Mode), "mode")
+        antialias = as_flag(antialias, "antialias")
         if len(sizes) > len(event) or min(sizes) < 1:
             raise ValueError(f"size: expected at most {len(event)} sizes ≥ 1 for in_shape {event}, got {sizes}")
         axes = event[len(event) - len(sizes) :]
@@ -244,7 +260,9 @@ def outer(vectors: Sequence[Tensor]) -> Tensor:
 
 def for_each_axis(value: Sequence[int] | int, event: Shape, name: str) -> Shape:
     """Numbers for the last axes of an event; an int stands for every spatial axis."""
-    return (value,) * spatial_axes(event) if isinstance(value, int) else as_shape(value, name)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return (value,) * spatial_axes(event)
+    return as_shape(value, name)
 
 
 def spatial_axes(shape: Shape) -> int:

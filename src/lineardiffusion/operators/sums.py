@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lineardiffusion._checks import Shape, compute_dtype
 from lineardiffusion.krylov import Matvec
-from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.operators.base import LinearOperator, as_operators
 from lineardiffusion.operators.convolution import Convolution
 from lineardiffusion.operators.dense import Matrix
 from lineardiffusion.operators.diagonal import Diagonal
@@ -31,6 +31,7 @@ class Sum(LinearOperator):
     def __init__(self, *terms: LinearOperator) -> None:
         if not terms:
             raise ValueError("terms: expected at least one operator, got none")
+        as_operators(terms, "terms")
         shapes = {(term.in_shape, term.out_shape) for term in terms}
         if len(shapes) > 1:
             raise ValueError(f"terms: expected operators of the same shapes, got {', '.join(map(str, terms))}")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_constant
+from lineardiffusion._checks import Shape, as_constant, check_kind
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.bases import Basis, first, padded
 from lineardiffusion.operators.factored import FactoredOperator
@@ -37,6 +37,7 @@ class TruncatedFilter(FactoredOperator):
     """
 
     def __init__(self, basis: Basis, shape: Sequence[int], gain: Tensor) -> None:
+        check_kind(basis, Basis, "basis", "one of ld.bases, such as bases.Haar(shape)")
         self.basis, self.small = basis, basis.smaller(shape)
         super().__init__(basis.shape, self.small.shape)
         self.gain = as_constant(gain, "gain")

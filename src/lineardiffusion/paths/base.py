@@ -100,7 +100,7 @@ class identity(Path):
 
 def as_event(shape: Sequence[int]) -> Shape:
     """An event shape. A single number is a mistake more often than an event of one axis."""
-    if isinstance(shape, int):
+    if isinstance(shape, int) and not isinstance(shape, bool):
         raise TypeError(
             f"shape: expected the sizes of an event, channels first, such as (3, {shape}, {shape}), or ({shape},) for "
             f"{shape} numbers in a row, got {shape}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, column, to_device
+from lineardiffusion._checks import Shape, as_numbers_in_a_row, column, to_device
 from lineardiffusion.config import configured
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.chain import OperatorChain
@@ -35,11 +36,14 @@ class chain(Path):
         self, operators: OperatorChain | Sequence[LinearOperator], signal_scales: Sequence[float] | None = None
     ) -> None:
         self.operators = operators if isinstance(operators, OperatorChain) else OperatorChain(operators)
-        self.signal_scales = None if signal_scales is None else list(signal_scales)
-        if self.signal_scales is not None and min(self.signal_scales) == 0:
+        self.signal_scales = None
+        if signal_scales is not None:
+            self.signal_scales = as_numbers_in_a_row(signal_scales, "signal_scales", "[1.0, 0.9, 0.5]")
+        if self.signal_scales is not None and not all(0 < a < math.inf for a in self.signal_scales):
             raise ValueError(
-                "signal_scales: expected a_t > 0 with the whole operators M_t, since c_t = M_{1:t} x_0 / a_t, got 0; "
-                "give R_1, …, R_T as ld.paths.chain([…])"
+                "signal_scales: expected a_t > 0 with the whole operators M_t, since c_t = M_{1:t} x_0 / a_t, got "
+                f"{min(self.signal_scales)}; "
+                "where a_T = 0 give R_1, …, R_T as ld.paths.chain([…])"
             )
         self._scales = Constants(torch.tensor(self.signal_scales or [1.0], dtype=torch.float64))
         shapes = [self.operators.shape(t) for t in range(len(self.operators) + 1)]
@@ -72,5 +76,10 @@ class chain(Path):
         if schedule.num_steps != len(self.operators):
             raise ValueError(
                 f"schedule: expected one of {len(self.operators)} steps for as many operators, got {schedule}"
+            )
+        if self.signal_scales is not None and len(self.signal_scales) != len(self.operators) + 1:
+            raise ValueError(
+                f"signal_scales: expected a_0, …, a_T, {len(self.operators) + 1} numbers for {len(self.operators)} "
+                f"operators, got {len(self.signal_scales)}"
             )
         return self

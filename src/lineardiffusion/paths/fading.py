@@ -10,7 +10,16 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_number, compute_dtype, to_device
+from lineardiffusion._checks import (
+    Shape,
+    as_number,
+    as_numbers,
+    check_function,
+    check_kind,
+    compute_dtype,
+    got,
+    to_device,
+)
 from lineardiffusion.caches import BoundedCache
 from lineardiffusion.config import configured
 from lineardiffusion.operators.base import LinearOperator, apply_each, operator_bytes
@@ -49,7 +58,9 @@ class heat(Path):
         self, shape: Sequence[int], blur_sigma: float | Callable[[Tensor], Tensor] = 20.0, floor: float = 1e-3
     ) -> None:
         self.event = as_event(shape)
-        if not callable(blur_sigma) and not 0 <= as_number(blur_sigma, "blur_sigma") < math.inf:
+        if callable(blur_sigma):
+            check_function(blur_sigma, "blur_sigma", "a number ≥ 0, in pixels, or a function of time")
+        elif not 0 <= as_number(blur_sigma, "blur_sigma") < math.inf:
             raise ValueError(f"blur_sigma: expected a number ≥ 0, in pixels, or a function of time, got {blur_sigma}")
         if not 0 <= as_number(floor, "floor") <= 1:
             raise ValueError(f"floor: expected a number in [0, 1], got {floor}")
@@ -169,8 +180,8 @@ class spectral(Path):
     """
 
     def __init__(self, basis: Basis, gains: Callable[[float], Tensor]) -> None:
-        if not isinstance(basis, Basis) or not callable(gains):
-            raise TypeError(f"basis, gains: expected one of ld.bases and a function of t, got {basis!r} and {gains!r}")
+        check_kind(basis, Basis, "basis", "one of ld.bases, such as bases.Cosine(shape)")
+        check_function(gains, "gains", "a function of t")
         self.basis, self._function = basis, gains
         self.event = basis.shape
         self._filters: BoundedCache[LinearOperator] = BoundedCache(FILTER_BYTES, operator_bytes)
@@ -206,9 +217,11 @@ def gains_at(gains: Callable[[float], Tensor], t: float, basis: Basis) -> Tensor
     Raises:
         ValueError: complex or infinite numbers, or a shape that does not broadcast to the coordinates.
     """
-    values = torch.as_tensor(gains(t)).detach()
-    if values.is_complex() or not bool(values.isfinite().all()):
-        raise ValueError(f"gains: expected finite real numbers at t = {t}, got {values}")
+    values = gains(t)
+    try:
+        values = as_numbers(values.detach() if isinstance(values, Tensor) else values, "gains")
+    except (TypeError, ValueError):
+        raise ValueError(f"gains: expected finite real numbers at t = {t}, got {got(values)}") from None
     try:
         values.broadcast_to(basis.coordinates)
     except RuntimeError:
@@ -216,7 +229,7 @@ def gains_at(gains: Callable[[float], Tensor], t: float, basis: Basis) -> Tensor
             f"gains: expected a shape that broadcasts to the coordinates {basis.coordinates} of {basis}, "
             f"got {tuple(values.shape)} at t = {t}"
         ) from None
-    return values.cpu().double()
+    return values
 
 
 def check_start(gains: Tensor) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_index, as_shape
+from lineardiffusion._checks import Shape, as_choice, as_index, as_list, as_shape
 from lineardiffusion.config import configured
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.orthogonal import AveragePool
@@ -54,6 +54,10 @@ class pyramid(Levelled):
         factor: float | Sequence[Any] = 2,
     ) -> None:
         self.event = as_event(shape)
+        as_choice(mode, (*get_args(Mode), "haar"), "mode")
+        if resolution_schedule is not None and not callable(resolution_schedule):
+            expected = "a schedule such as ld.convex_decay(0.5), or the level of each step"
+            resolution_schedule = as_list(resolution_schedule, "resolution_schedule", expected)
         self.sizes = _sizes(self.event, levels, factor)
         self.levels, self.mode, self.factor = len(self.sizes), mode, factor
         self.resolution_schedule = convex_decay(0.5) if resolution_schedule is None else resolution_schedule
@@ -106,16 +110,17 @@ def _sizes(shape: Shape, levels: int | None, factor: float | Sequence[Any]) -> l
     """Event shapes of all levels: each axis ⌈n / factor^level⌉, or as they are listed."""
     axes = spatial_axes(shape)
     channels, full = shape[: len(shape) - axes], shape[-axes:]
-    if isinstance(factor, (int, float)):
+    if isinstance(factor, (int, float)) and not isinstance(factor, bool):
         count = as_index(4 if levels is None else levels, 1, 64, "levels")
         if not 1 < factor < math.inf:
             raise ValueError(f"factor: expected a ratio > 1 between levels, or a list of sizes, got {factor}")
         sizes = [tuple(math.ceil(round(n / factor**level, 9)) for n in full) for level in range(count)]
     else:
-        listed = [(size,) * axes if isinstance(size, int) else as_shape(size, "factor") for size in factor]
+        given = as_list(factor, "factor", "a ratio > 1 between levels, or a list of sizes such as [32, 16]")
+        listed = [as_shape((size,) * axes if isinstance(size, int) else size, "factor") for size in given]
         sizes = listed if listed and listed[0] == full else [full, *listed]
         if levels is not None and levels != len(sizes):
-            raise ValueError(f"factor: expected {levels - 1} sizes for {levels} levels, got {list(factor)}")
+            raise ValueError(f"factor: expected {levels - 1} sizes for {levels} levels, got {given}")
     for level, (fine, coarse) in enumerate(itertools.pairwise(sizes), start=1):
         if len(coarse) != axes or any(m > n for n, m in zip(fine, coarse, strict=False)) or coarse == fine:
             raise ValueError(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import as_shape
+from lineardiffusion._checks import as_flag, as_list, as_shape, check_function, check_kind
 from lineardiffusion.caches import BoundedCache
 from lineardiffusion.config import configured
 from lineardiffusion.operators.base import LinearOperator, apply_each, operator_bytes
@@ -66,10 +66,12 @@ class truncated(Levelled):
         gains: Callable[[float], Tensor] | None = None,
         orthonormal: bool = True,
     ) -> None:
-        if not isinstance(basis, Basis) or not (gains is None or callable(gains)):
-            raise TypeError(f"basis, gains: expected one of ld.bases and a function of t, got {basis!r} and {gains!r}")
-        self.basis, self.orthonormal, self._function = basis, orthonormal, gains
-        self.shapes = [as_shape(shape, "shapes") for shape in shapes]
+        check_kind(basis, Basis, "basis", "one of ld.bases, such as bases.Haar(shape)")
+        if gains is not None:
+            check_function(gains, "gains", "a function of t")
+        self.basis, self.orthonormal, self._function = basis, as_flag(orthonormal, "orthonormal"), gains
+        listed = as_list(shapes, "shapes", "event shapes, such as [(3, 32, 32)]")
+        self.shapes = [as_shape(shape, "shapes") for shape in listed]
         self._bases = [basis]
         for shape in self.shapes:
             if math.prod(shape) >= math.prod(self._bases[-1].shape):

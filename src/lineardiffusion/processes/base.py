@@ -15,16 +15,20 @@ from torch import Tensor
 
 from lineardiffusion._checks import (
     Shape,
+    as_choice,
     as_index,
+    as_list,
     as_number,
     check_constant,
     check_event,
     check_finite,
     check_real,
+    check_tensor,
     column,
     compute_dtype,
     draw_noise,
     full_precision,
+    got,
     is_batch,
     to_device,
 )
@@ -94,19 +98,17 @@ class LinearDiffusion(Configured):
         *,
         coupling: Coupling = "markov",
     ) -> None:
-        if coupling not in get_args(Coupling):
-            raise ValueError(f"coupling: expected one of {get_args(Coupling)}, got {coupling!r}")
+        as_choice(coupling, get_args(Coupling), "coupling")
         if not isinstance(schedule, Schedule):
-            if isinstance(schedule, str) or callable(schedule):
-                raise TypeError(
-                    f"schedule: expected one such as ld.schedules.linear(1000), or σ_0, …, σ_T, got {schedule!r}"
-                )
             schedule = _as_table(schedule, signal_scales)
         elif signal_scales is not None:
             raise ValueError("signal_scales: expected None beside a schedule, which has its own")
         if not isinstance(path, Path):
             if isinstance(path, LinearOperator):
                 raise TypeError(f"path: expected a path or a sequence of operators, got one operator: [{path}]")
+            if not isinstance(path, OperatorChain):
+                expected = "a path such as ld.paths.identity(shape), or operators M_1, …, M_T"
+                path = OperatorChain(as_list(path, "path", expected))
             path = chain(path, [schedule.signal(t) for t in range((schedule.num_steps or 0) + 1)])
         self.path, self.schedule, self.coupling = path.on(schedule), schedule, coupling
         self._operators: BoundedCache[LinearOperator] = BoundedCache(_OPERATOR_BYTES, operator_bytes)
@@ -181,6 +183,7 @@ class LinearDiffusion(Configured):
         Raises:
             ValueError: not (B,) numbers, another number of them than there are events, outside 0…T.
         """
+        check_tensor(t, "t")
         if t.ndim != 1 or t.dtype == torch.bool or t.is_complex() or t.numel() == 0:
             raise ValueError(f"t: expected a tensor of shape (B,), got {t.dtype} of shape {tuple(t.shape)}")
         if count is not None and len(t) != count:
@@ -203,6 +206,7 @@ class LinearDiffusion(Configured):
         Raises:
             ValueError: there are several; `group_by_shape` finds the parts that go together.
         """
+        check_tensor(t, "t")
         if not self.path.changes():
             return self.path.shape(0)
         shapes = {self.path.shape(u) for u in set(t.tolist())}
@@ -259,6 +263,7 @@ class LinearDiffusion(Configured):
 
     def add_noise(self, mean: Tensor, t: Time, noise: Tensor) -> Tensor:
         """mean + Σ_t^{1/2} noise, for white noise of the shape of the mean; t as in `diffuse`."""
+        check_tensor(mean, "mean")
         check_real(mean, "mean")
         with full_precision(mean):
             time = self.times(t, len(mean)) if is_batch(t) else self.time(t)
@@ -293,6 +298,7 @@ class LinearDiffusion(Configured):
 
     def signal_ratio(self, s: float, t: float) -> float:
         """a_t/a_s, 0 where both are."""
+        s, t = self.time(s, "s"), self.time(t)
         before, after = self.signal_scale(s), self.signal_scale(t)
         if before == 0 and after > 0:
             raise ValueError(
@@ -343,15 +349,18 @@ class LinearDiffusion(Configured):
         Raises:
             ValueError: times that do not fit, η outside [0, 1], or no such kernel exists for these times.
         """
-        kernel = self._kernels.find((t, s, eta, of))
+        key = (t, s, eta, of)
+        try:
+            kernel = self._kernels.find(key)
+        except TypeError:  # a list, which is no number and refused below
+            kernel = None
         if kernel is None:
             (t, s), eta = self._pair(t, s), as_eta(eta)
             kernel = self._kernels.get((t, s, eta, of), lambda: self._make_kernel(t, s, eta, of))
         return kernel
 
     def _make_kernel(self, t: float, s: float, eta: float, of: str) -> MarkovKernel:
-        if of not in ("mean", "clean"):
-            raise ValueError(f"of: expected 'mean' or 'clean', got {of!r}")
+        as_choice(of, ("mean", "clean"), "of")
         operator, sigma_s, sigma_t = self.operator(s, t), self.noise_level(s), self.noise_level(t)
         if self.coupling == "shared" or not self.path.integral:  # products of feasible steps are feasible
             check_feasible(operator, sigma_s, sigma_t, at=f" from t = {t} to s = {s}")
@@ -411,7 +420,10 @@ class LinearDiffusion(Configured):
         """
         t = self.end if t is None else t
         self.check_prior(t)
-        zeros = torch.zeros(as_index(n, 0, 2**31, "n"), *self.shape(t), dtype=dtype, device=device)
+        count = as_index(n, 0, 2**31, "n")
+        if not (dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point)):
+            raise TypeError(f"dtype: expected a real floating-point one such as torch.float32, got {got(dtype)}")
+        zeros = torch.zeros(count, *self.shape(t), dtype=dtype, device=device)
         return self.add_noise(zeros, t, draw_noise(zeros, noise, generator))
 
     def terminal_snr(self, t: float | None = None) -> float:
@@ -451,10 +463,7 @@ class LinearDiffusion(Configured):
             ValueError: t outside 0…T, times of different shapes, x0 of a wrong shape; on the CPU also NaN or infinite
                 values in x0.
         """
-        check_event(x0, self.path.shape(0), "x0")
-        if x0.device.type == "cpu":  # elsewhere the answer would have to be waited for
-            check_finite(x0, "x0")
-        self._doubts.pixels(x0)
+        self.check_data(x0, "x0")
         time = self._time_of(x0, t)
         with full_precision(x0):
             if isinstance(time, Tensor):
@@ -463,6 +472,14 @@ class LinearDiffusion(Configured):
             else:
                 mean = self.operator(0, time)(x0)
             return self._add_noise(mean, time, draw_noise(mean, noise, generator))
+
+    def check_data(self, x: Tensor, name: str = "x0", t: float = 0) -> None:
+        """Raise unless x are data, or states at t, with shape (*batch, *shape(t)), and on the CPU finite; warn as
+        `diffuse`. `name` is what messages call them."""
+        check_event(x, self.shape(t), name)
+        if x.device.type == "cpu":  # elsewhere the answer would have to be waited for
+            check_finite(x, name)
+        self._doubts.pixels(x, name)
 
     def clean(self, x0: Tensor, t: Time) -> Tensor:
         """c_t = R_t x_0: the degraded image in data range. Arguments as `diffuse`."""
@@ -497,6 +514,7 @@ class LinearDiffusion(Configured):
 
     def noise_level(self, t: float) -> NoiseLevel:
         """σ_t, or Σ_t where the noise is not isotropic."""
+        t = self.time(t)
         if t not in self._levels:
             if len(self._levels) > 4096:  # of times between steps
                 self._levels.clear()
@@ -530,7 +548,8 @@ class LinearDiffusion(Configured):
 def _as_table(sigmas: Sequence[NoiseLevel] | Tensor, signal_scales: Sequence[float] | Tensor | None) -> Schedule:
     """The schedule of levels σ_t, or Σ_t, and scales a_t."""
     check_constant(sigmas, "sigmas")
-    levels: list[NoiseLevel] = sigmas.tolist() if isinstance(sigmas, Tensor) else list(sigmas)
+    expected = "one such as ld.schedules.linear(1000), or the noise levels σ_0, …, σ_T"
+    levels: list[NoiseLevel] = as_list(sigmas, "schedule", expected)
     if any(isinstance(level, Covariance) for level in levels):
         return CovarianceTable(levels, signal_scales)
     numbers = [as_noise_level(level, (), "sigmas", at=f" at t = {t}") for t, level in enumerate(levels)]

@@ -41,7 +41,7 @@ class Doubts:
             f"give the sampler prior=images, which start from process.diffuse(images, {t}).",
         )
 
-    def pixels(self, x0: Tensor) -> None:
+    def pixels(self, x0: Tensor, name: str) -> None:
         """Images of 0…255. On an accelerator the answer has to be waited for: there it is asked for once."""
         if "pixels" in self._warned or not x0.numel() or x0.is_meta or torch.compiler.is_compiling():
             return
@@ -49,14 +49,21 @@ class Doubts:
             if self._looked:
                 return
             self._looked = True
-        low, high = x0.detach().aminmax()
-        if bool((low >= 0) & (high > _PIXELS)):
-            self._warn(
-                "pixels",
-                f"x0: expected values of about ±1, got {float(low):.4g}…{float(high):.4g}, as of images in 0…255: "
-                f"scale those by x / 127.5 - 1",
-            )
+        message = of_pixels(x0, name)
+        if message:
+            self._warn("pixels", message, stacklevel=6)  # one call further away
 
-    def _warn(self, of: str, message: str) -> None:
+    def _warn(self, of: str, message: str, stacklevel: int = 5) -> None:
         self._warned.add(of)
-        warnings.warn(message, stacklevel=5)
+        warnings.warn(message, stacklevel=stacklevel)
+
+
+def of_pixels(x: Tensor, name: str) -> str | None:
+    """What there is to say of images in 0…255, if these look like some."""
+    low, high = x.detach().aminmax()
+    if not bool((low >= 0) & (high > _PIXELS)):
+        return None
+    return (
+        f"{name}: expected values of about ±1, got {float(low):.4g}…{float(high):.4g}, as of images in 0…255: scale "
+        f"those by x / 127.5 - 1"
+    )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from lineardiffusion._checks import as_list
 from lineardiffusion.covariance import Covariance, as_noise_level
 from lineardiffusion.kernels import check_feasible
 from lineardiffusion.operators.base import LinearOperator
@@ -69,7 +70,8 @@ def feasible_sigmas(chain: OperatorChain | Sequence[LinearOperator], targets: Se
         [0.0, 0.5, 1.0, 3.0]
     """
     chain = chain if isinstance(chain, OperatorChain) else OperatorChain(chain)
-    levels = [as_noise_level(level, (1,), "targets", at=f" at t = {t}") for t, level in enumerate(targets)]
+    given = as_list(targets, "targets", "noise levels σ_0, …, σ_T")
+    levels = [as_noise_level(level, (1,), "targets", at=f" at t = {t}") for t, level in enumerate(given)]
     if len(levels) != len(chain) + 1 or levels[0] != 0 or any(isinstance(level, Covariance) for level in levels):
         raise ValueError(f"targets: expected {len(chain) + 1} numbers, the first of them 0, got {len(levels)}")
     sigmas = [0.0]

@@ -9,6 +9,7 @@ of the variance.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from abc import ABC, abstractmethod
 from collections import deque
@@ -18,9 +19,23 @@ from typing import Any, SupportsIndex
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import as_index, as_range, check_event, compute_dtype, draw_noise, in_dtype
+from lineardiffusion._checks import (
+    as_flag,
+    as_index,
+    as_range,
+    check_batch,
+    check_event,
+    check_kind,
+    check_tensor,
+    compute_dtype,
+    device_of,
+    draw_noise,
+    got,
+    in_dtype,
+)
 from lineardiffusion.config import Configured
 from lineardiffusion.denoiser import Denoiser, first_weight
+from lineardiffusion.networks import keywords, unknown_names
 from lineardiffusion.samplers.draws import Draws, Source, noise_source
 from lineardiffusion.samplers.history import History
 from lineardiffusion.samplers.inversion import invert
@@ -113,7 +128,14 @@ class Sampler(Configured, ABC):
             ValueError: times that do not fit, or a history that does not lead to t.
         """
         t, s = self._checked(t, s)
-        history = self.history() if history is None else history
+        check_tensor(x_t, "x_t")
+        if noise is not None:
+            check_tensor(noise, "noise")
+        device_of(generator)
+        if history is None:
+            history = self.history()
+        elif not isinstance(history, History):
+            check_kind(history, History, "history", "what sampler.history() returns, or None")
         if history.time not in (None, t):
             raise ValueError(f"history: expected one of steps that lead to t = {t}, got one to {history.time}")
         draws = Draws(lambda like: draw_noise(like, noise, generator), lambda like: draw_noise(like, None, generator))
@@ -123,8 +145,11 @@ class Sampler(Configured, ABC):
 
     def _checked(self, t: float, s: float) -> tuple[float, float]:
         """Two times between which there may be a step, integers where they are."""
-        if (t, s) in self._pairs:
-            return self._pairs[t, s]
+        try:
+            if (t, s) in self._pairs:
+                return self._pairs[t, s]
+        except TypeError:  # a list, which is no number and refused below
+            pass
         process = self.denoiser.process
         t, s = process.time(t), process.time(s, "s")
         if s >= t:
@@ -189,16 +214,19 @@ class Sampler(Configured, ABC):
             (t, x_t, ĉ): for each time, from the first one down, the state and the clean image estimated from it, which
             has the shape of the next state; and at the end (0, x_0, x_0).
         """
-        source = noise_source(as_index(n, 1, 2**31, "n"), seeds, generator)
+        n = as_index(n, 1, 2**31, "n")
+        source, progress = noise_source(n, seeds, generator), as_flag(progress, "progress")
+        self._check_conditioning(conditioning)
         if start is not None and prior is not None:
             raise ValueError("start, prior: expected at most one of them, got both")
         times, x = self.times, None
         if start is not None:
             times, x = self._times_from(start, n)
         elif prior is not None:
-            check_event(prior, self.denoiser.process.shape(0), "prior")
-            if prior.ndim != len(self.denoiser.process.shape(0)) + 1 or len(prior) == 0:
-                raise ValueError(f"prior: expected a batch of images, got shape {tuple(prior.shape)}")
+            check_batch(prior, self.denoiser.process.shape(0), "prior")
+            if len(prior) == 0:
+                raise ValueError(f"prior: expected at least one image, got shape {tuple(prior.shape)}")
+            self.denoiser.process.check_data(prior, "prior")
         return self._walk(n, times, x, prior, source, progress, conditioning)
 
     def invert(self, x_0: Tensor, iterations: int = 10, progress: bool = True, **conditioning: Any) -> Tensor:
@@ -216,7 +244,10 @@ class Sampler(Configured, ABC):
             ValueError: a process that changes shape, whose steps draw what is new.
         """
         pairs = list(itertools.pairwise(self.times))[::-1]
-        check_event(x_0, self.denoiser.process.shape(0), "x_0")
+        check_batch(x_0, self.denoiser.process.shape(0), "x_0")
+        self.denoiser.process.check_data(x_0, "x_0")
+        self._check_conditioning(conditioning)
+        progress = as_flag(progress, "progress")
         iterations = as_index(iterations, 1, 2**31, "iterations")
         return invert(self.denoiser, _bar(pairs, progress), x_0, iterations, self.clip, conditioning)
 
@@ -233,12 +264,25 @@ class Sampler(Configured, ABC):
         try:
             t, x_t = start
         except (TypeError, ValueError):
-            raise TypeError(f"start: expected (t, x_t), got {type(start).__name__}") from None
+            raise TypeError(f"start: expected (t, x_t), got {got(start)}") from None
         t = process.time(t, "start", low="above")
         check_event(x_t, process.shape(t), "start")
         if tuple(x_t.shape) != (n, *process.shape(t)):
             raise ValueError(f"start: expected states of shape {(n, *process.shape(t))}, got {tuple(x_t.shape)}")
+        process.check_data(x_t, "start", t)
         return as_times(process, [t, *(u for u in self.times if 0 < u < t)]), x_t.to(compute_dtype(x_t.dtype))
+
+    def _check_conditioning(self, conditioning: dict[str, Any]) -> None:
+        """What is no argument of the call goes to the network: raise where that does not take it."""
+        unknown = unknown_names(self.denoiser.network, conditioning)
+        if unknown:
+            own = [
+                name for name in inspect.signature(Sampler.__call__).parameters if name not in ("self", "conditioning")
+            ]
+            raise TypeError(
+                f"{unknown[0]}: expected an argument of the sampler ({', '.join(own)}) or one that the network takes "
+                f"({', '.join(keywords(self.denoiser.network)) or 'none'}), got another"
+            )
 
     def _walk(
         self,

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import as_index, draw_noise
+from lineardiffusion._checks import as_index, as_list, device_of, draw_noise
 from lineardiffusion.residual import Noise
 
 
@@ -60,7 +60,7 @@ class _Generated:
         return draw_noise(like, None, self.generator)
 
     def choose(self, count: int) -> Tensor:
-        device = None if self.generator is None else self.generator.device
+        device = device_of(self.generator)
         return torch.randint(count, (self.n,), generator=self.generator, device=device)
 
 
@@ -71,14 +71,12 @@ def noise_source(n: int, seeds: Sequence[int] | None, generator: torch.Generator
         TypeError: seeds that are no sequence of integers.
         ValueError: another number of seeds, or a generator beside them.
     """
+    device_of(generator)
     if seeds is None:
         return _Generated(n, generator)
     if generator is not None:
         raise ValueError("seeds, generator: expected at most one of them, got both")
-    try:
-        count = len(seeds)
-    except TypeError:
-        raise TypeError(f"seeds: expected a sequence, one for each sample, such as range({n}), got {seeds!r}") from None
-    if count != n:
-        raise ValueError(f"seeds: expected one for each of {n} samples, got {count}")
-    return _Seeded(seeds)
+    given = as_list(seeds, "seeds", f"a sequence, one for each sample, such as range({n})")
+    if len(given) != n:
+        raise ValueError(f"seeds: expected one for each of {n} samples, got {len(given)}")
+    return _Seeded(given)

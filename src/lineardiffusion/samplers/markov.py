@@ -20,7 +20,7 @@ from typing import Any, get_args
 
 from torch import Tensor
 
-from lineardiffusion._checks import as_index, full_precision
+from lineardiffusion._checks import as_choice, as_flag, as_index, check_kind, full_precision
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.kernels import as_eta
 from lineardiffusion.residual import Residual
@@ -62,10 +62,11 @@ class MarkovSampler(Sampler):
         residual: Residual | None,
     ) -> None:
         super().__init__(denoiser, steps, clip)
-        self.eta, self.order, self.corrector = as_eta(eta), as_index(order, 1, 3, "order"), bool(corrector)
-        if rule not in get_args(Rule):
-            raise ValueError(f"rule: expected one of {get_args(Rule)}, got {rule!r}")
-        self.rule, self.residual = rule, residual
+        self.eta, self.order = as_eta(eta), as_index(order, 1, 3, "order")
+        self.rule, self.corrector = as_choice(rule, get_args(Rule), "rule"), as_flag(corrector, "corrector")
+        if residual is not None:
+            check_kind(residual, Residual, "residual", "what ld.calibrate returns, or None")
+        self.residual = residual
         self._spread = Residual({}) if residual is None else residual
         others = self._spread.spectra.keys() - set(itertools.pairwise(self.times))
         if others:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_numbers
+from lineardiffusion._checks import Shape, as_numbers, check_function, check_kind
 from lineardiffusion.config import configured
 from lineardiffusion.covariance import Covariance, GramCovariance, Multiple, NoiseLevel
 from lineardiffusion.operators.bases import Basis
@@ -46,17 +46,16 @@ class coloured(Schedule):
     is_isotropic = False
 
     def __init__(self, schedule: Schedule, basis: Basis, deviations: Tensor | Callable[[float], Tensor]) -> None:
-        if not isinstance(schedule, Schedule) or not isinstance(basis, Basis):
-            raise TypeError(
-                f"schedule, basis: expected a schedule such as schedules.flow() and one of ld.bases, got {schedule!r} "
-                f"and {basis!r}"
-            )
+        check_kind(schedule, Schedule, "schedule", "a schedule such as schedules.flow()")
+        check_kind(basis, Basis, "basis", "one of ld.bases, such as bases.Cosine(shape)")
         if not basis.is_complete:
             raise ValueError(
                 f"basis: expected one of all events, since what it leaves out would have no noise, got {basis}"
             )
         self.schedule, self.basis = schedule, basis
         self.end, self.num_steps, self.first = schedule.end, schedule.num_steps, schedule.first
+        if callable(deviations):
+            check_function(deviations, "deviations", "numbers, or a function of t that returns them")
         self.deviations = deviations if callable(deviations) else as_numbers(deviations, "deviations")
         self.by_value = schedule.by_value or callable(deviations)
         self._fixed, self._rms = None, 1.0

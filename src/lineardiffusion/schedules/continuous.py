@@ -7,16 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import as_number
+from lineardiffusion._checks import as_positive
 from lineardiffusion.config import configured
 from lineardiffusion.schedules.noise import Schedule
-
-
-def _positive(value: float, name: str) -> float:
-    number = as_number(value, name)
-    if not 0 < number < math.inf:
-        raise ValueError(f"{name}: expected a positive number, got {value}")
-    return number
 
 
 @configured("schedules.flow")
@@ -41,7 +34,7 @@ class flow(Schedule):
     """
 
     def __init__(self, shift: float = 1.0) -> None:
-        self.shift = _positive(shift, "shift")
+        self.shift = as_positive(shift, "shift")
 
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         total = 1 + (self.shift - 1) * t
@@ -75,7 +68,7 @@ class edm(Schedule):
     """
 
     def __init__(self, sigma_max: float = 80.0, rho: float = 7.0) -> None:
-        self.sigma_max, self.rho = _positive(sigma_max, "sigma_max"), _positive(rho, "rho")
+        self.sigma_max, self.rho = as_positive(sigma_max, "sigma_max"), as_positive(rho, "rho")
         if not sigma_max > 0.002:
             raise ValueError(f"sigma_max: expected a level above the least of a grid, 0.002, got {sigma_max}")
         self.first = (0.002 / self.sigma_max) ** (1 / self.rho)
@@ -102,7 +95,7 @@ class vp(Schedule):
     """
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
-        self.beta_min, self.beta_max = _positive(beta_min, "beta_min"), _positive(beta_max, "beta_max")
+        self.beta_min, self.beta_max = as_positive(beta_min, "beta_min"), as_positive(beta_max, "beta_max")
         if self.beta_min > self.beta_max:
             raise ValueError(f"beta_min: expected at most beta_max = {beta_max}, got {beta_min}")
 
@@ -167,7 +160,7 @@ class ve(Schedule):
     first = 1e-5
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:
-        self.sigma_min, self.sigma_max = _positive(sigma_min, "sigma_min"), _positive(sigma_max, "sigma_max")
+        self.sigma_min, self.sigma_max = as_positive(sigma_min, "sigma_min"), as_positive(sigma_max, "sigma_max")
         if not self.sigma_min < self.sigma_max:
             raise ValueError(f"sigma_min: expected less than sigma_max = {sigma_max}, got {sigma_min}")
 

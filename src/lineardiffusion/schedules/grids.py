@@ -15,17 +15,16 @@ from __future__ import annotations
 
 import itertools
 import math
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import as_index, as_number
+from lineardiffusion._checks import as_index, as_numbers_in_a_row, as_positive, check_process, got
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.schedules.noise import Schedule
 
@@ -54,6 +53,7 @@ class Grid(Configured, ABC):
         Raises:
             ValueError: more times than the process has, or fewer than its changes of shape need.
         """
+        check_process(process)
         times = list(self.spacing(process))
         if process.path.integral:
             times = [round(t) for t in times]
@@ -183,8 +183,8 @@ class karras(Grid):
         super().__post_init__()
         for name in ("rho", "sigma_min", "sigma_max"):
             value = getattr(self, name)
-            if value is not None and not 0 < as_number(value, name) < math.inf:
-                raise ValueError(f"{name}: expected a positive number, got {value}")
+            if value is not None or name == "rho":
+                as_positive(value, name)
         if self.sigma_min is not None and self.sigma_max is not None and not self.sigma_min < self.sigma_max:
             raise ValueError(f"sigma_min: expected less than sigma_max = {self.sigma_max}, got {self.sigma_min}")
 
@@ -260,21 +260,23 @@ def as_times(process: LinearDiffusion, steps: Steps) -> list[float]:
         >>> grids.as_times(ld.DDPM((1,), 100), 3), grids.as_times(ld.DDPM((1,), 100), [60, 12.5])
         ([100, 51, 1, 0], [60, 12.5, 0])
     """
+    check_process(process)
     if steps is None:
         if process.num_steps is None:
             raise ValueError(
                 "steps: expected a number or a grid for a process of continuous time, such as 50, got None"
             )
         return list(range(process.num_steps, -1, -1))
-    if isinstance(steps, (Tensor, np.ndarray)) and steps.ndim == 1:
-        steps = steps.tolist()
-    if isinstance(steps, (list, tuple, range)):
-        return _given(process, [as_number(t, "steps") for t in steps])
     if isinstance(steps, Grid):
         return [*steps.times(process), 0]
-    if not isinstance(steps, SupportsIndex):
-        raise TypeError(f"steps: expected a number, a grid such as grids.uniform(50), or times, got {steps!r}")
-    return [*uniform(operator.index(steps)).times(process), 0]
+    if isinstance(steps, (list, tuple, range)) or (isinstance(steps, (Tensor, np.ndarray)) and steps.ndim == 1):
+        return _given(process, as_numbers_in_a_row(steps, "steps", "[999, 500, 1]"))
+    try:
+        return [*uniform(as_index(steps, 1, process.num_steps or 10**9, "steps")).times(process), 0]  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(
+            f"steps: expected a number, a grid such as grids.uniform(50), or descending times, got {got(steps)}"
+        ) from None
 
 
 def _given(process: LinearDiffusion, times: list[float]) -> list[float]:

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import as_index, as_number
+from lineardiffusion._checks import as_index, as_number, check_kind
 from lineardiffusion.config import configured
 from lineardiffusion.schedules.noise import Schedule
-from lineardiffusion.schedules.tables import VariancePreserving, from_alpha_bar
+from lineardiffusion.schedules.tables import VariancePreserving, as_levels, from_alpha_bar
 
 AlphaBar: TypeAlias = "Sequence[float] | np.ndarray[Any, Any] | Tensor"
 NoiseSchedule: TypeAlias = "str | Schedule | Callable[[int], Schedule | AlphaBar] | AlphaBar"
@@ -169,16 +169,21 @@ def as_schedule(schedule: NoiseSchedule, num_steps: int | None) -> Schedule:
             f"ᾱ_0 … ᾱ_T, got {schedule!r}"
         )
     made: object = _NAMED[schedule] if isinstance(schedule, str) else schedule
-    if callable(made) and not isinstance(made, Schedule):
+    is_other_class = isinstance(made, type) and not issubclass(made, Schedule)
+    if callable(made) and not isinstance(made, Schedule) and not is_other_class:
         if steps is None:
             raise ValueError(f"num_steps: expected a number of steps for the schedule {schedule!r}, got None")
         made = made(steps)
     if isinstance(made, (list, tuple, np.ndarray, Tensor)):
+        made = as_levels(made, "schedule")
         if steps is not None and len(made) != steps + 1:
-            raise ValueError(f"schedule: expected ᾱ_0 … ᾱ_T, {steps + 1} numbers for T = {steps}, got {len(made)}")
+            remedy = "; ᾱ_0 = 1 comes before those of diffusers' alphas_cumprod" if len(made) == steps else ""
+            raise ValueError(
+                f"schedule: expected ᾱ_0 … ᾱ_T, {steps + 1} numbers for T = {steps}, got {len(made)}{remedy}"
+            )
         made = from_alpha_bar(made)
-    if not isinstance(made, Schedule):
-        raise TypeError(f"schedule: expected a name, a schedule or ᾱ_0 … ᾱ_T, got {made!r}")
+    check_kind(made, Schedule, "schedule", f"one of {', '.join(map(repr, _NAMED))}, a schedule or ᾱ_0 … ᾱ_T")
+    assert isinstance(made, Schedule)
     if made.num_steps != steps:
         raise ValueError(f"schedule: expected one of num_steps = {steps}, got {made}, of num_steps = {made.num_steps}")
     return made

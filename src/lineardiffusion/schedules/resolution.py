@@ -21,7 +21,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import as_constant, as_index, as_number
+from lineardiffusion._checks import as_index, as_list, as_numbers, as_numbers_in_a_row, as_positive, check_function, got
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.information import diffusion_information
 from lineardiffusion.schedules.noise import Schedule
@@ -77,8 +77,7 @@ class Powered(Fraction):
     power: float
 
     def __post_init__(self) -> None:
-        if not 0 < as_number(self.power, "power") < math.inf:
-            raise ValueError(f"power: expected a positive number, got {self.power}")
+        as_positive(self.power, "power")
 
 
 @configured("equal_levels")
@@ -177,13 +176,8 @@ class snr_matched(Rule):
     """
 
     def __init__(self, spectrum: Tensor | Sequence[float] | Sequence[Sequence[float]], threshold: float = 0.1) -> None:
-        self.spectrum = as_constant(
-            spectrum if isinstance(spectrum, Tensor) else torch.tensor(spectrum, dtype=torch.float64), "spectrum"
-        )
-        self.threshold = as_number(threshold, "threshold")
-        if not 0 < self.threshold < math.inf:
-            raise ValueError(f"threshold: expected a positive number, got {threshold}")
-        if self.spectrum.ndim == 0 or not bool((self.spectrum >= 0).all()):
+        self.spectrum, self.threshold = as_numbers(spectrum, "spectrum"), as_positive(threshold, "threshold")
+        if self.spectrum.ndim == 0 or not self.spectrum.numel() or not bool((self.spectrum >= 0).all()):
             raise ValueError(
                 f"spectrum: expected variances ≥ 0 of at least one axis, got shape {tuple(self.spectrum.shape)}"
             )
@@ -215,15 +209,18 @@ class changes_at(Configured):
     """
 
     def __init__(self, times: Sequence[float]) -> None:
-        numbers = [as_number(t, "times") for t in times]
+        numbers = as_numbers_in_a_row(times, "times", "[360, 570]")
         if numbers != sorted(numbers) or not all(t > 0 for t in numbers):
-            raise ValueError(f"times: expected ascending times above 0, got {list(times)}")
+            raise ValueError(f"times: expected ascending times above 0, got {got(times)}")
         self.times = tuple(int(t) if t.is_integer() else t for t in numbers)
 
     def __call__(self, levels: int, noise_schedule: Schedule) -> list[float]:
         if len(self.times) != levels - 1:
             raise ValueError(f"times: expected {levels - 1} for {levels} levels, got {list(self.times)}")
         return list(self.times)
+
+
+_RULE = "a schedule such as ld.convex_decay(0.5), or the level of each step"
 
 
 def as_changes(
@@ -241,7 +238,9 @@ def as_changes(
         ValueError: levels that fall with t, do not exist or are not T; times that are none.
     """
     if callable(resolution_schedule) and not isinstance(resolution_schedule, Tensor):
-        changes = [as_number(t, "resolution_schedule") for t in resolution_schedule(levels, noise_schedule)]
+        check_function(resolution_schedule, "resolution_schedule", _RULE)
+        times = resolution_schedule(levels, noise_schedule)
+        changes = as_numbers_in_a_row(times, "resolution_schedule", "[360, 570], to be returned")
         if len(changes) != levels - 1 or changes != sorted(changes) or not all(t > 0 for t in changes):
             raise ValueError(
                 f"resolution_schedule: expected {levels - 1} ascending times above 0 for {levels} levels, got {changes}"
@@ -256,7 +255,8 @@ def as_changes(
             "resolution_schedule: expected a schedule such as ld.convex_decay(0.5) for a process of continuous time, "
             "got levels for each step"
         )
-    given = [as_index(level, 0, levels - 1, "resolution_schedule") for level in resolution_schedule]
+    steps = as_list(resolution_schedule, "resolution_schedule", _RULE)
+    given = [as_index(level, 0, levels - 1, "resolution_schedule") for level in steps]
     if len(given) != noise_schedule.num_steps:
         raise ValueError(f"resolution_schedule: expected {noise_schedule.num_steps} levels, got {len(given)}")
     for t, (before, after) in enumerate(itertools.pairwise(given), start=2):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_constant, check_constant
+from lineardiffusion._checks import Shape, as_constant, as_list, as_number, check_constant, got
 from lineardiffusion.config import configured
 from lineardiffusion.covariance import Covariance, NoiseLevel, as_noise_level
 from lineardiffusion.schedules.noise import Constants, Schedule, crossing, no_single_time
@@ -121,19 +121,25 @@ def _intervals(signal: Tensor, sigma: Tensor, nodes: Tensor, straight: Tensor, t
     return torch.stack([straight.double(), nodes[:-1], nodes[1:], *ends, *size])
 
 
+_ROW = "numbers in a row"
+
+
 def as_levels(values: Sequence[float] | np.ndarray[Any, Any] | Tensor, name: str) -> Tensor:
     """Numbers in a row, as float64 on the CPU.
 
     Raises:
+        TypeError: no numbers.
         ValueError: not in a row, not finite, not real, or being learned.
     """
     if not isinstance(values, (Tensor, np.ndarray)):
-        for value in values:
+        for value in (values := as_list(values, name, _ROW)):
             check_constant(value, name)
-        values = np.asarray(values, dtype=np.float64)
+        values = np.asarray([as_number(value, name) for value in values])
+    if isinstance(values, np.ndarray) and values.dtype.kind not in "fiu":
+        raise TypeError(f"{name}: expected {_ROW}, got {got(values)} of {values.dtype}")
     levels = as_constant(torch.as_tensor(values), name)
     if levels.ndim != 1:
-        raise ValueError(f"{name}: expected numbers in a row, got shape {tuple(levels.shape)}")
+        raise ValueError(f"{name}: expected {_ROW}, got shape {tuple(levels.shape)}")
     return levels
 
 
@@ -187,7 +193,7 @@ class CovarianceTable(Tabulated):
     def __init__(self, levels: Sequence[NoiseLevel], signal: Sequence[float] | Tensor | None = None) -> None:
         self._noise = tuple(
             level if isinstance(level, Covariance) else as_noise_level(level, (), "levels", at=f" at t = {t}")
-            for t, level in enumerate(levels)
+            for t, level in enumerate(as_list(levels, "levels", "Σ_0, …, Σ_T, such as [0.0, 1.0, covariance]"))
         )
         self.is_isotropic = not any(isinstance(level, Covariance) for level in self._noise)
         sigmas = [math.sqrt(level.mean_variance()) if isinstance(level, Covariance) else level for level in self._noise]

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape
+from lineardiffusion._checks import Shape, as_index, check_kind
 from lineardiffusion.operators.base import LinearOperator
 
 # Errors are measured against the sizes of what is compared. float32 weights inside an operator cost 1e-6 or so, and
@@ -27,6 +27,7 @@ class Opaque(LinearOperator):
     """
 
     def __init__(self, operator: LinearOperator) -> None:
+        check_kind(operator, LinearOperator, "operator", "a LinearOperator")
         super().__init__(operator.in_shape, operator.out_shape)
         self.operator = operator
 
@@ -66,8 +67,9 @@ def check_operator(operator: LinearOperator, seed: int = 0) -> None:
         Traceback (most recent call last):
         ValueError: Shift is not linear: M 0 has the norm 1.73, expected 0
     """
+    check_kind(operator, LinearOperator, "operator", "a LinearOperator")
     with torch.no_grad():
-        _Check(operator, seed).run()
+        _Check(operator, as_index(seed, -(2**63), 2**64 - 1, "seed")).run()
 
 
 class _Check:

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import as_index
+from lineardiffusion._checks import as_index, as_number, check_kind
 from lineardiffusion.gaussian import Gaussian
 from lineardiffusion.kernels import check_feasible
 from lineardiffusion.processes.base import LinearDiffusion
@@ -51,7 +51,9 @@ def check_process(process: LinearDiffusion, samples: int = 1000, seed: int = 0, 
         >>> ld.testing.check_process(ld.LinearDiffusion(ld.paths.identity((3, 4)), ld.schedules.flow()))
     """
     as_index(samples, 100, 2**31, "samples")
-    if not 0 < false_alarm_rate < 1:
+    check_kind(process, LinearDiffusion, "process", "a LinearDiffusion, such as ld.DDPM(shape)")
+    seed = as_index(seed, -(2**63), 2**64 - 1, "seed")
+    if not 0 < as_number(false_alarm_rate, "false_alarm_rate") < 1:
         raise ValueError(f"false_alarm_rate: expected a number in (0, 1), got {false_alarm_rate}")
     generator = torch.Generator().manual_seed(seed)
     pairs = _pairs(process)

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from lineardiffusion._checks import as_number, check_kind
+
 
 class ExponentialMovingAverage:
     r"""θ̄ ← β_n θ̄ + (1 − β_n) θ after step n, with β_n = min(β, (1 + n)/(10 + n)) so that the first weights, which are
@@ -33,29 +35,40 @@ class ExponentialMovingAverage:
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.9999) -> None:
-        if not 0 <= decay < 1:
+        check_kind(model, nn.Module, "model", "a torch.nn.Module")
+        self.decay = as_number(decay, "decay")
+        if not 0 <= self.decay < 1:
             raise ValueError(f"decay: expected a number in [0, 1), got {decay}")
-        self.decay = decay
         self.num_updates = 0
         self.parameters = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take in the parameters of the model after a step."""
+        current = self._parameters_of(model)
         self.num_updates += 1
         weight = 1 - min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
-        current = dict(model.named_parameters())
         torch._foreach_lerp_(list(self.parameters.values()), [current[name] for name in self.parameters], weight)
 
     @contextlib.contextmanager
     def applied_to(self, model: nn.Module) -> Iterator[None]:
         """The model with the averaged parameters, for as long as the context lasts."""
-        own = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        own = {name: parameter.detach().clone() for name, parameter in self._parameters_of(model).items()}
         self._write(self.parameters, model)
         try:
             yield
         finally:
             self._write(own, model)
+
+    def _parameters_of(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        check_kind(model, nn.Module, "model", "a torch.nn.Module")
+        parameters = dict(model.named_parameters())
+        if parameters.keys() != self.parameters.keys():
+            other = sorted(parameters.keys() ^ self.parameters.keys())[:3]
+            raise ValueError(
+                f"model: expected the parameters of the model that is averaged, got one that differs in {other}"
+            )
+        return parameters
 
     @staticmethod
     @torch.no_grad()

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import as_index
-from lineardiffusion.training.files import remove_partials, whole_file
+from lineardiffusion._checks import as_index, check_kind, got
+from lineardiffusion.training.files import check_path, remove_partials, whole_file
+from lineardiffusion.training.state import check_tensors
 
 _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
@@ -55,7 +56,12 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mappin
         CheckpointError: the file could not be written, for instance for want of space; `path` is as it was.
         TypeError: a type of tensors that a checkpoint cannot hold.
     """
-    text = json.dumps(metadata, sort_keys=True)
+    check_path(path)
+    check_tensors(tensors, "tensors")
+    try:
+        text = json.dumps(metadata, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"metadata: expected what JSON can hold, got {got(metadata)} ({error})") from None
     parts = _serialized(tensors, {"metadata": text, "sha256": _digest(tensors, text)})
     try:
         with whole_file(path) as partial, open(partial, "wb") as file:
@@ -91,6 +97,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     from safetensors import SafetensorError, safe_open
 
+    check_path(path)
     try:
         if path.exists() and not path.is_file():
             raise OSError("expected a file, got a folder, a pipe or a device")  # a pipe would be waited for
@@ -133,6 +140,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | os.PathLike[str], keep: int = 3) -> None:
+        check_kind(folder, (str, os.PathLike), "folder", "the path of a folder")
         self.folder = Path(folder)
         self.keep = as_index(keep, 1, 2**31, "keep")
 

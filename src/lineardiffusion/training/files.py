@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from lineardiffusion._checks import check_kind
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -18,6 +20,11 @@ except ImportError:  # Windows
 
 _PARTIAL = ".partial"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}  # what file systems without locks answer
+
+
+def check_path(path: object) -> None:
+    """Raise unless this is a pathlib.Path."""
+    check_kind(path, Path, "path", 'a pathlib.Path, such as Path("step-1.safetensors")')
 
 
 @contextlib.contextmanager
@@ -39,6 +46,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         ...     print(file.name)
         figures.json
     """
+    check_path(path)
     partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}{_PARTIAL}")
     descriptor = -1
     try:
