@@ -97,7 +97,7 @@ def curve(losses: list[Tensor]) -> list[list[float]]:
 
 def picture(images: Tensor, path: Path) -> str:
     """Write the images side by side; the name of the file."""
-    from examples.experiment.pictures import grid, write_png
+    from lineardiffusion.pictures import grid, write_png
 
     write_png(grid(images), path)
     return path.name

@@ -35,7 +35,7 @@ from benchmarks.inverse_peers import azula_methods, deepinv_methods
 from benchmarks.runs import slug, write_table
 from benchmarks.small_models import SHAPE, digits, new_denoiser, train
 from benchmarks.timing import environment
-from examples.experiment.pictures import grid, write_png
+from lineardiffusion.pictures import grid, write_png
 
 import lineardiffusion as ld
 
