@@ -35,9 +35,9 @@ from benchmarks.inverse_peers import azula_methods, deepinv_methods
 from benchmarks.runs import slug, write_table
 from benchmarks.small_models import SHAPE, digits, new_denoiser, train
 from benchmarks.timing import environment
-from lineardiffusion.pictures import grid, write_png
 
 import lineardiffusion as ld
+from lineardiffusion.pictures import grid, write_png
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS, RESULTS = ROOT / "runs" / "benchmark-inverse", ROOT / "benchmarks" / "results" / "inverse.json"

@@ -75,7 +75,7 @@ def calibrate(
     process = denoiser.process
     check_batch(images, process.shape(0), "images")
     if len(images) == 0:
-        raise ValueError(f"images: expected at least one, got shape {tuple(images.shape)}")
+        raise ValueError(f"images: expected shape (N, *{process.shape(0)}) with N ≥ 1, got {tuple(images.shape)}")
     process.check_data(images, "images")
     batch_size = as_index(batch_size, 1, 2**31, "batch_size")
     shape_changes_only = as_flag(shape_changes_only, "shape_changes_only")
