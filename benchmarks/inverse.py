@@ -17,6 +17,7 @@ docs/inverse.md. About ten minutes on one core. How deepinv is imported without 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -130,44 +131,43 @@ def drawn(file: Path, draw: Draw, counted: Counted) -> dict[str, Any]:
     return kept
 
 
-def measure(data: Path) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
-    """A row for each task, number of calls, library and method; and the images of pictures."""
+def measure(data: Path, anew: bool) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    """A row for each number of calls, task, library and method; and the images of pictures."""
     images = digits(data)[0]
     denoiser, counted = trained(images[:-HELD_OUT])
     truth, rows, pictures = images[-COUNT:], [], {}
-    for task, (A, mask, kernel) in tasks().items():
-        noise = torch.randn(COUNT, *A.out_shape, generator=torch.Generator().manual_seed(0))
-        y = A(truth) + SIGMA_Y * noise
+    for calls, (task, (A, mask, kernel)) in itertools.product(CALLS, tasks().items()):
+        y = A(truth) + SIGMA_Y * torch.randn(COUNT, *A.out_shape, generator=torch.Generator().manual_seed(0))
+        libraries = {
+            "ours": our_methods(denoiser, A, y, calls),
+            "deepinv": deepinv_methods(denoiser, A, y, SIGMA_Y, calls, mask, kernel),
+            "azula": azula_methods(denoiser, A, y, SIGMA_Y, calls, mask),
+        }
+        found: dict[tuple[str, str], dict[str, Any]] = {}
+        for library, method in [(library, method) for library, methods in libraries.items() for method in methods]:
+            if (library, method) == ("azula", "DPS") and calls > LEAST_CALLS:
+                continue  # an image at a time: as long as all else
+            file = RUNS / "draws" / f"{task}-{calls}-{library}-{slug(method)}.pt"
+            if anew or file.exists():
+                found[library, method] = drawn(file, libraries[library][method], counted)
+        for (library, method), result in found.items():
+            row = {"task": task, "calls": calls, "library": library, "method": method}
+            row |= {"used": round(result["calls"], 1), "cpu_s": result["cpu_s"]}
+            values = psnr(result["images"], truth)
+            row |= {"psnr": round(float(values.mean()), 2), "error": round(float(values.std()) / COUNT**0.5, 2)}
+            row |= {"misfit": round(float((A(result["images"]) - y).square().mean().sqrt()), 3)}
+            if library != "ours":
+                above = psnr(found["ours", method]["images"], truth) - values
+                row |= {
+                    "above": round(float(above.mean()), 2),
+                    "above_error": round(float(above.std()) / COUNT**0.5, 2),
+                }
+            rows.append(row)
+            print(json.dumps(row, ensure_ascii=False), flush=True)
         shown = [truth, F.interpolate(y, SHAPE[1:]) if mask is None else torch.where(mask > 0, y, 0)]
-        for calls in CALLS:
-            found: dict[tuple[str, str], dict[str, Any]] = {}
-            libraries = {
-                "ours": our_methods(denoiser, A, y, calls),
-                "deepinv": deepinv_methods(denoiser, A, y, SIGMA_Y, calls, mask, kernel),
-                "azula": azula_methods(denoiser, A, y, SIGMA_Y, calls, mask),
-            }
-            for library, methods in libraries.items():
-                for method, draw in methods.items():
-                    if (library, method) == ("azula", "DPS") and calls > LEAST_CALLS:
-                        continue  # an image at a time: as long as all else
-                    file = RUNS / "draws" / f"{task}-{calls}-{library}-{slug(method).replace(' ', '')}.pt"
-                    found[library, method] = drawn(file, draw, counted)
-            for (library, method), result in found.items():
-                values = psnr(result["images"], truth)
-                above = psnr(found["ours", method.split(",")[0]]["images"], truth) - values
-                row = {"task": task, "calls": calls, "library": library, "method": method}
-                row |= {"used": round(result["calls"], 1), "cpu_s": result["cpu_s"]}
-                row |= {"psnr": round(float(values.mean()), 2), "error": round(float(values.std()) / COUNT**0.5, 2)}
-                misfit = float((A(result["images"]) - y).square().mean().sqrt())
-                row |= {"misfit": round(misfit, 3)}
-                if library != "ours":
-                    row |= {"ours_above": round(float(above.mean()), 2)}
-                    row |= {"ours_above_error": round(float(above.std()) / COUNT**0.5, 2)}
-                rows.append(row)
-                print(json.dumps(row, ensure_ascii=False), flush=True)
-            if calls == CALLS[-1]:
-                shown += [result["images"] for (library, _), result in found.items() if library == "ours"]
-        pictures[task] = torch.cat([part[:SHOWN] for part in shown])
+        shown += [result["images"] for (library, _), result in found.items() if library == "ours"]
+        if len(shown) > 2:
+            pictures[task] = torch.cat([part[:SHOWN] for part in shown])
     return rows, pictures
 
 
@@ -176,10 +176,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     cases = [(task, calls) for task in tasks() for calls in CALLS]
     heads = [f"{task}, {calls}" for task, calls in cases]
     lines = ["| method | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
-    names = [("ours", method) for method in our_methods(None, None, torch.zeros(1), 20)]  # type: ignore[arg-type]
-    names += sorted({(row["library"], row["method"]) for row in rows if row["library"] != "ours"})
-    names.sort(key=lambda name: [n for n, _ in enumerate(names) if names[n][1] == name[1].split(",")[0]][:1])
-    for library, method in names:
+    names = list(dict.fromkeys((row["library"], row["method"]) for row in rows))
+    families = [method for library, method in names if library == "ours"]
+    for library, method in sorted(names, key=lambda name: families.index(name[1])):
         cells = []
         for task, calls in cases:
             where = {"task": task, "calls": calls, "library": library, "method": method}
@@ -193,14 +192,16 @@ def table(rows: list[dict[str, Any]]) -> str:
 def _cell(row: dict[str, Any]) -> str:
     if row["library"] == "ours":
         return f"{row['psnr']:.1f} ± {row['error']:.1f}"
-    return f"{row['psnr']:.1f} ({row['ours_above']:+.1f} ± {row['ours_above_error']:.1f})"
+    return f"{row['psnr']:.1f} ({row['above']:+.1f} ± {row['above_error']:.1f})"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a .npz file with images (N, 28, 28) and labels")
+    parser.add_argument("--kept", action="store_true", help="show what is finished; draw nothing")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows, pictures = measure(parser.parse_args().data)
+    rows, pictures = measure(arguments.data, not arguments.kept)
     training = json.loads((RUNS / "ddpm.json").read_text(encoding="utf-8"))
     report = {"environment": environment("azula", "deepinv"), "training": training, "count": COUNT, "sigma_y": SIGMA_Y}
     RESULTS.write_text(json.dumps({**report, "rows": rows}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
