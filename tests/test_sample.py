@@ -502,7 +502,7 @@ def test_a_full_disk_keeps_the_images_before_and_names_the_next(model, tmp_path,
 
 
 def test_a_full_disk_is_named_by_the_file(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("PIL.Image.Image.save", full)
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
     with pytest.raises(OSError, match=r"No space left on device.*00000000\.png"):
         draw(model, tmp_path)
 
