@@ -232,7 +232,7 @@ from examples.experiment.config import DataConfig
 from examples.experiment.data import loader, open_images
 batches = loader(open_images(DataConfig(sys.argv[1], channels=1)), 4, slice(None), 0, 0, workers=2)
 next(batches), next(batches)  # one of each
-for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *[signal.SIGTERM] * 200):
     for worker in multiprocessing.active_children():
         os.kill(worker.pid, name)
 for _ in range(6):

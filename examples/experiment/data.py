@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import atexit
 import hashlib
-import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from multiprocessing.synchronize import Event
+from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -218,8 +217,10 @@ def loader(
     """
     start = None
     if workers:
-        ending = multiprocessing.Event()
-        atexit.register(ending.set)  # before multiprocessing ends the workers that are left, and waits for them
+        # Without a lock: a second signal would wait for what the first one holds.
+        ending = RawValue("b", 0)
+        # Before multiprocessing ends the workers that are left, and waits for them.
+        atexit.register(setattr, ending, "value", 1)
         start = partial(_leave_signals, ending)
     batches = DataLoader(
         _Positions(images),
@@ -241,12 +242,12 @@ def _checked(batches: Iterator[Batch | ValueError]) -> Iterator[Batch]:
         yield batch
 
 
-def _leave_signals(ending: Event, worker: int) -> None:
+def _leave_signals(ending: Any, worker: int) -> None:
     """What schedulers and terminals send to all processes is for the training process, which needs its workers until it
     has finished a step: they end with it, by SIGTERM once it is `ending`."""
 
     def end(number: int, frame: FrameType | None) -> None:
-        if ending.is_set():
+        if ending.value:
             os._exit(0)
 
     ignore_signals()
