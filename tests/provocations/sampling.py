@@ -92,6 +92,8 @@ PROCESSES = [
     P(lambda: DDPM.kernel(X, X, 5, 4, eta=[0]), T, "eta", "a number", "[0]"),
     P(lambda: DDPM.step_kernel([5], 4, 0.5), T, "t", "a number", "[5]"),
     P(lambda: DDPM.step_kernel(5, 4, 0.5, of="x"), V, "of", "one of 'mean', 'clean'", "'x'"),
+    P(lambda: DDPM.step_kernel(5, 4, 0.5, of=["x"]), T, "of", "one of 'mean', 'clean'", "['x']"),
+    P(lambda: DDPM.prior(2, generator=0, noise=torch.zeros(2, 1, 8, 8)), T, "generator", "a torch.Generator", "0"),
     P(lambda: DDPM.shared_noise_kernel(X, X, X[:1], 5, 4, "1"), T, "gamma", "a number", "'1'"),
     P(lambda: DDPM.shared_noise_kernel(X, X, X, 5, 4, 9.0), V, "gamma", "γ ≤", "γ = 9"),
     P(lambda: DDPM.shared_noise_kernel(X, META, X, 5, 4, 0.1), V, "mean_t", "a tensor on cpu, as x_t", "one on meta"),
