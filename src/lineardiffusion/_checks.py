@@ -40,9 +40,10 @@ def shown(value: object) -> str:
 
 def got(value: object) -> str:
     """What came in the place of something else, in few words."""
+    if isinstance(value, (Tensor, np.ndarray)):
+        return f"{'a tensor' if isinstance(value, Tensor) else 'an array'} of shape {tuple(value.shape)}"
     text = shown(value)
-    text = text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}…"
-    return f"{text} ({type(value).__name__})" if isinstance(value, (Tensor, np.ndarray)) else text
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}…"
 
 
 def check_kind(value: object, kind: type | tuple[type, ...], name: str, expected: str) -> None:

@@ -183,7 +183,7 @@ DENOISERS = [
     P(lambda: LABELLED(X, 5, label=X), T, "label", "one that the network takes (y)", "label="),
     P(lambda: LABELLED(X, 5, y=torch.ones(3)), V, "y", "one for each of 2 samples", "3"),
     P(lambda: D.set_extra_state(3), T, "state", "a torch.Tensor", "int"),
-    P(lambda: D.set_extra_state(torch.ones(3)), V, "state", "the description of a denoiser", "<3 numbers> (Tensor)"),
+    P(lambda: D.set_extra_state(torch.ones(3)), V, "state", "the description of a denoiser", "a tensor of shape (3,)"),
     P(lambda: ld.guided(network, 2.0, {"y": 0}), T, "denoiser", "an ld.Denoiser", "network"),
     P(lambda: ld.guided(D, "2", {"y": 0}), T, "scale", "a number", "'2'"),
     P(lambda: ld.guided(D, math.inf, {"y": 0}), V, "scale", "a finite number", "inf"),
@@ -196,7 +196,7 @@ DENOISERS = [
         V,
         "null",
         "to the shape of y",
-        "<3",
+        "shape (3,)",
     ),
 ]
 
@@ -235,7 +235,7 @@ SAMPLERS = [
     P(lambda: ld.DDIMSampler(D, 2.5), T, "steps", "a grid such as grids.uniform(50), or descending times", "2.5"),
     P(lambda: ld.DDIMSampler(D, "uniform"), T, "steps", "a grid such as grids.uniform(50)", "'uniform'"),
     P(lambda: ld.DDIMSampler(D, True), T, "steps", "a number, a grid", "True"),
-    P(lambda: ld.DDIMSampler(D, torch.ones(2, 2)), T, "steps", "a number, a grid", "<2 × 2 numbers> (Tensor)"),
+    P(lambda: ld.DDIMSampler(D, torch.ones(2, 2)), T, "steps", "a number, a grid", "a tensor of shape (2, 2)"),
     P(lambda: ld.DDIMSampler(D, [1, 5]), V, "steps", "strictly descending times", "5 after 1", "sorted(set(steps)"),
     P(lambda: ld.DDIMSampler(D, [12, 5]), V, "steps", "times in (0, 10]", "12"),
     P(lambda: ld.DDIMSampler(D, ["a"]), T, "steps", "a number", "'a'"),
