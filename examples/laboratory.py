@@ -154,7 +154,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/laboratory"), help="folder (default: %(default)s)")
     folder = parser.parse_args().output
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--output: expected a folder that can be written to, got {folder} ({error.strerror})")
     rows = measure()
     (folder / "laboratory.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     plot_errors(rows, folder / "laboratory_errors.png")

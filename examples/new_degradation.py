@@ -86,7 +86,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500, help="training steps (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("runs/new_degradation"), help="folder for the pictures")
     arguments = parser.parse_args()
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    if arguments.steps < 1:
+        parser.error(f"--steps: expected at least 1, got {arguments.steps}")
+    try:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--output: expected a folder that can be written to, got {arguments.output} ({error.strerror})")
     torch.manual_seed(0)  # the initial weights
     generator = torch.Generator().manual_seed(0)
 

@@ -40,9 +40,10 @@ def shown(value: object) -> str:
 
 def got(value: object) -> str:
     """What came in the place of something else, in few words."""
+    if isinstance(value, (Tensor, np.ndarray)):
+        return f"{'a tensor' if isinstance(value, Tensor) else 'an array'} of shape {tuple(value.shape)}"
     text = shown(value)
-    text = text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}…"
-    return f"{text} ({type(value).__name__})" if isinstance(value, (Tensor, np.ndarray)) else text
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}…"
 
 
 def check_kind(value: object, kind: type | tuple[type, ...], name: str, expected: str) -> None:
@@ -312,6 +313,7 @@ def draw_noise(like: Tensor, noise: Tensor | None, generator: torch.Generator | 
     It is drawn in float32 and cast, so that a seed is the same noise in every dtype. A generator may live on another
     device than `like`: the noise is drawn where the generator is, then moved.
     """
+    source = device_of(generator)
     if noise is not None:
         if not isinstance(noise, Tensor):
             check_tensor(noise, "noise")
@@ -319,7 +321,7 @@ def draw_noise(like: Tensor, noise: Tensor | None, generator: torch.Generator | 
             raise ValueError(f"noise: expected shape {tuple(like.shape)}, got {tuple(noise.shape)}")
         check_real(noise, "noise")
         return noise.to(like)
-    device = like.device if generator is None else device_of(generator)
+    device = like.device if source is None else source
     drawn = torch.randn(like.shape, generator=generator, dtype=torch.float32, device=device)
     return drawn if drawn.dtype == like.dtype and drawn.device == like.device else drawn.to(like)
 

@@ -23,6 +23,7 @@ def network(x, time, size=None):
 
 
 D = DDPM.denoiser(network)
+PYRAMIDAL = families.PyramidFlow((1, 32, 32))
 HAAR = ld.bases.Haar(SHAPE)
 LINE = lab.power_law((1, 8))
 SHORT = ld.DDPM((1, 8), 10)
@@ -78,7 +79,14 @@ FAMILIES = [
     P(lambda: families.GUD(SHAPE, gamma=3), T, "gamma", "families.SoftConditioning()", "3"),
     P(lambda: families.Helios(SHAPE, 0.5), T, "ends", "numbers in a row", "0.5"),
     P(lambda: families.PixelFlow(SHAPE, (0.5, 0.2)), V, "ends", "0 = e_0 < e_1 < … < 1", "[0.5, 0.2]"),
-    P(lambda: families.PyramidFlow((1, 32, 32)).stage_times(3), T, "steps", "for each of 3 stages", "3"),
+    P(lambda: PYRAMIDAL.stage_times(3), T, "steps", "for each of 3 stages", "3"),
+    P(
+        lambda: families.JumpSampler(PYRAMIDAL.denoiser(network), 9, detail=3),
+        T,
+        "detail",
+        "what `process.detail(images)` returns, or None",
+        "3",
+    ),
     P(lambda: families.LaplacianDiffusion(SHAPE, 0.5), T, "gone", "numbers in a row", "0.5"),
     P(lambda: families.RegionAdaptive(SHAPE, mask="x"), T, "mask", "a tensor of numbers", "'x'"),
     P(lambda: families.RegionAdaptive(SHAPE, times=3), T, "times", "a Rescheduling", "3"),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import full_precision
+from lineardiffusion._checks import check_kind, full_precision
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.families.base import Family
@@ -79,6 +79,8 @@ class JumpSampler(DDIMSampler):
                 f"of {denoiser.process!r}"
             )
         self.process: Jumping = denoiser.process
+        if detail is not None:
+            check_kind(detail, Residual, "detail", "what `process.detail(images)` returns, or None")
         self.detail = detail
 
     def advance(

@@ -355,12 +355,11 @@ class LinearDiffusion(Configured):
         except TypeError:  # a list, which is no number and refused below
             kernel = None
         if kernel is None:
-            (t, s), eta = self._pair(t, s), as_eta(eta)
+            (t, s), eta, of = self._pair(t, s), as_eta(eta), as_choice(of, ("mean", "clean"), "of")
             kernel = self._kernels.get((t, s, eta, of), lambda: self._make_kernel(t, s, eta, of))
         return kernel
 
     def _make_kernel(self, t: float, s: float, eta: float, of: str) -> MarkovKernel:
-        as_choice(of, ("mean", "clean"), "of")
         operator, sigma_s, sigma_t = self.operator(s, t), self.noise_level(s), self.noise_level(t)
         if self.coupling == "shared" or not self.path.integral:  # products of feasible steps are feasible
             check_feasible(operator, sigma_s, sigma_t, at=f" from t = {t} to s = {s}")
