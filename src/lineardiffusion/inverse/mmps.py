@@ -28,8 +28,7 @@ class MMPS(InverseSampler):
         x* = x̂_0 + V Aᵀ (A V Aᵀ + σ_y² I)⁻¹ (y − A x̂_0),   V = Cov(x_0 | x_t) = Σ_t Jᵀ/a_t ,
 
     Tweedie's covariance, in which Jᵀ is the network's, by a pass back through it for every iteration of the solver and
-    one more. V is symmetric for the optimal denoiser; for a network it nearly is, which the minimal residual (GMRES)
-    takes better than conjugate gradients.
+    one more. V is symmetric for the optimal denoiser, and nearly so for a network: "gmres" does not need it to be.
 
     Exact for Gaussian data, with as many iterations as A V Aᵀ needs: x* is then E[x_0 | x_t, y], and the limit of many
     steps p(x_0 | y). Noise of any covariance Σ_t. Where a_t = 0 the state says nothing and there is no guidance.
@@ -41,7 +40,7 @@ class MMPS(InverseSampler):
     Arguments:
         denoiser, A, y, sigma_y, steps, clip: see `InverseSampler`.
         eta: η in [0, 1].
-        solver: "gmres", the least residual in the Krylov space, or "cg", conjugate gradients.
+        solver: "cg", conjugate gradients, or "gmres", the least residual in the Krylov space.
         iterations: of the solver.
 
     Raises:
@@ -64,7 +63,7 @@ class MMPS(InverseSampler):
         sigma_y: float = 0.0,
         steps: Steps = None,
         eta: float = 1.0,
-        solver: Solver = "gmres",
+        solver: Solver = "cg",
         iterations: int = 3,
         clip: tuple[float, float] | None = None,
     ) -> None:
