@@ -444,7 +444,7 @@ def test_what_grows_is_refused_by_all_others():
         ({"sigma_y": math.inf}, ValueError, "sigma_y: expected a number ≥ 0"),
         ({"sigma_y": "0.1"}, TypeError, "sigma_y"),
         ({"denoiser": lambda x: x}, TypeError, "denoiser: expected an ld.Denoiser"),
-        ({"steps": 0}, ValueError, "expected 1 ≤ n"),
+        ({"steps": 0}, ValueError, "expected 1 ≤ steps"),
     ],
 )
 @pytest.mark.parametrize("method", METHODS)
