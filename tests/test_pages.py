@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import warnings
@@ -20,6 +21,7 @@ TEXTS = {name: page.read_text(encoding="utf-8") for name, page in PAGES.items()}
 _FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 BLOCKS = {name: [m for m in _FENCE.finditer(text) if m[2] == "python"] for name, text in TEXTS.items()}
 START = "index.md"
+FRONT = BLOCKS["README.md"].pop(0)  # which the start page shows and runs, piece by piece
 AFTER_START = ["howto/few_steps.md", "howto/img2img.md", "howto/fast.md"]  # they load the model that it keeps
 ALONE = [name for name, blocks in BLOCKS.items() if blocks and name not in (START, *AFTER_START)]
 UNCERTAIN = {"known_problems.md"}  # what is printed depends on the processor
@@ -77,6 +79,14 @@ def test_the_start_page_and_what_goes_on_from_it(capsys, tmp_path):
         run(name, capsys)
 
 
+def test_the_first_example_of_the_front_page_is_that_of_the_start_page():
+    front, start = (
+        [ast.dump(statement) for block in blocks for statement in ast.parse(block[3]).body]
+        for blocks in ([FRONT], BLOCKS[START])
+    )
+    assert [statement for statement in start if statement in front] == front
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_what_is_not_run_says_what_it_is(name):
     """Every fence has a language, and code is in fences; what an interpreter does not run is a command or an output."""
@@ -94,7 +104,7 @@ def test_every_picture_and_page_that_is_linked_exists(name):
 
 
 def test_there_is_code_and_every_page_is_in_the_menu():
-    least = {"README.md": 2, "index.md": 5, "laboratory.md": 4, "processes.md": 17, "training.md": 1}
+    least = {"README.md": 1, "index.md": 5, "laboratory.md": 4, "processes.md": 17, "training.md": 1}
     assert {name: len(BLOCKS[name]) for name in least if len(BLOCKS[name]) < least[name]} == {}
     menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert [name for name in PAGES if name != "README.md" and not re.search(rf"[:-] {name}( |$)", menu, re.M)] == []
