@@ -12,22 +12,26 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, overload
 
-import azula.denoise
-import azula.linalg.covariance
-import azula.noise
 import torch
 from torch import Tensor, nn
 
 from lineardiffusion._checks import compute_dtype
 from lineardiffusion.covariance import Covariance, GramCovariance
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.integrations.shared import check_additive, trained_time
+from lineardiffusion.integrations.shared import check_additive, missing, trained_time
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.diagonal import Diagonal
 from lineardiffusion.operators.scalar import Identity
 from lineardiffusion.paths import identity
 from lineardiffusion.processes.base import LinearDiffusion
 from lineardiffusion.schedules import Schedule
+
+try:
+    import azula.denoise
+    import azula.linalg.covariance
+    import azula.noise
+except ModuleNotFoundError as error:
+    raise missing("azula", error) from error
 
 _Isotropic = azula.linalg.covariance.IsotropicCovariance
 

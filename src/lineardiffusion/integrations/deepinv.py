@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from lineardiffusion._checks import as_shape, column
 from lineardiffusion.carrying import pseudoinverse
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.integrations.shared import check_additive, trained_time
+from lineardiffusion.integrations.shared import check_additive, missing, trained_time
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.predictions import levels
 from lineardiffusion.processes.base import LinearDiffusion
@@ -31,6 +31,8 @@ from lineardiffusion.testing.operators import check_adjoint
 try:
     import deepinv
     from deepinv.utils import TensorList
+except ModuleNotFoundError as error:
+    raise missing("deepinv", error) from error
 except RuntimeError as error:
     raise ImportError(f"deepinv: expected a torchvision that fits torch, which it imports: {error}") from error
 

@@ -11,14 +11,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import sparse
-from scipy.sparse import linalg
 from torch import Tensor
 
 from lineardiffusion._checks import Shape, as_shape
+from lineardiffusion.integrations.shared import missing
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.dense import Matrix
 from lineardiffusion.testing.operators import check_adjoint
+
+try:
+    from scipy import sparse
+    from scipy.sparse import linalg
+except ModuleNotFoundError as error:
+    raise missing("scipy", error) from error
 
 
 def to_scipy(operator: LinearOperator) -> linalg.LinearOperator:
