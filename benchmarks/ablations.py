@@ -32,7 +32,6 @@ from examples.experiment.features import frechet_distance, train_judge
 
 import lineardiffusion as ld
 from lineardiffusion.lab.matrices import bures
-from lineardiffusion.pictures import grid, write_png
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "ablations.json"
@@ -158,7 +157,7 @@ def digit_rows(data: Path) -> list[dict[str, Any]]:
             rows.append({"model": model, "noise": noise, "calls": 50, "frechet": round(distance, 2)})
             print(rows[-1], flush=True)
             shown.append(drawn[:20])
-        write_png(grid(torch.cat(shown), columns=20), IMAGES / f"ablation_{model.lower().replace(', ', '_')}.png")
+        ld.save_images(torch.cat(shown), IMAGES / f"ablation_{model.lower().replace(', ', '_')}.png", columns=20)
     return rows
 
 

@@ -43,7 +43,6 @@ from examples.flops import sample_gflops, schedule_average
 from examples.train import Trainer
 
 import lineardiffusion as ld
-from lineardiffusion.pictures import grid, write_png
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "benchmark-digits"
@@ -111,7 +110,7 @@ def run(model: str, seed: int, data: Path, minutes: float, folder: Path) -> None
         sampler = kind(denoiser, MODELS[model][2], clip=(-1, 1))
         drawn, result[f"{name}_cpu_s_per_1000_images"] = timed_draws(sampler, SAMPLES)
         result |= {f"{name}_{key}": value for key, value in compare(drawn, reference, judge).items()}
-        write_png(grid(drawn[:64]), folder / f"{name}.png")
+        ld.save_images(drawn[:64], folder / f"{name}.png")
     (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 

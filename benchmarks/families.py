@@ -43,8 +43,7 @@ from lineardiffusion.families import Family
 from lineardiffusion.families.jumps import Jumping
 from lineardiffusion.families.stacks import Stacked
 from lineardiffusion.flexi_unet import FlexiUNet
-from lineardiffusion.flexi_unet.layers import timestep_embedding
-from lineardiffusion.pictures import grid, write_png
+from lineardiffusion.flexi_unet.layers import timestep_embedding, zeroed
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "benchmark-families"
@@ -135,9 +134,7 @@ class Network(nn.Module):
             num_res_blocks=1,
             channel_mult=(1, 1, 1, 1),
         )
-        self.gain = nn.Sequential(nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, returned * given))
-        nn.init.zeros_(self.gain[-1].weight)
-        nn.init.zeros_(self.gain[-1].bias)
+        self.gain = nn.Sequential(nn.Linear(64, 64), nn.SiLU(), zeroed(nn.Linear(64, returned * given)))
         self.scale = entry.time_scale
 
     def forward(self, x: Tensor, time: Tensor, size: tuple[int, ...] | None = None) -> Tensor:
@@ -287,7 +284,7 @@ def measured(
     cpu = time.process_time()
     drawn = draw(process, sampler, COUNT, 0, prior)
     seconds = time.process_time() - cpu
-    write_png(grid(drawn[:64]), folder / f"{calls}.png")
+    ld.save_images(drawn[:64], folder / f"{calls}.png")
     features = judge.features(drawn)
     distance = frechet_of_moments(moments(features), reference)
     counter = FlopCounterMode(display=False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import torch
 from benchmarks.gpu_bench import Bench, Cell, Row
@@ -72,6 +71,7 @@ def learn(bench: Bench) -> list[Row]:
     drawn: list[Tensor] = []
     with average.applied_to(network):
         drawing = bench.seconds(lambda: drawn.append(sampler(count, seeds=range(count), progress=False)))
+    ld.save_images(drawn[0], bench.folder / PICTURE)
     return [
         {
             "model": f"ScaleSpaceDiffusion, {LEVELS} levels, {channels} channels",
@@ -82,7 +82,7 @@ def learn(bench: Bench) -> list[Row]:
             "loss": curve(losses),
             "samples": count,
             "sampling_seconds": round(drawing, 3),
-            "picture": picture(drawn[0], bench.folder / PICTURE),
+            "picture": PICTURE,
         }
     ]
 
@@ -93,11 +93,3 @@ def curve(losses: list[Tensor]) -> list[list[float]]:
     parts = values.tensor_split(min(POINTS, len(values)))
     ends = torch.tensor([len(part) for part in parts]).cumsum(0).tolist()
     return [[end, round(float(part.mean()), 5)] for end, part in zip(ends, parts, strict=True)]
-
-
-def picture(images: Tensor, path: Path) -> str:
-    """Write the images side by side; the name of the file."""
-    from lineardiffusion.pictures import grid, write_png
-
-    write_png(grid(images), path)
-    return path.name

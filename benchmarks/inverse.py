@@ -40,7 +40,6 @@ from benchmarks.small_models import SHAPE, digits, new_denoiser, train
 from benchmarks.timing import environment
 
 import lineardiffusion as ld
-from lineardiffusion.pictures import grid, write_png
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS, RESULTS = ROOT / "runs" / "benchmark-inverse", ROOT / "benchmarks" / "results" / "inverse.json"
@@ -214,7 +213,7 @@ def main() -> None:
     report = {"environment": environment("azula", "deepinv"), "training": training, "count": COUNT, "sigma_y": SIGMA_Y}
     RESULTS.write_text(json.dumps({**report, "rows": rows}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     for task, images in pictures.items():
-        write_png(grid(images, columns=SHOWN), IMAGES / f"inverse_{slug(task)}.png")
+        ld.save_images(images, IMAGES / f"inverse_{slug(task)}.png", columns=SHOWN)
     write_table(PAGE, "inverse", table(rows))
 
 

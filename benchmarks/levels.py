@@ -47,7 +47,6 @@ from examples.train import fit
 
 import lineardiffusion as ld
 from lineardiffusion.operators.spectral import cosine_coefficients
-from lineardiffusion.pictures import grid, write_png
 from lineardiffusion.training import keyed_generator, whole_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -241,7 +240,7 @@ class Run:
         kind = {"ancestral": ld.AncestralSampler, "ddim": ld.DDIMSampler}[sampler]
         made = kind(self.denoiser, steps, clip=(-1, 1), residual=self.residual(correction, steps))
         drawn, seconds = timed_draws(made, self.count)
-        write_png(grid(drawn[:64]), self.folder / f"{cell}.png")
+        ld.save_images(drawn[:64], self.folder / f"{cell}.png")
         self.add(
             cell,
             drawn,

@@ -31,7 +31,7 @@ from benchmarks.solvers_draws import COUNT, MAIN, OURS, PEERS, drawn, jobs, kept
 from benchmarks.timing import environment
 from examples.experiment.features import Judge, Moments, frechet_of_moments, moments, train_judge
 
-from lineardiffusion.pictures import grid, write_png
+import lineardiffusion as ld
 
 Case = tuple[str, str, int]
 """Model, solver and calls."""
@@ -200,7 +200,7 @@ def pictures(cases: list[Case], data: Path, report: dict[str, Any]) -> dict[str,
     for file, rows in shown.items():
         parts = [found[0][:20] for case in rows if (found := drawn(*case, data)) is not None]
         if parts:
-            write_png(grid(torch.cat(parts), columns=20), IMAGES / f"{file}.png")
+            ld.save_images(torch.cat(parts), IMAGES / f"{file}.png", columns=20)
     return {file: [f"{model}: {name}, {calls} calls" for model, name, calls in rows] for file, rows in shown.items()}
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import as_choice, as_number, got, to_device
+from lineardiffusion._checks import as_choice, as_positive, got, to_device
 from lineardiffusion.config import Configured, configured
 from lineardiffusion.predictions import levels
 from lineardiffusion.processes.base import LinearDiffusion
@@ -51,9 +51,7 @@ class NoiseLevel(Configured):
     """
 
     def __init__(self, scale: float = 1.0) -> None:
-        self.scale = as_number(scale, "scale")
-        if not 0 < self.scale < math.inf:
-            raise ValueError(f"scale: expected a positive number, got {scale}")
+        self.scale = as_positive(scale, "scale")
 
     def __call__(self, process: LinearDiffusion, t: Tensor) -> Tensor:
         sigma: Tensor = process.schedule.sigma(t)

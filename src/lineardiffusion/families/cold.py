@@ -18,6 +18,7 @@ from lineardiffusion._checks import (
     as_index,
     as_numbers_in_a_row,
     as_shape,
+    check_function,
     compute_dtype,
 )
 from lineardiffusion.config import Configured, configured
@@ -205,11 +206,10 @@ class ColdPath(paths.chain):
 
     def __init__(self, shape: Sequence[int], degradation: Degradation) -> None:
         self.degradation = degradation
-        if not callable(degradation) or isinstance(degradation, type):
-            raise TypeError(
-                f"degradation: expected one such as ld.families.GaussianBlur(), or another function of the event "
-                f"shape that returns operators, got {degradation!r}"
-            )
+        expected = (
+            "one such as ld.families.GaussianBlur(), or another function of the event shape that returns operators"
+        )
+        check_function(degradation, "degradation", expected)
         super().__init__(degradation(as_shape(shape)))
         if self.shape(0) != as_shape(shape):
             raise ValueError(f"degradation: expected operators on events {as_shape(shape)}, got {self.shape(0)}")

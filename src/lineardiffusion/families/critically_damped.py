@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_flag, as_index, as_number, column, full_precision
+from lineardiffusion._checks import Shape, as_flag, as_index, as_number, as_positive, column, full_precision
 from lineardiffusion.alike import uniform_numbers
 from lineardiffusion.caches import BoundedCache
 from lineardiffusion.config import Configured, configured
@@ -295,8 +295,7 @@ class CriticallyDamped(Family):
         floor: float = 1e-9,
     ) -> None:
         for name, value in (("inverse_mass", inverse_mass), ("gamma", gamma), ("beta", beta), ("floor", floor)):
-            if not 0 < as_number(value, name) < math.inf:
-                raise ValueError(f"{name}: expected a positive number, got {value}")
+            as_positive(value, name)
         if not -beta < as_number(slope, "slope") < math.inf:
             raise ValueError(f"slope: expected a number above −beta = {-beta}, got {slope}")
         self.dynamics = Dynamics(inverse_mass, gamma, beta, slope, floor)

@@ -130,6 +130,10 @@ class InverseSampler(Sampler):
             raise ValueError(f"y: expected one measurement for each of {len(x)} samples, or one for all, got {len(y)}")
         return y
 
+    def misfit(self, clean: Tensor) -> Tensor:
+        """y − A x̂_0"""
+        return self.measurement(clean) - self.A(clean)
+
     def estimate(self, x_t: Tensor, t: float, conditioning: dict[str, Any]) -> Tensor:
         """x̂_0"""
         clean, r = self.denoiser.estimate(x_t, t, **conditioning)
@@ -207,6 +211,11 @@ class InverseSampler(Sampler):
 def reciprocal(values: Tensor) -> Tensor:
     """1/s, and 0 where A sees nothing."""
     return torch.where(values > 0, 1 / torch.where(values > 0, values, 1), 0)
+
+
+def regularised(tau: float) -> SpectralFunction:
+    """s ↦ s/(s² + τ), of Aᵀ(AAᵀ + τI)⁻¹, and 0 where A sees nothing."""
+    return lambda values: reciprocal(values + tau * reciprocal(values))
 
 
 # ---------------------------------------------------------------------- what methods ask of a process

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.inverse.base import InverseSampler, check_undegraded, check_white, reciprocal
+from lineardiffusion.inverse.base import InverseSampler, reciprocal
 from lineardiffusion.inverse.ddrm import DDRM
-from lineardiffusion.kernels import as_eta
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.samplers.draws import Draws
 from lineardiffusion.schedules.grids import Steps
@@ -64,11 +63,8 @@ class DDNM(InverseSampler):
         clip: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(denoiser, A, y, sigma_y, steps, clip, repeats)
-        why = "a singular direction of A has to be one of the process"
-        check_undegraded(denoiser, self.times, why)
-        check_white(denoiser, why)
-        self.eta = as_eta(eta)
-        self._noisy = DDRM(denoiser, A, y, sigma_y, steps, self.eta, 1.0, clip)
+        self._noisy = DDRM(denoiser, A, y, sigma_y, steps, eta, 1.0, clip)  # which refuses what does not fit either
+        self.eta = self._noisy.eta
 
     def move(self, x_t: Tensor, t: float, s: float, draws: Draws, given: dict[str, Any]) -> tuple[Tensor, Tensor]:
         if self.sigma_y > 0:

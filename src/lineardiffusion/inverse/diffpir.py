@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from lineardiffusion._checks import as_number
+from lineardiffusion._checks import as_positive
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.inverse.base import InverseSampler, check_white, reciprocal
+from lineardiffusion.inverse.base import InverseSampler, check_white, regularised
 from lineardiffusion.kernels import as_eta
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.samplers.draws import Draws
@@ -72,19 +72,13 @@ class DiffPIR(InverseSampler):
                 f"denoiser: expected one whose network tells of x_0 (prediction 'data'), or with a lift, as the shape "
                 f"changes and A is of whole images, got {denoiser.prediction!r}"
             )
-        self.lambda_, self.zeta = as_number(lambda_, "lambda_"), as_eta(zeta, "zeta")
-        if not 0 < self.lambda_ < math.inf:
-            raise ValueError(f"lambda_: expected a number > 0, got {lambda_}")
+        self.lambda_, self.zeta = as_positive(lambda_, "lambda_"), as_eta(zeta, "zeta")
 
     def move(self, x_t: Tensor, t: float, s: float, draws: Draws, given: dict[str, Any]) -> tuple[Tensor, Tensor]:
         process = self.denoiser.process
         clean = self.estimate(x_t, t, given)
         tau = self.lambda_ * self.sigma_y**2 * process.snr(t)
-
-        def gain(values: Tensor) -> Tensor:  # s/(s² + τ)
-            return reciprocal(values + tau * reciprocal(values))
-
-        towards = self.by_directions(clean, self.measurement(clean), gain, None, None)
+        towards = self.by_directions(clean, self.measurement(clean), regularised(tau), None, None)
         return self._step(x_t, t, s, towards, draws), clean
 
     def _step(self, x_t: Tensor, t: float, s: float, clean: Tensor, draws: Draws) -> Tensor:

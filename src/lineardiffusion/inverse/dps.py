@@ -68,7 +68,7 @@ class DPS(InverseSampler):
 
     def move(self, x_t: Tensor, t: float, s: float, draws: Draws, given: dict[str, Any]) -> tuple[Tensor, Tensor]:
         clean, pull = self.estimate_with_pullback(x_t, t, given)
-        misfit = self.measurement(clean) - self.A(clean)
+        misfit = self.misfit(clean)
         norm = torch.linalg.vector_norm(misfit.flatten(1), dim=1).reshape(-1, *[1] * (misfit.ndim - 1))
         unit = misfit / torch.where(norm > 0, norm, 1)
         downhill = pull(self.A.transpose(unit))  # −∇‖y − A x̂_0‖

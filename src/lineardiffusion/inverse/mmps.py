@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import as_index
+from lineardiffusion._checks import as_choice, as_index
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.inverse.base import InverseSampler, check_undegraded
@@ -69,9 +69,8 @@ class MMPS(InverseSampler):
     ) -> None:
         super().__init__(denoiser, A, y, sigma_y, steps, clip)
         check_undegraded(denoiser, self.times, "its covariance of x_0 given x_t is Σ_t Jᵀ/a_t there alone")
-        if solver not in get_args(Solver):
-            raise ValueError(f"solver: expected one of {get_args(Solver)}, got {solver!r}")
-        self.eta, self.solver, self.iterations = as_eta(eta), solver, as_index(iterations, 1, 2**31, "iterations")
+        self.eta, self.solver = as_eta(eta), as_choice(solver, get_args(Solver), "solver")
+        self.iterations = as_index(iterations, 1, 2**31, "iterations")
 
     def move(self, x_t: Tensor, t: float, s: float, draws: Draws, given: dict[str, Any]) -> tuple[Tensor, Tensor]:
         process, A = self.denoiser.process, self.A
@@ -86,5 +85,5 @@ class MMPS(InverseSampler):
         def marginal(u: Tensor) -> Tensor:  # (A V Aᵀ + σ_y² I) u
             return torch.add(A(covariance(u)), u, alpha=self.sigma_y**2)
 
-        u = SOLVERS[self.solver](marginal, self.measurement(clean) - A(clean), self.iterations)
+        u = SOLVERS[self.solver](marginal, self.misfit(clean), self.iterations)
         return self.markov_step(x_t, t, s, self.eta, clean + covariance(u), draws), clean

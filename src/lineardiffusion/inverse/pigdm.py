@@ -7,9 +7,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from lineardiffusion._checks import as_choice
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.inverse.base import InverseSampler, check_undegraded, check_white, reciprocal
+from lineardiffusion.inverse.base import InverseSampler, check_undegraded, check_white, regularised
 from lineardiffusion.kernels import as_eta
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.samplers.draws import Draws
@@ -68,9 +69,7 @@ class PiGDM(InverseSampler):
         why = "r² I is its covariance of x_0 given x_t"
         check_undegraded(denoiser, self.times, why)
         check_white(denoiser, why)
-        if weight not in get_args(Weight):
-            raise ValueError(f"weight: expected one of {get_args(Weight)}, got {weight!r}")
-        self.eta, self.weight = as_eta(eta), weight
+        self.eta, self.weight = as_eta(eta), as_choice(weight, get_args(Weight), "weight")
 
     def move(self, x_t: Tensor, t: float, s: float, draws: Draws, given: dict[str, Any]) -> tuple[Tensor, Tensor]:
         process = self.denoiser.process
@@ -79,13 +78,8 @@ class PiGDM(InverseSampler):
         if a_t == 0:
             return self.markov_step(x_t, t, s, self.eta, clean, draws), clean
         r2 = sigma_t**2 / (a_t**2 + sigma_t**2)
-        ridge = self.sigma_y**2 / r2
-
-        def gain(values: Tensor) -> Tensor:  # s/(s² + σ_y²/r²), of Aᵀ(AAᵀ + σ_y²/r² I)⁻¹
-            return reciprocal(values + ridge * reciprocal(values))
-
-        misfit = self.measurement(clean) - self.A(clean)
-        ascent = pull(self.by_directions(torch.zeros_like(clean), misfit, gain, None, None))  # r² g
+        gain = regularised(self.sigma_y**2 / r2)
+        ascent = pull(self.by_directions(torch.zeros_like(clean), self.misfit(clean), gain, None, None))  # r² g
         if self.weight == "score":
             towards = torch.add(clean, ascent, alpha=sigma_t**2 / (a_t * r2))
             return self.markov_step(x_t, t, s, self.eta, towards, draws), clean

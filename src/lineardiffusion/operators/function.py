@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_shape
+from lineardiffusion._checks import Shape, as_shape, check_function
 from lineardiffusion.operators.base import LinearOperator
 
 # Of what is linear no more than rounding is left, 1e-6 or so where float32 numbers are inside.
@@ -43,8 +43,7 @@ def from_function(f: Callable[[Tensor], Tensor], in_shape: Sequence[int]) -> Lin
         Traceback (most recent call last):
         ValueError: f: expected a linear function, got f(0) with entries up to 1: leave the constant out
     """
-    if not callable(f) or isinstance(f, type):
-        raise TypeError(f"f: expected a function of a tensor (B, *in_shape), got {f!r}")
+    check_function(f, "f", "a function of a tensor (B, *in_shape)")
     event = as_shape(in_shape, "in_shape")
     operator = _Function(f, event, event)
     noise = torch.randn(2, *event, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -39,12 +39,11 @@ class chain(Path):
         self.signal_scales = None
         if signal_scales is not None:
             self.signal_scales = as_numbers_in_a_row(signal_scales, "signal_scales", "[1.0, 0.9, 0.5]")
-        if self.signal_scales is not None and not all(0 < a < math.inf for a in self.signal_scales):
-            raise ValueError(
-                "signal_scales: expected a_t > 0 with the whole operators M_t, since c_t = M_{1:t} x_0 / a_t, got "
-                f"{min(self.signal_scales)}; "
-                "where a_T = 0 give R_1, …, R_T as ld.paths.chain([…])"
-            )
+            if not all(0 < a < math.inf for a in self.signal_scales):
+                raise ValueError(
+                    "signal_scales: expected a_t > 0 with the whole operators M_t, since c_t = M_{1:t} x_0 / a_t, got "
+                    f"{min(self.signal_scales)}; where a_T = 0 give R_1, …, R_T as ld.paths.chain([…])"
+                )
         self._scales = Constants(torch.tensor(self.signal_scales or [1.0], dtype=torch.float64))
         shapes = [self.operators.shape(t) for t in range(len(self.operators) + 1)]
         self._shapes, self._changes = shapes, [t for t in range(1, len(shapes)) if shapes[t] != shapes[t - 1]]

@@ -134,7 +134,7 @@ class Sampler(Configured, ABC):
         device_of(generator)
         if history is None:
             history = self.history()
-        elif not isinstance(history, History):
+        else:
             check_kind(history, History, "history", "what sampler.history() returns, or None")
         if history.time not in (None, t):
             raise ValueError(f"history: expected one of steps that lead to t = {t}, got one to {history.time}")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_constant, as_list, as_number, check_constant, got
+from lineardiffusion._checks import Shape, as_choice, as_constant, as_list, as_number, check_constant, got
 from lineardiffusion.config import configured
 from lineardiffusion.covariance import Covariance, NoiseLevel, as_noise_level
 from lineardiffusion.schedules.noise import Constants, Schedule, crossing, no_single_time
@@ -29,8 +29,7 @@ class Tabulated(Schedule):
     first = 1
 
     def __init__(self, signal: Tensor, sigma: Tensor, between: Between = "log_snr") -> None:
-        if between not in get_args(Between):
-            raise ValueError(f"between: expected one of {get_args(Between)}, got {between!r}")
+        as_choice(between, get_args(Between), "between")
         _check_levels(signal, sigma)
         self.end = self.num_steps = len(signal) - 1
         self._nodes = Constants(torch.stack([signal, sigma]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from lineardiffusion import paths, schedules
 from lineardiffusion._checks import Shape, as_shape
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.integrations.diffusers.settings import check_model, settings_of
+from lineardiffusion.networks import keywords
 from lineardiffusion.predictions import EDMPrediction, Prediction, as_prediction
 from lineardiffusion.processes.base import LinearDiffusion
 from lineardiffusion.schedules import Schedule
@@ -154,12 +154,7 @@ def event_shape(network: Any, shape: Sequence[int] | None) -> Shape:
 
 def _called(network: Callable[..., Any]) -> Callable[..., Any]:
     """The network, if its second argument is the time, or as one of which it is."""
-    forward = network.forward if isinstance(network, nn.Module) else network
-    try:
-        names = list(inspect.signature(forward).parameters)
-    except (TypeError, ValueError):
-        return network
-    return TimeByName(network) if "timestep" in names and names[1:2] != ["timestep"] else network
+    return TimeByName(network) if "timestep" in keywords(network) else network
 
 
 class TimeByName(nn.Module):

@@ -191,8 +191,9 @@ class LinearDiffusionScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[mis
         elif timesteps is not None:
             steps = understood(self.time_input, self._process, torch.as_tensor(timesteps, device="cpu")).tolist()
         else:
-            levels = torch.as_tensor(sigmas, dtype=torch.float64, device="cpu")
-            steps = at_levels(self._process.schedule, levels[:-1] if levels[-1] == 0 else levels).tolist()
+            given_levels = torch.as_tensor(sigmas, dtype=torch.float64, device="cpu")
+            noisy = given_levels[:-1] if given_levels[-1] == 0 else given_levels
+            steps = at_levels(self._process.schedule, noisy).tolist()
         self._use(steps, device)
         self.num_inference_steps = len(self._times) - 1
 
