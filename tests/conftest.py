@@ -14,7 +14,10 @@ from lineardiffusion.testing import Opaque
 
 settings.register_profile("default", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("default")
-torch.set_num_threads(1)  # two would wait for each other where the cores are busy, and gain little with small tensors
+# Two threads would wait for each other where the cores are busy, and gain little with small tensors; so too in the
+# programs that tests start.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from costs import Operations
 
 SHAPE = (3, 8, 8)
 # With fewer steps than published, whose noise levels take seconds to make.
-SHORT = {"Matryoshka": 50, "PyramidNoise": 50, "OffsetNoise": 50, "EqualSNR": 50}
+SHORT = {name: {"num_steps": 50} for name in ("Matryoshka", "PyramidNoise", "OffsetNoise", "EqualSNR")}
+SHORT["CascadedDiffusion"] = {"num_steps": 25, "augmentation": 5}
 
 
 @pytest.mark.parametrize("kind", families(None), ids=lambda kind: kind.__name__)
@@ -19,8 +20,7 @@ def test_nothing_is_waited_for(kind):
     """On the device that stands in for one, whatever looks at a value would raise. Times are numbers on the CPU, which
     are moved without waiting; a step has none."""
     shape = (3, 32, 32) if kind is ld.families.ColdDiffusion else SHAPE  # whose kernels are as large
-    options = {"num_steps": SHORT[kind.__name__]} if kind.__name__ in SHORT else {}
-    process = kind(shape, **options)
+    process = kind(shape, **SHORT.get(kind.__name__, {}))
     x0 = process.data(torch.zeros(4, *shape, device="meta"))
     denoiser = process.denoiser(Network(kind.__name__).to("meta"))
     for run in (diffuse, loss, steps):

@@ -40,19 +40,21 @@ ROWS["compiled"] = ROWS["training"]
 WHOLE = {"calls", "network_ms", "ours_overhead_ms", "theirs_overhead_ms", "difference"}
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    """All sections, as the command line runs them."""
-    output = tmp_path_factory.mktemp("gpu") / "gpu.json"
+def test_rehearsal(tmp_path):
+    """All sections, as the command line runs them; in one test, as they take their time."""
+    output = tmp_path / "gpu.json"
     command = [sys.executable, "benchmarks/gpu.py", "--device", "cpu", "--tiny", "--output", str(output)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "s left] compiled: " in done.stdout
     assert (output.parent / "gpu_samples.png").read_bytes().startswith(b"\x89PNG")
-    return json.loads(output.read_text(encoding="utf-8"), parse_constant=pytest.fail)  # of NaN and infinities
+    report = json.loads(output.read_text(encoding="utf-8"), parse_constant=pytest.fail)  # of NaN and infinities
+    measures_everything(report)
+    compares_like_with_like(report)
+    is_shown(report, tmp_path / "page.md")
 
 
-def test_rehearsal_measures_everything(report):
+def measures_everything(report):
     assert set(report) == {"environment", "device", "seed", "tiny", "seconds", "sections"}
     assert set(report["environment"]) == ENVIRONMENT
     assert set(report["device"]) == DEVICE
@@ -66,7 +68,7 @@ def test_rehearsal_measures_everything(report):
                 assert 0 < row["interval"][0] <= row["ratio"] <= row["interval"][1]
 
 
-def test_rehearsal_compares_like_with_like(report):
+def compares_like_with_like(report):
     """Both make the same images of the same noise, and every step of training is weighted by its share."""
     samplers = [row for row in report["sections"]["samplers"]["rows"] if row["what"] == "sampler"]
     found = [(row["name"], row["difference"]) for row in samplers if row["name"] != "DDPM"]  # which draws noise
@@ -83,8 +85,7 @@ def test_rehearsal_compares_like_with_like(report):
     assert counted["BlurringDiffusion", "step"] == 0
 
 
-def test_page(report, tmp_path):
-    page = tmp_path / "page.md"
+def is_shown(report, page):
     page.write_text("Above.\n<!-- gpu: begin -->\nold\n<!-- gpu: end -->\nBelow.\n", encoding="utf-8")
     write_table(page, "gpu", table(report))
     text = page.read_text(encoding="utf-8")

@@ -201,10 +201,10 @@ def test_mmps_is_exact_for_gaussian_data():
     and but for the signal of 0.7 % that is left in x_T their mean."""
     A, y, covariance, mean, exact = problem()
     d = optimal(vp(), covariance, mean)
-    found = [errors_of(MMPS(d, A, y, 0.2, ld.grids.log_snr(steps), eta=0.0, iterations=4), exact) for steps in (15, 60)]
+    found = [errors_of(MMPS(d, A, y, 0.2, ld.grids.log_snr(steps), eta=0.0, iterations=4), exact) for steps in (15, 30)]
     assert max(mean for mean, _ in found) <= 0.01
-    assert found[1][1] <= 0.09
-    assert found[1][1] <= 0.3 * found[0][1]
+    assert found[1][1] <= 0.16
+    assert found[1][1] <= 0.55 * found[0][1]
 
 
 @pytest.mark.parametrize("solver", ["cg", "gmres"])
