@@ -113,6 +113,7 @@ def test_other_numbers_are_those_of_torch(dtype):
 
 
 @pytest.mark.parametrize("processor", ["AVX512_CORE_BF16", "AVX512_CORE"])
+@pytest.mark.long
 def test_as_on_lesser_processors(processor):
     command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", "layers_in_bfloat16", "-p", "no:cacheprovider"]
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": processor}

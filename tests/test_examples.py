@@ -8,6 +8,7 @@ import pytest
 from examples import new_degradation, quickstart
 
 
+@pytest.mark.long
 def test_the_program_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["new_degradation.py", "--steps", "2", "--output", str(tmp_path)])
     new_degradation.main()

@@ -40,6 +40,7 @@ ROWS["compiled"] = ROWS["training"]
 WHOLE = {"calls", "network_ms", "ours_overhead_ms", "theirs_overhead_ms", "difference"}
 
 
+@pytest.mark.long
 def test_rehearsal(tmp_path):
     """All sections, as the command line runs them; in one test, as they take their time."""
     output = tmp_path / "gpu.json"

@@ -196,14 +196,15 @@ def vp():
     return ld.LinearDiffusion(ld.paths.identity((1, 3, 4)), ld.schedules.vp())
 
 
+@pytest.mark.long
 def test_mmps_is_exact_for_gaussian_data():
     """The samples tend to p(x_0 | y) with the length of steps, to first order as DDIM's do to p(x_0): their covariance,
     and but for the signal of 0.7 % that is left in x_T their mean."""
     A, y, covariance, mean, exact = problem()
     d = optimal(vp(), covariance, mean)
-    found = [errors_of(MMPS(d, A, y, 0.2, ld.grids.log_snr(steps), eta=0.0, iterations=4), exact) for steps in (15, 30)]
+    found = [errors_of(MMPS(d, A, y, 0.2, ld.grids.log_snr(steps), eta=0.0, iterations=4), exact) for steps in (10, 20)]
     assert max(mean for mean, _ in found) <= 0.01
-    assert found[1][1] <= 0.16
+    assert found[1][1] <= 0.23
     assert found[1][1] <= 0.55 * found[0][1]
 
 

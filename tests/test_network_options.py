@@ -146,9 +146,11 @@ def test_resolutions_that_are_none(levels, factor, message):
 @pytest.mark.parametrize(
     ("seeds", "backend"), [(None, None), (torch.tensor([3, 8]), None), (torch.tensor([3, 8]), "aot_eager")]
 )
+@pytest.mark.long
 def test_checkpointing_changes_no_gradient(seeds, backend):
     """Nor what is dropped, when it is computed again outside of the forward pass."""
-    config = {**SIZED, "image_size": 8, "channel_mult": (1, 2), "attention_resolutions": (2,), "dropout": 0.4}
+    attention = () if backend else (2,)  # beside that of the middle block; compilers take long enough
+    config = {**SIZED, "image_size": 8, "channel_mult": (1, 2), "attention_resolutions": attention, "dropout": 0.4}
     gradients = []
     for use_checkpoint in (False, True):
         net = FlexiUNet(**config, resblock_updown=True, use_checkpoint=use_checkpoint)

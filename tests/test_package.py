@@ -59,6 +59,7 @@ def test_what_a_bug_report_needs(tmp_path):
     assert {"platform", "threads", "float32 products", "BLAS"} <= lines.keys()
 
 
+@pytest.mark.long
 def test_quickstart(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["quickstart.py", "--steps", "2", "--out", str(tmp_path)])
     monkeypatch.setattr(quickstart, "JUDGED_SAMPLES", 20)

@@ -71,6 +71,7 @@ def test_blocks(name, capsys):
     run(name, capsys)
 
 
+@pytest.mark.long
 def test_the_start_page_and_what_goes_on_from_it(capsys, tmp_path):
     """Under a minute: the start page trains what it shows."""
     run(START, capsys)

@@ -238,6 +238,7 @@ def test_images_that_cannot_be_read_end_it_with_a_checkpoint(tmp_path, monkeypat
     assert newest(tmp_path).metadata["step"] == 3
 
 
+@pytest.mark.long
 def test_a_process_that_reads_images_and_is_killed_ends_it_with_a_checkpoint(tmp_path):
     arguments = restarts.command(tmp_path, run_steps=100_000, run_save_every=100_000, run_workers=2)
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
@@ -338,6 +339,7 @@ def test_the_end_of_torchrun_is_noticed(monkeypatch):
     assert interruption.came == "torchrun has ended"
 
 
+@pytest.mark.long
 def test_torchrun_passes_sigterm_on(tmp_path):
     arguments = restarts.command(tmp_path, run_steps=100_000, run_save_every=100_000)[1:]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

@@ -354,6 +354,7 @@ def test_images_of_nobody_knows_what_are_refused(model, tmp_path):
 # ---------------------------------------------------------------------- who draws
 
 
+@pytest.mark.long
 def test_a_process_that_comes_late_does_its_share_of_the_same_model(tmp_path):
     """It sees neither what others have drawn meanwhile nor what the run has learnt."""
     model = make(tmp_path / "model")

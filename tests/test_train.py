@@ -251,6 +251,7 @@ def test_weights_of_the_original_implementation(tmp_path):
 # ---------------------------------------------------------------------- restarts
 
 
+@pytest.mark.long
 def test_ended_in_many_ways_it_comes_to_the_same_bits():
     attacks = [
         restarts.Attack(signal.SIGKILL, delay=0.2, workers=2),
@@ -274,6 +275,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, settings):
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
 
 
+@pytest.mark.long
 def test_sighup_finishes_the_step_and_keeps_it(tmp_path):
     arguments = restarts.command(tmp_path, run_steps=100_000, run_save_every=100_000)
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -400,6 +402,7 @@ def launch(processes: int, script: str, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.long
 def test_two_processes_and_accumulation_learn_the_same(tmp_path, groups):
     """The same images, times, noise and dropout, summed in another order: the losses agree within the rounding of
     float32 that six steps of Adam carry on (relative 2⁻²⁴ · √(terms) in a gradient, which Adam turns into as much of a
@@ -615,6 +618,7 @@ def test_ld_is_what_trains(labelled):
     assert x.shape == (2, 1, 8, 8)
 
 
+@pytest.mark.long
 def test_the_laboratory_draws_its_figures(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["laboratory.py", "--output", str(tmp_path)])
     monkeypatch.setattr(laboratory, "STEPS", (20, 50))

@@ -475,6 +475,7 @@ def test_the_format_is_plain_safetensors(folder):
         assert list(file.keys()) == ["model:w"]
 
 
+@pytest.mark.long
 def test_a_model_in_shards_is_saved_whole_and_comes_back(tmp_path):
     """FSDP 2 on two gloo processes; the assertions are in sharded.py."""
     script = Path(__file__).with_name("sharded.py")
