@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 import lineardiffusion as ld
 from lineardiffusion.lab import matrices
 from lineardiffusion.lab.joint import Joint
+from lineardiffusion.lab.marginals import Marginals
 
 LINE = (1, 64)
 SPECTRUM = ld.lab.power_law(LINE)
@@ -236,6 +237,60 @@ def test_structured_and_dense_covariances_agree():
             assert report.kl == pytest.approx(structured.kl, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("shape", "levels", "mode", "groups"),
+    [
+        ((2, 8, 4), 2, "haar", 16),
+        ((1, 8, 16), 3, "haar", 8),
+        ((1, 8, 16), 3, "area", 8),
+        ((2, 8, 12), 2, "bilinear", 8),
+        ((1, 16), 3, "bicubic", 2),
+        ((1, 12), 2, "nearest", 1),
+        ((1, 18), 2, "bilinear", 1),  # nine pixels are no pairs
+    ],
+)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sampler": "ancestral"},
+        {"sampler": "ddim", "order": 3, "eta": 0.3, "correction": "exact-shape-changes"},
+        {"sampler": "ddim", "order": 2, "corrector": True, "correction": "exact"},
+        {"sampler": "shared_noise", "order": 2},
+        {"sampler": "heun"},
+    ],
+    ids=["ancestral", "third order", "corrector", "shared noise", "heun"],
+)
+def test_independent_groups_are_all_there_is(shape, levels, mode, groups, options):
+    """What coordinates that the levels do not mix come to, each group by itself, against all of them together."""
+    covariance, steps = ld.lab.power_law(shape), ld.grids.log_snr(9)
+    process = ld.ScaleSpaceDiffusion(shape, levels, mode=mode, schedule="cosine")
+    mean = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert_apart(process, covariance, mean, groups, steps, options)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_cut_of_cosines_leaves_groups_apart(order):
+    covariance, path = (
+        ld.lab.power_law((2, 8, 16)),
+        ld.paths.truncated(ld.bases.Cosine((2, 8, 16)), [(2, 4, 8), (2, 2, 4)], [0.4, 0.7]),
+    )
+    process, options = ld.LinearDiffusion(path, ld.schedules.flow()), {"sampler": "ddim", "order": order, "eta": 0.2}
+    assert_apart(process, covariance, 0.3, 16, ld.grids.uniform(8), options)
+
+
+def assert_apart(process, covariance, mean, groups, steps, options):
+    assert Marginals(process, covariance).frame(0).groups == groups or groups == 1
+    apart = ld.lab.evaluate(process, covariance, mean, steps=steps, **options)
+    together = ld.lab.evaluate(process, covariance.to_dense(), mean, steps=steps, **options)
+    torch.testing.assert_close(apart.covariance, together.covariance, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(apart.mean, together.mean, rtol=1e-9, atol=1e-10)
+    for one, other in zip(apart.per_step, together.per_step, strict=True):
+        assert one.error == pytest.approx(other.error, rel=1e-5, abs=1e-6)
+        assert one.w2 == pytest.approx(other.w2, rel=1e-5, abs=1e-6)
+        assert one.residual == pytest.approx(other.residual, rel=1e-8, abs=1e-10)
+        assert one.kl == pytest.approx(other.kl, rel=1e-6, abs=1e-8)
+
+
 def test_distances_against_their_formulas():
     a, b = dense_covariance(5, 1), dense_covariance(5, 2)
     values, vectors = torch.linalg.eigh(a)
@@ -264,7 +319,7 @@ def test_joint_states_against_dense_algebra():
     torch.testing.assert_close(joint.covariance(b, b), whole[second, second])
     torch.testing.assert_close(joint.covariance(a, b), whole[first, second])
     terms = {a: torch.rand(3, dtype=torch.float64), b: dense_covariance(3, 2)}
-    for states, start in ((joint, whole[first, first]), (joint.had(a, changed), changed)):
+    for states, start in ((joint, whole[first, first]), (joint.had(a, changed, terms), changed)):
         # b is a function of a and of noise of its own
         through = torch.diag(terms[a]) + terms[b] @ slope
         own = terms[b] @ (whole[second, second] - slope @ whole[first, second]) @ terms[b].T
@@ -500,29 +555,55 @@ def test_haar_levels_are_orthonormal_projections():
     )
 
 
-def test_the_best_schedule_is_the_best_of_the_grid():
-    covariance = ld.lab.power_law((1, 16))
+@pytest.mark.parametrize("order", [1, 2])
+def test_no_grid_that_is_drawn_is_better_than_the_optimum(order):
+    data, schedule = ld.lab.power_law((1, 8)), ld.schedules.vp()
+    process = ld.LinearDiffusion(ld.paths.identity((1, 8)), schedule)
+    best = ld.lab.optimise(process.path, schedule, data, 4, order)
+    assert best.cost == len(best.times) == 4
+    draws = torch.rand(400, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).sort(descending=True)[0]
+    low, high = schedule.log_snr(1.0), schedule.log_snr(schedule.first)
+    rivals = [[1.0, *schedule.time(high + (low - high) * row).tolist()] for row in draws]
+    errors = [ld.lab.evaluate(process, data, sampler="ddim", steps=times, order=order).w2 for times in rivals]
+    assert best.report.w2 <= min(errors)
 
-    def process_of(schedule):
-        return ld.ScaleSpaceDiffusion((1, 16), 3, num_steps=40, schedule="cosine", resolution_schedule=schedule)
 
-    def cost(here, there):
-        return float(there[-1])
+def test_levels_are_used_where_they_help():
+    """As they may go unused, the optimum with them is no worse than the one without, and the report is of what it is
+    made of."""
+    data, schedule = ld.lab.power_law((1, 8)), ld.schedules.vp()
+    without = ld.lab.optimise(ld.paths.identity((1, 8)), schedule, data, 3, 1)
+    best = ld.lab.optimise(ld.paths.pyramid((1, 8), 2, mode="haar"), schedule, data, 3, 1)
+    assert best.cost <= 3 + 1e-9
+    assert best.report.w2 <= 1.001 * without.report.w2
+    again = ld.lab.evaluate(best.process, data, sampler="ddim", eta=best.eta, steps=best.times, order=best.order)
+    assert again.w2 == pytest.approx(best.report.w2, rel=1e-9)
+    cost = again.cost(lambda here, there: (here[-1] + there[-1]) / 16, best.process)
+    assert cost == pytest.approx(best.cost)
+    sampler = best.sampler(ld.lab.OptimalDenoiser(best.process, data))
+    assert sampler.times == [*best.times, 0]
+    assert sampler(2, seeds=[0, 1], progress=False).shape == (2, 1, 8)
 
-    options = {"grid": 5, "sampler": "ddim"}
-    times, report = ld.lab.optimise_schedule(process_of, 3, 40, covariance, cost, 480, **options)
-    assert report.cost(cost, process_of(ld.changes_at(times))) <= 480
-    rivals = {}
-    for first, second in itertools.combinations((2, 12, 21, 30, 40), 2):
-        process = process_of([(t >= first) + (t >= second) for t in range(1, 41)])
-        rival = ld.lab.evaluate(process, covariance, sampler="ddim")
-        if rival.cost(cost, process) <= 480:
-            rivals[first, second] = rival.w2
-    assert len(rivals) < 10
-    assert tuple(times) == min(rivals, key=rivals.__getitem__)
-    assert report.w2 == pytest.approx(rivals[tuple(times)], rel=1e-9)
-    with pytest.raises(ValueError, match="budget: expected at least"):
-        ld.lab.optimise_schedule(process_of, 3, 40, covariance, cost, 1.0, **options)
+
+def test_the_optimum_of_a_process_with_steps():
+    """Times of change are whole numbers there; a cost of one's own counts; what was found for one budget leads to that
+    of another; and dense covariances are covariances."""
+    data, schedule, path = ld.lab.power_law((1, 4)), ld.schedules.cosine(20), ld.paths.pyramid((1, 4), 2)
+    few = ld.lab.optimise(path, schedule, data, 6, 1, of_call=lambda here, there: float(here[-1]))
+    more = ld.lab.optimise(path, schedule, data.to_dense(), 10, 1, of_call=lambda here, there: here[-1], start=few)
+    for found, budget in ((few, 6), (more, 10)):
+        assert all(isinstance(t, int) for t in found.process.shape_changes())
+        assert found.cost == sum(found.process.shape(t)[-1] for t in found.times) <= budget
+    assert more.report.w2 < 0.8 * few.report.w2
+
+
+def test_with_the_exact_correction_the_optimum_is_a_leap():
+    """A draw of the residual of Gaussian data is exact however long the step: two calls are enough."""
+    data, path, schedule = ld.lab.power_law((1, 8)), ld.paths.pyramid((1, 8), 2), ld.schedules.vp()
+    plain = ld.lab.optimise(path, schedule, data, 2, 1)
+    leap = ld.lab.optimise(path, schedule, data, 2, 1, correction="exact-shape-changes")
+    assert leap.process.shape_changes() == [1.0]
+    assert leap.report.w2 < 0.02 * plain.report.w2
 
 
 @pytest.mark.parametrize(
@@ -551,7 +632,7 @@ def test_bad_input(wrong, message):
 
 
 def test_large_events_keep_the_last_state_alone():
-    process = ld.ScaleSpaceDiffusion((1, 1088), 2, num_steps=4, schedule="cosine")
+    process = ld.ScaleSpaceDiffusion((1, 1088), 2, num_steps=4, schedule="cosine", mode="nearest")
     report = ld.lab.evaluate(process, ld.lab.power_law((1, 1088)))
     assert math.isfinite(report.relative_w2)
     changed = next(step for step in report.per_step if step.shape == (1, 1088) and step.s)

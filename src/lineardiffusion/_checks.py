@@ -345,3 +345,9 @@ def column(level: float | Tensor, like: Tensor) -> float | Tensor:
     if not isinstance(level, Tensor):
         return level
     return level.to(like.dtype).to(like.device, non_blocking=True).reshape(-1, *[1] * (like.ndim - 1))
+
+
+def missing(library: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
+    """What is raised where a library that an extra names, or what that needs, is not installed."""
+    remedy = f'pip install "lineardiffusion[{library}]"'
+    return ModuleNotFoundError(f"{library}: expected it to be installed, got {error}; {remedy}", name=error.name)

@@ -27,6 +27,7 @@ PYRAMIDAL = families.PyramidFlow((1, 32, 32))
 HAAR = ld.bases.Haar(SHAPE)
 LINE = lab.power_law((1, 8))
 SHORT = ld.DDPM((1, 8), 10)
+STILL, FLOW = ld.paths.identity((1, 8)), ld.schedules.flow()
 LINEAR = torch.nn.Linear(2, 2)
 ADAM = torch.optim.Adam(LINEAR.parameters())
 AVERAGE = training.ExponentialMovingAverage(LINEAR)
@@ -142,9 +143,15 @@ LABORATORY = [
     P(lambda: lab.frontier(SHORT, LINE, 3, lambda a, b: 1.0), T, "steps", "such as [10, 20, 50]", "3"),
     P(lambda: lab.frontier(SHORT, LINE, [2], 1.0), T, "of_call", "a function of the shapes", "1.0"),
     P(lambda: lab.frontier(SHORT, LINE, [2], lambda a, b: "x"), T, "of_call", "a number", "'x'"),
-    P(lambda: lab.optimise_schedule(3, 2, 10, LINE, len, 1.0), T, "process_of", "from a resolution schedule", "3"),
-    P(lambda: lab.optimise_schedule(str, 2, 99, LINE, len, "1"), T, "budget", "a number", "'1'"),
-    P(lambda: lab.optimise_schedule(lambda r: 3, 2, 99, LINE, len, 1.0), T, "process", "a LinearDiffusion", "3"),
+    P(lambda: lab.optimise(3, FLOW, LINE, 4), T, "path", "a path, such as", "3"),
+    P(lambda: lab.optimise(STILL, 3, LINE, 4), T, "schedule", "a schedule such as", "3"),
+    P(lambda: lab.optimise(STILL, FLOW, torch.eye(3), 4), V, "covariance", "shape (8, 8)", "(3, 3)"),
+    P(lambda: lab.optimise(STILL, FLOW, LINE, "4"), T, "budget", "a number", "'4'"),
+    P(lambda: lab.optimise(STILL, FLOW, LINE, 0.5), V, "budget", "at least 1, the cost of one call", "0.5"),
+    P(lambda: lab.optimise(STILL, FLOW, LINE, 4, 5), V, "order", "1 ≤ order ≤ 3", "5"),
+    P(lambda: lab.optimise(STILL, FLOW, LINE, 4, correction="all"), V, "correction", "exact-shape-changes", "'all'"),
+    P(lambda: lab.optimise(STILL, FLOW, LINE, 4, of_call=1.0), T, "of_call", "a function of the shapes", "1.0"),
+    P(lambda: lab.optimise(STILL, FLOW, LINE, 4, start=[3]), T, "start", "what optimise returned", "[3]"),
     P(lambda: testing.Opaque(3), T, "operator", "a LinearOperator", "3"),
     P(lambda: testing.check_operator("x"), T, "operator", "a LinearOperator", "'x'"),
     P(lambda: testing.check_operator(LINE, seed="x"), T, "seed", "an int", "'x'"),

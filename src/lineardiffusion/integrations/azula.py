@@ -15,10 +15,10 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from lineardiffusion._checks import compute_dtype
+from lineardiffusion._checks import compute_dtype, missing
 from lineardiffusion.covariance import Covariance, GramCovariance
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.integrations.shared import check_additive, missing, trained_time
+from lineardiffusion.integrations.shared import check_additive, trained_time
 from lineardiffusion.krylov import SpectralFunction
 from lineardiffusion.operators.diagonal import Diagonal
 from lineardiffusion.operators.scalar import Identity

@@ -18,10 +18,10 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from lineardiffusion._checks import as_shape, column
+from lineardiffusion._checks import as_shape, column, missing
 from lineardiffusion.carrying import pseudoinverse
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.integrations.shared import check_additive, missing, trained_time
+from lineardiffusion.integrations.shared import check_additive, trained_time
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.predictions import levels
 from lineardiffusion.processes.base import LinearDiffusion

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_shape
-from lineardiffusion.integrations.shared import missing
+from lineardiffusion._checks import Shape, as_shape, missing
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.dense import Matrix
 from lineardiffusion.testing.operators import check_adjoint

@@ -17,12 +17,6 @@ Time = TypeVar("Time", float, Tensor)
 _ROUNDING = 1e-4
 
 
-def missing(library: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
-    """What a bridge raises where its library, or what that needs, is not installed."""
-    remedy = f'pip install "lineardiffusion[{library}]"'
-    return ModuleNotFoundError(f"{library}: expected it to be installed, got {error}; {remedy}", name=error.name)
-
-
 def check_additive(process: LinearDiffusion, name: str) -> None:
     """Raise ValueError unless x_t = a_t x_0 + σ_t ε, which is all that libraries of denoisers know."""
     if not isinstance(process, LinearDiffusion):

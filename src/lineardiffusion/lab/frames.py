@@ -1,21 +1,38 @@
-"""Orthonormal frames in which covariances and operators are diagonal, or as near to that as they come."""
+r"""Orthonormal frames in which covariances and operators are diagonal, or as near to that as they come.
+
+A frame is a basis of `ld.bases`, the order in which its coordinates fall into groups, and an orthogonal matrix for each
+group:
+
+    z_g = U_gᵀ (Vᴴ x)_{g}
+
+Where operators lead from each group to the same group of another shape alone, the groups are independent Gaussians.
+The mean of pairs makes of the cosines of frequencies π k / n and π (n − k) / n the same but for factors, and a
+cut leaves one of them: with L levels the coordinates of a line fall into groups of 2^{L − 1}. A resize that is the same
+in a mirror keeps those with even k from those with odd k.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import singledispatch
 
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape
+from lineardiffusion._checks import Shape, check_finite, check_kind, check_real
 from lineardiffusion.covariance import GramCovariance
+from lineardiffusion.lab.matrices import act
 from lineardiffusion.operators.base import LinearOperator
-from lineardiffusion.operators.bases import Basis, Fourier
+from lineardiffusion.operators.bases import Basis, Cosine, Fourier, Standard
 from lineardiffusion.operators.scalar import Identity, Scaled
+from lineardiffusion.operators.separable import spatial_axes
 from lineardiffusion.operators.spectral import SpectralFilter
+from lineardiffusion.paths import Path, pyramid, truncated
+
+_MIRRORED = ("bilinear", "bicubic", "area")  # of the modes of Resize, those that are the same in a mirror
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,28 +40,54 @@ class Frame:
     """An orthonormal basis of events.
 
     Arguments:
-        shape: event shape.
-        vectors: its columns, with shape (n, n), in float64.
-        basis: the one of `ld.bases` that it is, if any.
+        basis: V.
+        groups: how many of one size the coordinates fall into.
+        order: of the coordinates of V, group by group; as they are without.
+        turn: U, with shape (groups, m, m) and the frame's vectors as columns; I without.
     """
 
-    shape: Shape
-    vectors: Tensor
-    basis: Basis | None = None
+    basis: Basis
+    groups: int = 1
+    order: Tensor | None = None
+    turn: Tensor | None = None
+
+    @property
+    def shape(self) -> Shape:
+        return self.basis.shape
+
+    @property
+    def size(self) -> int:
+        """n, how many coordinates there are."""
+        return math.prod(self.basis.coordinates)
 
     def coordinates(self, events: Tensor) -> Tensor:
         """(*batch, n) of events (*batch, *shape)."""
-        return events.flatten(-len(self.shape)) @ self.vectors
+        z = self.basis.analyse(events).flatten(-len(self.basis.coordinates))
+        z = z if self.order is None else z[..., self.order]
+        return z if self.turn is None else act(self.turn.mT, z)
 
     def events(self, coordinates: Tensor) -> Tensor:
         """Events (*batch, *shape) of coordinates (*batch, n)."""
-        return (coordinates @ self.vectors.T).reshape(*coordinates.shape[:-1], *self.shape)
+        z = coordinates if self.turn is None else act(self.turn, coordinates)
+        if self.order is not None:
+            z = torch.empty_like(z).index_copy_(-1, self.order, z)
+        return self.basis.synthesise(z.reshape(*z.shape[:-1], *self.basis.coordinates))
+
+    def dense(self, matrix: Tensor) -> Tensor:
+        """The matrix on flattened events of one between these coordinates."""
+        units = torch.eye(self.size, dtype=torch.float64).reshape(-1, *self.shape)
+        return self.events(act(matrix, self.coordinates(units))).flatten(1).T
+
+    def along(self, matrix: Tensor) -> tuple[Frame, Tensor]:
+        """The frame of a symmetric matrix of these coordinates, and the eigenvalues there."""
+        values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
+        turn = vectors if self.turn is None else self.turn @ vectors
+        return replace(self, turn=turn), values.flatten()
 
 
 def eigenframe(matrix: Tensor, shape: Shape) -> tuple[Frame, Tensor]:
     """The eigenvectors and eigenvalues of a symmetric matrix on flattened events."""
-    values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
-    return Frame(shape, vectors), values
+    return Frame(Standard(shape)).along(matrix[None])
 
 
 @singledispatch
@@ -58,8 +101,7 @@ def _(covariance: SpectralFilter) -> tuple[Frame, Tensor]:
     basis = covariance.transform
     if isinstance(basis, Fourier) or not basis.is_complete:
         return eigenframe(covariance.to_dense().double(), basis.shape)
-    units = torch.eye(math.prod(basis.shape), dtype=torch.float64).reshape(-1, *basis.coordinates)
-    return Frame(basis.shape, basis.synthesise(units).flatten(1).T.contiguous(), basis), _gains(covariance)
+    return Frame(basis), _gains(covariance)
 
 
 @frame_of.register
@@ -72,9 +114,115 @@ def _(covariance: Scaled) -> tuple[Frame, Tensor]:
 def _(covariance: GramCovariance) -> tuple[Frame, Tensor]:
     if isinstance(covariance.operator, SpectralFilter):
         frame, gains = frame_of(covariance.operator)
-        if frame.basis is not None:
+        if frame.turn is None:
             return frame, covariance.variance(gains.square())
     return eigenframe(covariance.to_dense().double(), covariance.in_shape)
+
+
+def data_frame(covariance: Tensor | LinearOperator, shape: Shape) -> tuple[Frame, Tensor]:
+    """The frame of a covariance of events, a matrix or an operator, and its eigenvalues."""
+    count = math.prod(shape)
+    if isinstance(covariance, Tensor):
+        check_real(covariance, "covariance")
+        check_finite(covariance, "covariance")
+        if covariance.shape != (count, count):
+            raise ValueError(f"covariance: expected shape {(count, count)}, got {tuple(covariance.shape)}")
+        dense = covariance.detach().cpu().double()
+        if not torch.allclose(dense, dense.T, rtol=1e-6, atol=1e-9 * float(dense.abs().max())):
+            raise ValueError("covariance: expected a symmetric matrix")
+        frame, values = eigenframe(dense, shape)
+    else:
+        check_kind(covariance, LinearOperator, "covariance", "a matrix or an operator, such as ld.lab.power_law(shape)")
+        if covariance.in_shape != shape or covariance.out_shape != shape:
+            raise ValueError(f"covariance: expected an operator on events {shape}, got one on {covariance.in_shape}")
+        frame, values = frame_of(covariance)
+    if float(values.min()) < -1e-9 * float(values.max()):
+        raise ValueError(f"covariance: expected eigenvalues ≥ 0, got {float(values.min()):.6g}")
+    return frame, values.clamp(min=0)
+
+
+class InFrame(LinearOperator):
+    """V diag(values) Vᵀ in a frame, so that it need not be found again."""
+
+    def __init__(self, frame: Frame, values: Tensor) -> None:
+        super().__init__(frame.shape, frame.shape)
+        self.frame, self.values = frame, values
+
+    def apply(self, x: Tensor) -> Tensor:
+        return self.frame.events(self.values * self.frame.coordinates(x))
+
+
+@frame_of.register
+def _(covariance: InFrame) -> tuple[Frame, Tensor]:
+    return covariance.frame, covariance.values
+
+
+def in_frame(covariance: Tensor | LinearOperator, shape: Shape) -> InFrame:
+    """A covariance of events of a shape, in its frame."""
+    return InFrame(*data_frame(covariance, shape))
+
+
+@singledispatch
+def group_of(path: Path, shape: Shape) -> Tensor | None:
+    """The group of each cosine coordinate of the events of a shape that the path has, where there are groups."""
+    return None
+
+
+@group_of.register
+def _(path: pyramid, shape: Shape) -> Tensor | None:
+    if path.mode in ("haar", "area") and _are_halves(path.sizes):
+        return _halved(path.sizes[-1], shape)
+    axes = spatial_axes(shape)
+    if path.mode in _MIRRORED and all(n % 2 == 0 for size in path.sizes for n in size[-axes:]):
+        return _of_axes(shape, [torch.arange(n) % 2 for n in shape[-axes:]], [2] * axes)
+    return None
+
+
+@group_of.register
+def _(path: truncated, shape: Shape) -> Tensor | None:
+    return _halved(path.sizes[-1], shape) if isinstance(path.basis, Cosine) and _are_halves(path.sizes) else None
+
+
+def _are_halves(sizes: Sequence[Shape]) -> bool:
+    """Whether each spatial axis is half of the one before, and all others are the same."""
+    axes = spatial_axes(sizes[0])
+    return all(
+        fine[:-axes] == coarse[:-axes] and fine[-axes:] == tuple(2 * n for n in coarse[-axes:])
+        for fine, coarse in itertools.pairwise(sizes)
+    )
+
+
+def _halved(least: Shape, shape: Shape) -> Tensor:
+    """The groups of frequencies that are the same at the least size, where an axis is halved time and again."""
+    counts = least[-spatial_axes(shape) :]
+    return _of_axes(shape, [_folded(n, count) for n, count in zip(shape[-len(counts) :], counts, strict=True)], counts)
+
+
+def _of_axes(shape: Shape, indices: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
+    """A group for every combination of channels and of the groups along axes."""
+    channels = shape[: len(shape) - len(counts)]
+    group = torch.arange(math.prod(channels)).reshape(*channels, *[1] * len(counts))
+    for i, (index, count) in enumerate(zip(indices, counts, strict=True)):
+        group = group * count + index.reshape(-1, *[1] * (len(counts) - 1 - i))
+    return group
+
+
+def _folded(n: int, least: int) -> Tensor:
+    """What halving leaves of the frequencies 0, …, n − 1 at the size `least`."""
+    k = torch.arange(n)
+    while n > least:
+        n //= 2
+        k = torch.where(k < n, k, (2 * n - k) % n)
+    return k
+
+
+def grouped(path: Path, shape: Shape) -> Frame:
+    """A frame of the events of a shape that the path has, in its groups; of pixels where all are one group."""
+    group = group_of(path, shape)
+    if group is None:
+        return Frame(Standard(shape))
+    group = group.flatten()
+    return Frame(Cosine(shape), int(group.max()) + 1, torch.argsort(group, stable=True))
 
 
 @singledispatch
@@ -87,7 +235,7 @@ def in_frames(operator: LinearOperator, source: Frame, target: Frame) -> Tensor:
 def _(operator: Identity, source: Frame, target: Frame) -> Tensor:
     if source is not target:
         return matrix_of(operator, source, target)
-    return torch.ones(len(source.vectors), dtype=torch.float64)
+    return torch.ones(source.size, dtype=torch.float64)
 
 
 @in_frames.register
@@ -97,17 +245,21 @@ def _(operator: Scaled, source: Frame, target: Frame) -> Tensor:
 
 @in_frames.register
 def _(operator: SpectralFilter, source: Frame, target: Frame) -> Tensor:
-    if source is target and source.basis == operator.transform:
-        return _gains(operator)
+    if source is target and source.turn is None and source.basis == operator.transform:
+        gains = _gains(operator)
+        return gains if source.order is None else gains[source.order]
     return matrix_of(operator, source, target)
 
 
 def matrix_of(function: Callable[[Tensor], Tensor], source: Frame, target: Frame, *, diagonal: bool = False) -> Tensor:
-    """The matrix of a linear function of events, by the images of the frame's vectors; where it is diagonal, by that of
-    their sum."""
+    """The matrix of a linear function of events that mixes no groups, or is diagonal: the j-th columns of all blocks
+    are what it makes of the sum of the groups' j-th vectors."""
     if diagonal:
-        return target.coordinates(function(source.vectors.sum(1).reshape(1, *source.shape)))[0]
-    return target.coordinates(function(source.vectors.T.reshape(-1, *source.shape))).T
+        return target.coordinates(function(source.events(torch.ones(1, source.size, dtype=torch.float64))))[0]
+    m = source.size // source.groups
+    units = torch.eye(m, dtype=torch.float64)[:, None].expand(m, source.groups, m).reshape(m, -1)
+    images = target.coordinates(function(source.events(units)))
+    return images.reshape(m, source.groups, -1).permute(1, 2, 0)
 
 
 def _gains(operator: SpectralFilter) -> Tensor:

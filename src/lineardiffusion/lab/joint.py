@@ -53,10 +53,11 @@ class Joint:
         self.means = {name: mean for name, mean in self.means.items() if name in names}
         self._covariances = {(a, b): c for (a, b), c in self._covariances.items() if a in names and b in names}
 
-    def had(self, name: Name, covariance: Tensor) -> Joint:
-        """These states if one of them had another covariance, and the others followed it as they do (by regression)."""
+    def had(self, name: Name, covariance: Tensor, names: Collection[Name]) -> Joint:
+        """Some of these states if one of them had another covariance, and others followed it as they do (by
+        regression)."""
         result = Joint(name, self.means[name], covariance)
-        others = [other for other in self.means if other != name]
+        others = [other for other in names if other != name]
         if others:
             own = self.covariance(name, name)
             precision, change = inverse(own), plus(covariance, -own)

@@ -8,18 +8,18 @@ x_t, the mean of c_s, s ≤ t, is
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right, insort
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_numbers, check_finite, check_kind, check_process, check_real
+from lineardiffusion._checks import as_numbers, check_process
 from lineardiffusion.caches import BoundedCache
-from lineardiffusion.lab.frames import Frame, eigenframe, frame_of, in_frames
+from lineardiffusion.lab.frames import Frame, data_frame, grouped, in_frames, matrix_of
 from lineardiffusion.lab.matrices import inverse, plus, sandwich, times, transposed
 from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.operators.bases import Standard
 from lineardiffusion.processes.base import LinearDiffusion
 
 _CACHE_BYTES = 2**28
@@ -34,13 +34,19 @@ class Marginals:
         process: with isotropic noise.
         covariance: C, a matrix over the flattened event or a symmetric operator.
         mean: m, broadcastable to shape(0).
+        apart: whether coordinates that the path does not mix are kept apart.
 
     Raises:
         ValueError: noise that is not isotropic, or a covariance that does not fit or is not positive semi-definite.
     """
 
     def __init__(
-        self, process: LinearDiffusion, covariance: Tensor | LinearOperator, mean: float | Tensor = 0.0
+        self,
+        process: LinearDiffusion,
+        covariance: Tensor | LinearOperator,
+        mean: float | Tensor = 0.0,
+        *,
+        apart: bool = True,
     ) -> None:
         check_process(process)
         if not process.is_isotropic:
@@ -53,9 +59,14 @@ class Marginals:
             raise ValueError(
                 f"mean: expected a shape that broadcasts to {process.shape(0)}, got {tuple(numbers.shape)}"
             ) from None
-        frame, values = _data_frame(covariance, process.shape(0))
+        frame, values = data_frame(covariance, process.shape(0))
         self._changes = process.shape_changes()
         self._gains: BoundedCache[Tensor] = BoundedCache(_CACHE_BYTES, _bytes)
+        self._apart = False
+        if apart and self._changes and frame.turn is None:
+            in_groups = grouped(process.path, process.shape(0))
+            if in_groups.order is not None and in_groups.basis == frame.basis:
+                self._apart, frame, values = True, in_groups, values[in_groups.order]
         self._levels = {0: _Level(frame, [0.0], {0.0: values})}
 
     def frame(self, t: float) -> Frame:
@@ -81,7 +92,7 @@ class Marginals:
     def covariance(self, t: float) -> Tensor:
         """a_t² D_t + σ_t² I"""
         signal = self.process.signal_scale(t) ** 2 * self.clean(t)
-        return plus(signal, torch.full((len(signal),), self.process.sigma(t) ** 2, dtype=signal.dtype))
+        return plus(signal, torch.full((self.frame(t).size,), self.process.sigma(t) ** 2, dtype=signal.dtype))
 
     def gain(self, t: float, s: float) -> Tensor:
         """G"""
@@ -100,10 +111,11 @@ class Marginals:
         """What is known of the times that share the shape of t."""
         reached = bisect_right(self._changes, t)
         if reached not in self._levels:
-            start, data = self._changes[reached - 1], self._levels[0]
-            events = data.frame.vectors.T.reshape(-1, *data.frame.shape)
-            images = self.process.degradation(0, start)(events).flatten(1).T
-            frame, values = eigenframe(sandwich(images, data.covariances[0]), self.process.shape(start))
+            start, data, path = self._changes[reached - 1], self._levels[0], self.process.path
+            shape = self.process.shape(start)
+            frame = grouped(path, shape) if self._apart else Frame(Standard(shape))
+            images = matrix_of(self.process.degradation(0, start), data.frame, frame)
+            frame, values = frame.along(sandwich(images, data.covariances[0]))
             self._levels[reached] = _Level(frame, [start], {start: values.clamp(min=0)})
         return self._levels[reached]
 
@@ -117,24 +129,3 @@ class _Level:
     frame: Frame
     times: list[float]  # at which D is known, ascending
     covariances: dict[float, Tensor]
-
-
-def _data_frame(covariance: Tensor | LinearOperator, shape: Shape) -> tuple[Frame, Tensor]:
-    count = math.prod(shape)
-    if isinstance(covariance, Tensor):
-        check_real(covariance, "covariance")
-        check_finite(covariance, "covariance")
-        if covariance.shape != (count, count):
-            raise ValueError(f"covariance: expected shape {(count, count)}, got {tuple(covariance.shape)}")
-        dense = covariance.detach().cpu().double()
-        if not torch.allclose(dense, dense.T, rtol=1e-6, atol=1e-9 * float(dense.abs().max())):
-            raise ValueError("covariance: expected a symmetric matrix")
-        frame, values = eigenframe(dense, shape)
-    else:
-        check_kind(covariance, LinearOperator, "covariance", "a matrix or an operator, such as ld.lab.power_law(shape)")
-        if covariance.in_shape != shape or covariance.out_shape != shape:
-            raise ValueError(f"covariance: expected an operator on events {shape}, got one on {covariance.in_shape}")
-        frame, values = frame_of(covariance)
-    if float(values.min()) < -1e-9 * float(values.max()):
-        raise ValueError(f"covariance: expected eigenvalues ≥ 0, got {float(values.min()):.6g}")
-    return frame, values.clamp(min=0)

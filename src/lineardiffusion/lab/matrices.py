@@ -1,6 +1,8 @@
-"""Matrices that may be diagonal: a vector stands for a diagonal matrix.
+"""Matrices between coordinates that fall into independent groups.
 
-So formulas are written once, and cost what the structure allows.
+A vector stands for a diagonal matrix. Any other has the shape (groups, rows, columns), a block for each group, the
+coordinates of a group being consecutive; a matrix of two axes is one group. So formulas are written once, and cost what
+the structure allows.
 """
 
 from __future__ import annotations
@@ -12,33 +14,37 @@ from torch import Tensor
 def times(a: Tensor, b: Tensor) -> Tensor:
     """A B"""
     if a.ndim == 1:
-        return a * b if b.ndim == 1 else a[:, None] * b
-    return a * b if b.ndim == 1 else a @ b
+        return a * b if b.ndim == 1 else a.reshape(b.shape[:-1])[..., None] * b
+    return a * b.reshape(*a.shape[:-2], 1, a.shape[-1]) if b.ndim == 1 else a @ b
 
 
 def act(a: Tensor, v: Tensor) -> Tensor:
-    """A v for a vector v that is a vector."""
-    return a * v if a.ndim == 1 else a @ v
+    """A v for vectors v, with shape (*batch, n)."""
+    if a.ndim == 1:
+        return a * v
+    return (a @ v.reshape(*v.shape[:-1], *a.shape[:-2], a.shape[-1], 1)).reshape(*v.shape[:-1], -1)
 
 
 def plus(a: Tensor, b: Tensor) -> Tensor:
     """A + B"""
     if a.ndim == b.ndim:
         return a + b
-    return torch.diag(a) + b if a.ndim == 1 else a + torch.diag(b)
+    if a.ndim == 1:
+        a, b = b, a
+    return a + torch.diag_embed(b.reshape(a.shape[:-1]))
 
 
 def transposed(a: Tensor) -> Tensor:
     """Aᵀ"""
-    return a if a.ndim == 1 else a.T
+    return a if a.ndim == 1 else a.mT
 
 
 def sandwich(a: Tensor, b: Tensor) -> Tensor:
     """A B Aᵀ for a symmetric B, symmetric in spite of rounding."""
     if a.ndim == 1:
-        return a.square() * b if b.ndim == 1 else a[:, None] * b * a
-    product = times(times(a, b), a.T)
-    return (product + product.T) / 2
+        return a.square() * b if b.ndim == 1 else times(times(a, b), a)
+    product = times(times(a, b), a.mT)
+    return (product + product.mT) / 2
 
 
 def inverse(a: Tensor) -> Tensor:
@@ -48,12 +54,14 @@ def inverse(a: Tensor) -> Tensor:
 
 def trace(a: Tensor) -> float:
     """tr A"""
-    return float(a.sum() if a.ndim == 1 else a.trace())
+    return float(a.sum() if a.ndim == 1 else a.diagonal(dim1=-2, dim2=-1).sum())
 
 
 def logdet(a: Tensor) -> float:
     """log det A of a positive definite A."""
-    return float(a.log().sum() if a.ndim == 1 else 2 * torch.linalg.cholesky(a).diagonal().log().sum())
+    if a.ndim == 1:
+        return float(a.log().sum())
+    return float(2 * torch.linalg.cholesky(a).diagonal(dim1=-2, dim2=-1).log().sum())
 
 
 def bures(a: Tensor, b: Tensor) -> float:
@@ -66,6 +74,6 @@ def bures(a: Tensor, b: Tensor) -> float:
         root = a.clamp(min=0).sqrt()
     else:
         values, vectors = torch.linalg.eigh(a)
-        root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+        root = times(vectors, values.clamp(min=0).sqrt().flatten()) @ vectors.mT
     cross = torch.linalg.eigvalsh(sandwich(root, b)).clamp(min=0).sqrt().sum()
     return max(0.0, trace(a) + trace(b) - 2 * float(cross))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lineardiffusion._checks import Shape, as_number, check_function, check_process
 from lineardiffusion.lab.frames import Frame
-from lineardiffusion.lab.matrices import act, bures, inverse, logdet, sandwich, times, trace
+from lineardiffusion.lab.matrices import act, bures, inverse, logdet, times, trace
 from lineardiffusion.processes.base import LinearDiffusion
 
 # Events above this size keep the covariance of their last state alone: one of 64 × 64 pixels takes 134 MB.
@@ -50,7 +50,7 @@ class Step:
     @property
     def covariance(self) -> Tensor:
         """Covariance of x_s, with shape (n, n) over the flattened event."""
-        return sandwich(self.frame.vectors, self._own())
+        return self.frame.dense(self._own())
 
     @property
     def w2(self) -> float:

@@ -19,6 +19,7 @@ from lineardiffusion._checks import (
 )
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.lab.marginals import Marginals
+from lineardiffusion.lab.matrices import act
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.separable import spatial_axes
 from lineardiffusion.operators.spectral import SpectralFilter, cosine_coefficients
@@ -118,5 +119,4 @@ class PosteriorMean(nn.Module):
         check_event(x_t, marginals.process.shape(time), "x_t")
         gain = marginals.gain(time, 0)
         deviation = marginals.frame(time).coordinates(x_t.cpu().double() - marginals.mean(time))
-        estimated = deviation * gain if gain.ndim == 1 else deviation @ gain.T
-        return (marginals.frame(0).events(estimated) + marginals.data_mean).to(x_t.device)
+        return (marginals.frame(0).events(act(gain, deviation)) + marginals.data_mean).to(x_t.device)

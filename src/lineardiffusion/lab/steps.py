@@ -81,11 +81,12 @@ class Recursion:
             joint.add(start, self._corrected(t))
         estimate = self._estimate(self._times[: self._order(s)], s)
         if s == 0:
-            ones = torch.ones(len(self.marginals.clean(0)), dtype=torch.float64)
+            ones = torch.ones(self.marginals.frame(0).size, dtype=torch.float64)
             return Affine(start, estimate, 0 * ones, ones)
         kernel, noise = self._kernel(t, s)
         scaled = self.process.signal_scale(t) * times(kernel, self.marginals.degradation(s, t))
-        passed = plus(torch.full((len(scaled),), self.process.signal_scale(s), dtype=torch.float64), -scaled)
+        ones = torch.ones(self.marginals.frame(s).size, dtype=torch.float64)
+        passed = plus(self.process.signal_scale(s) * ones, -scaled)
         terms = added({start: kernel}, through(passed, estimate))
         if self.is_heun and self.process.step_kernel(t, s, 0.0).is_deterministic:
             terms = self._heun(t, s, terms, passed, estimate[start])
@@ -106,7 +107,7 @@ class Recursion:
         older = [u for u in older if self.process.shape(u) == self.process.shape(t)]
         again = self._estimate([before, now, *older[: len(estimate) - 1]], now)
         change = added(again, {name: -matrix for name, matrix in estimate.items()})
-        unchanged = torch.ones(len(passed), dtype=torch.float64)
+        unchanged = torch.ones(self.marginals.frame(t).size, dtype=torch.float64)
         return added({("x", t): unchanged}, through(passed, change))
 
     def _heun(self, t: float, s: float, euler: Terms, passed: Tensor, estimate: Tensor) -> Terms:
@@ -148,7 +149,7 @@ class Recursion:
         sigma_s, sigma_t, stays = process.sigma(s), process.sigma(t), process.shape(s) == process.shape(t)
         if self.shares and stays:
             gamma = math.sqrt(1 - self.eta**2) * sigma_s / sigma_t
-            ones = torch.ones(len(degradation), dtype=torch.float64)
+            ones = torch.ones(self.marginals.frame(s).size, dtype=torch.float64)
             return gamma * ones, max(0.0, sigma_s**2 - gamma**2 * sigma_t**2) * ones
         prepared = process.step_kernel(t, s, self.eta)
         if degradation.ndim == 1:
@@ -163,7 +164,7 @@ class Recursion:
 
         zero = torch.zeros(1, *here.shape, dtype=torch.float64), torch.zeros(1, *there.shape, dtype=torch.float64)
         noise = in_frames(prepared.gaussian(*zero).covariance, there, there)
-        return matrix_of(mean, here, there), noise if noise.ndim == 1 else (noise + noise.T) / 2
+        return matrix_of(mean, here, there), noise if noise.ndim == 1 else (noise + noise.mT) / 2
 
 
 def added(a: Terms, b: Terms) -> Terms:

@@ -20,20 +20,36 @@ class Levelled(Path):
     """A path of events that become smaller, level by level; 0 is full size.
 
     Arguments:
-        shapes: event shape at each level.
+        sizes: event shape at each level.
         when: when the levels begin, all but the first: a resolution schedule, or the level of each x_1, …, x_T.
         brightness: `gain` at each level.
     """
 
     def __init__(
-        self, shapes: Sequence[Shape], when: ResolutionSchedule | Sequence[int], brightness: Sequence[float]
+        self, sizes: Sequence[Shape], when: ResolutionSchedule | Sequence[int], brightness: Sequence[float]
     ) -> None:
-        self._shapes, self._when, self._brightness = list(shapes), when, list(brightness)
+        self.sizes, self.when, self._brightness = list(sizes), when, list(brightness)
         self._changes: list[float] | None = None
+
+    def changing(self: P, when: ResolutionSchedule | Sequence[int]) -> P:
+        """The same path with its levels at other times.
+
+        Arguments:
+            when: a resolution schedule such as `ld.changes_at([300, 600])`, or the level of each x_1, …, x_T.
+
+        Examples:
+            >>> import lineardiffusion as ld
+            >>> path = ld.paths.pyramid((1, 16, 16), levels=2).changing(ld.changes_at([0.4]))
+            >>> ld.LinearDiffusion(path, ld.schedules.flow()).shape_changes()
+            [0.4]
+        """
+        other = copy.copy(self)
+        other.when, other._changes = when, None
+        return other
 
     def on(self: P, schedule: Schedule) -> P:
         bound = copy.copy(self)
-        changes = as_changes(self._when, len(self._shapes), schedule)
+        changes = as_changes(self.when, len(self.sizes), schedule)
         bound._changes = [t for t in changes if t <= schedule.end]
         return bound
 
@@ -44,7 +60,7 @@ class Levelled(Path):
         return sum(change <= t for change in self._changes)  # a graph that is being compiled knows no bisection
 
     def shape(self, t: float) -> Shape:
-        return self._shapes[self.level(t)]
+        return self.sizes[self.level(t)]
 
     def changes(self) -> list[float]:
         self.level(0)

@@ -60,17 +60,17 @@ class pyramid(Levelled):
             resolution_schedule = as_list(resolution_schedule, "resolution_schedule", expected)
         self.sizes = _sizes(self.event, levels, factor)
         self.levels, self.mode, self.factor = len(self.sizes), mode, factor
-        self.resolution_schedule = convex_decay(0.5) if resolution_schedule is None else resolution_schedule
+        when = convex_decay(0.5) if resolution_schedule is None else resolution_schedule
         self._steps = [_one_level(fine, coarse, mode) for fine, coarse in itertools.pairwise(self.sizes)]
         per_level = 2 ** (spatial_axes(self.event) / 2) if mode == "haar" else 1.0
-        super().__init__(self.sizes, self.resolution_schedule, [per_level**level for level in range(self.levels)])
+        super().__init__(self.sizes, when, [per_level**level for level in range(self.levels)])
         self._between: dict[tuple[int, int], LinearOperator] = {}
 
     def arguments(self) -> dict[str, object]:
         return {
             "shape": self.event,
             "levels": self.levels,
-            "resolution_schedule": self.resolution_schedule,
+            "resolution_schedule": self.when,
             "mode": self.mode,
             "factor": self.factor,
         }

@@ -79,10 +79,10 @@ class truncated(Levelled):
                     f"shapes: expected each smaller than the one before, got {[basis.shape, *self.shapes]}"
                 )
             self._bases.append(self._bases[-1].smaller(shape))
-        self.change_schedule = changes if callable(changes) else changes_at(changes)
         numbers = [math.prod(small.shape) for small in self._bases]
         brightness = [math.sqrt(numbers[0] / n) if orthonormal else 1.0 for n in numbers]
-        super().__init__([small.shape for small in self._bases], self.change_schedule, brightness)
+        when = changes if callable(changes) else changes_at(changes)
+        super().__init__([small.shape for small in self._bases], when, brightness)
         self._filters: BoundedCache[LinearOperator] = BoundedCache(FILTER_BYTES, operator_bytes)
         if gains is not None:
             check_start(gains_at(gains, 0, basis))
@@ -91,7 +91,7 @@ class truncated(Levelled):
         return {
             "basis": self.basis,
             "shapes": self.shapes,
-            "changes": self.change_schedule,
+            "changes": self.when,
             "gains": self._function,
             "orthonormal": self.orthonormal,
         }

@@ -42,7 +42,7 @@ from lineardiffusion.operators.chain import OperatorChain
 from lineardiffusion.paths import Path, chain
 from lineardiffusion.posterior import transition
 from lineardiffusion.processes.doubts import Doubts
-from lineardiffusion.processes.feasibility import check_every_step
+from lineardiffusion.processes.feasibility import check_every_step, times_to_check
 from lineardiffusion.schedules import CovarianceTable, Schedule, table
 from lineardiffusion.shared_noise import SharedNoiseKernel
 from lineardiffusion.times import ByShape, group_by_shape
@@ -119,10 +119,12 @@ class LinearDiffusion(Configured):
         self._levels: dict[float, NoiseLevel] = {}
         self._scales: dict[float, tuple[float, float]] = {}
         self.is_isotropic = schedule.is_isotropic  # Σ_t = σ_t² I for all t
-        for time in range((self.num_steps or -1) + 1):
+        times = times_to_check(self)
+        self._fill(times)
+        for time in times if self.num_steps else ():
             self.noise_level(time)
         if coupling == "markov":
-            check_every_step(self)
+            check_every_step(self, times)
 
     def arguments(self) -> dict[str, object]:
         return {"path": self.path, "schedule": self.schedule, "coupling": self.coupling}
@@ -510,6 +512,14 @@ class LinearDiffusion(Configured):
             signal, sigma = self.schedule(t)
             self._scales[t] = float(signal * self.path.gain(t)), sigma
         return self._scales[t]
+
+    def _fill(self, times: Sequence[float]) -> None:
+        """Keep a_t and σ_t of many times, for which the schedule is asked once."""
+        if self.is_isotropic:
+            signal, sigma = self.schedule(torch.tensor(times, dtype=torch.float64))
+            for t, a, level in zip(times, signal.tolist(), sigma.tolist(), strict=True):
+                self._scales[t] = float(a * self.path.gain(t)), level
+                self._levels[t] = as_noise_level(level, self.path.shape(t), "sigmas", at=f" at t = {t}")
 
     def noise_level(self, t: float) -> NoiseLevel:
         """σ_t, or Σ_t where the noise is not isotropic."""

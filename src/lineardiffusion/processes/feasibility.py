@@ -22,18 +22,21 @@ if TYPE_CHECKING:
 _LOOKED_AT = 200
 
 
-def check_every_step(process: LinearDiffusion) -> None:
+def times_to_check(process: LinearDiffusion) -> list[float]:
+    """All steps; of a process of continuous time some, and those where its shape changes and just before."""
+    if process.num_steps:
+        return list(range(process.num_steps + 1))
+    changes = process.path.changes()
+    times = [process.end * k / _LOOKED_AT for k in range(_LOOKED_AT + 1)]
+    return sorted({*times, *changes, *(math.nextafter(t, 0) for t in changes)})
+
+
+def check_every_step(process: LinearDiffusion, times: Sequence[float]) -> None:
     """Raise unless there is a Gaussian transition between neighbouring times.
 
     Raises:
         ValueError: with the time, and the smallest σ_t for which there is one.
     """
-    steps, changes = process.num_steps, process.path.changes()
-    if steps:
-        times: list[float] = list(range(steps + 1))
-    else:
-        times = [process.end * k / _LOOKED_AT for k in range(_LOOKED_AT + 1)]
-        times = sorted({*times, *changes, *(math.nextafter(t, 0) for t in changes)})
     for s, t in itertools.pairwise(times):
         sigma_s, sigma_t, at = process.noise_level(s), process.noise_level(t), f" at t = {t}"
         if isinstance(sigma_s, Covariance) or isinstance(sigma_t, Covariance) or sigma_t == 0:

@@ -190,7 +190,7 @@ class karras(Grid):
 
     def spacing(self, process: LinearDiffusion) -> Sequence[float]:
         schedule = process.schedule
-        high, low = (math.exp(-0.5 * log_snr) for log_snr in _log_snr_range(schedule))
+        high, low = (math.exp(-0.5 * log_snr) for log_snr in log_snr_range(schedule))
         largest = high if self.sigma_max is None else self.sigma_max
         smallest = low if self.sigma_min is None else self.sigma_min
         if -2 * math.log(largest) < schedule.log_snr(schedule.end) - 1e-9:
@@ -223,14 +223,14 @@ class log_snr(Grid):
 
     def spacing(self, process: LinearDiffusion) -> Sequence[float]:
         schedule = process.schedule
-        times = _times_at(schedule, np.linspace(*_log_snr_range(schedule), self.n))
+        times = _times_at(schedule, np.linspace(*log_snr_range(schedule), self.n))
         times[0] = schedule.end
         if self.n > 1:
             times[-1] = schedule.first
         return times
 
 
-def _log_snr_range(schedule: Schedule) -> tuple[float, float]:
+def log_snr_range(schedule: Schedule) -> tuple[float, float]:
     """At the end, or just before it where that is pure noise, and at the first time."""
     start = schedule.log_snr(schedule.end)
     if start == -math.inf:

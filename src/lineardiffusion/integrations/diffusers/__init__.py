@@ -4,7 +4,7 @@
 any process and solver, `LinearDiffusionPipeline` a pipeline for those whose shape grows.
 """
 
-from lineardiffusion.integrations.shared import missing
+from lineardiffusion._checks import missing
 
 try:
     from lineardiffusion.integrations.diffusers.models import Pretrained as Pretrained

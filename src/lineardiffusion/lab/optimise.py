@@ -1,0 +1,341 @@
+r"""The sampler with the least error that a budget allows.
+
+A sampler calls its network n_l times at each resolution l. Where the calls lie is told by a few numbers: the log-SNR of
+the last one, and at a few places of each resolution the logarithms of the distances between calls, which are
+interpolated between them. A resolution is left at the last of its calls. The numbers are found by a quasi-Newton method
+(SciPy's L-BFGS-B), the n_l by moving calls from one resolution to another as long as that helps.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lineardiffusion._checks import (
+    Shape,
+    as_choice,
+    as_index,
+    as_list,
+    as_positive,
+    check_function,
+    check_kind,
+    missing,
+)
+from lineardiffusion.denoiser import Denoiser
+from lineardiffusion.lab.evaluate import Correction, evaluate, final_w2
+from lineardiffusion.lab.frames import in_frame
+from lineardiffusion.lab.report import Report
+from lineardiffusion.lab.spectra import OptimalDenoiser
+from lineardiffusion.operators.base import LinearOperator
+from lineardiffusion.paths import Path
+from lineardiffusion.paths.levels import Levelled
+from lineardiffusion.processes.base import LinearDiffusion
+from lineardiffusion.samplers import DDIMSampler
+from lineardiffusion.schedules import Schedule, changes_at
+from lineardiffusion.schedules.grids import log_snr_range
+
+# How many numbers tell how dense the calls are, in all resolutions together.
+_DENSITIES = 6
+# ln of how much closer than others calls may be.
+_DENSEST = 6.0
+# An error that is not less by this share is no better.
+_GAIN = 1e-3
+# Of the plans with a few calls elsewhere, how many are searched further, the best as they are; and for how long.
+_POLISHED, _LOOKED_AT = 2, 6
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """A sampler of a process, and what it makes of Gaussian data.
+
+    Attributes:
+        process: with the best times of change.
+        times: of the calls, from noise to data.
+        order, eta: of `ld.DDIMSampler`.
+        correction: None, or "exact-shape-changes".
+        report: what they come to.
+        cost: of one sample.
+    """
+
+    process: LinearDiffusion
+    times: list[float]
+    order: int
+    eta: float
+    correction: Correction
+    report: Report
+    cost: float
+    _plan: _Plan = field(repr=False)
+
+    def sampler(self, denoiser: Denoiser, **settings: Any) -> DDIMSampler:
+        """This sampler for a denoiser of its process; a correction needs `residual=ld.calibrate(…, steps=times)`."""
+        return DDIMSampler(denoiser, self.times, **{"eta": self.eta, "order": self.order, **settings})
+
+
+def optimise(
+    path: Path,
+    schedule: Schedule,
+    covariance: Tensor | LinearOperator,
+    budget: float,
+    order: int | Sequence[int] = (1, 2, 3),
+    *,
+    correction: Literal["exact-shape-changes"] | None = None,
+    mean: float | Tensor = 0.0,
+    of_call: Callable[[Shape, Shape], float] | None = None,
+    start: Optimum | None = None,
+) -> Optimum:
+    r"""The times of change, the grid and the solver with the smallest W2 distance of samples to N(m, C) for a budget.
+
+    The solver is DDIM of some order with some η (`ld.DDIMSampler`), and a denoiser the optimal one. What is found is a
+    minimum that no small change of one number improves, and need not be the least of all.
+
+    Arguments:
+        path: R_t; where it has levels (`ld.paths.pyramid`, `ld.paths.truncated`), when they change is chosen, and
+            levels may go unused.
+        schedule: a_t and σ_t, white.
+        covariance, mean: C and m, as for `ld.lab.evaluate`.
+        budget: greatest cost of a sample, in full calls unless `of_call` is given.
+        order: of the solver, or orders to choose from.
+        correction: None or "exact-shape-changes", as for `ld.lab.evaluate`.
+        of_call: cost of a network call from x_t of a shape to the shape just below t; by default the mean of the shares
+            that both have of the numbers of x_0, as a network has one half for each.
+        start: what was found for the same path and another budget, from which the search then begins; it takes less
+            time than from the start, and may end elsewhere.
+
+    Raises:
+        ModuleNotFoundError: SciPy is not installed.
+        TypeError: no path or schedule.
+        ValueError: a budget below the cost of the cheapest call, or an order that there is not.
+
+    Examples:
+        >>> import lineardiffusion as ld
+        >>> data, schedule = ld.lab.power_law((1, 16)), ld.schedules.vp()
+        >>> best = ld.lab.optimise(ld.paths.identity((1, 16)), schedule, data, budget=4, order=2)
+        >>> evenly = ld.lab.evaluate(best.process, data, sampler="ddim", order=2, steps=ld.grids.log_snr(4))
+        >>> best.cost, len(best.times), best.report.w2 < 0.5 * evenly.w2
+        (4.0, 4, True)
+    """
+    check_kind(path, Path, "path", "a path, such as ld.paths.pyramid(shape, 3, mode='haar')")
+    check_kind(schedule, Schedule, "schedule", "a schedule such as schedules.cosine(1000)")
+    orders = [order] if isinstance(order, int) else as_list(order, "order", "orders, such as (1, 2)")
+    orders = [as_index(each, 1, 3, "order") for each in orders]
+    if correction is not None:
+        as_choice(correction, ("exact-shape-changes",), "correction")
+    budget = as_positive(budget, "budget")
+    if of_call is not None:
+        check_function(of_call, "of_call", "a function of the shapes of x_t and just below t, which returns the cost")
+    if start is not None:
+        check_kind(start, Optimum, "start", "what optimise returned for another budget")
+    search = _Search(path, schedule, covariance, mean, budget, correction, of_call)
+    return search.best(orders, None if start is None else start._plan)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A sampler in numbers.
+
+    Attributes:
+        calls: at each level, the coarsest first.
+        eta: η.
+        below: how far the log-SNR of the last call is below that of the schedule's first time.
+        densities: for each level that is used as many logarithms of distances between calls.
+    """
+
+    calls: tuple[int, ...]
+    eta: float
+    below: float
+    densities: tuple[float, ...]
+
+    def numbers(self) -> list[float]:
+        return [self.eta, self.below, *self.densities]
+
+    def with_numbers(self, numbers: Sequence[float]) -> _Plan:
+        eta, below, *densities = numbers
+        return replace(self, eta=min(max(eta, 0.0), 1.0), below=max(below, 0.0), densities=tuple(densities))
+
+    def with_calls(self, calls: tuple[int, ...]) -> _Plan:
+        """Other numbers of calls, as far from each other as these were at the same place of the trajectory."""
+        used, before = [n for n in calls if n], self.log_distances()
+        if len(used) == sum(n > 0 for n in self.calls):
+            return replace(self, calls=calls)
+        count = _densities(len(used))
+        starts = itertools.accumulate(used[:-1], initial=0)
+        places = np.concatenate(
+            [np.linspace(start, start + n - 1, count) for start, n in zip(starts, used, strict=True)]
+        )
+        densities = np.interp(places / sum(used), np.arange(len(before)) / len(before), before)
+        return replace(self, calls=calls, densities=tuple(densities.tolist()))
+
+    def log_distances(self) -> list[float]:
+        """Of each call from the one before it, up to a common term; the first is of no use."""
+        used = [n for n in self.calls if n]
+        count, result = _densities(len(used)), []
+        for level, n in enumerate(used):
+            own = self.densities[level * count : (level + 1) * count]
+            result += np.interp(np.linspace(0, count - 1, n), range(count), own).tolist()
+        return result
+
+
+def _densities(levels: int) -> int:
+    """How many numbers tell how dense the calls are at each of the levels that are used."""
+    return max(2, _DENSITIES // levels)
+
+
+def _minimiser() -> Callable[..., Any]:
+    try:
+        from scipy.optimize import minimize
+    except ModuleNotFoundError as error:
+        raise missing("scipy", error) from error
+    found: Callable[..., Any] = minimize
+    return found
+
+
+class _Search:
+    """What is searched, and the errors of the plans that were looked at."""
+
+    def __init__(
+        self,
+        path: Path,
+        schedule: Schedule,
+        covariance: Tensor | LinearOperator,
+        mean: float | Tensor,
+        budget: float,
+        correction: Correction,
+        of_call: Callable[[Shape, Shape], float] | None,
+    ) -> None:
+        self.path, self.schedule, self.mean, self.correction = path, schedule, mean, correction
+        self.shapes = path.sizes if isinstance(path, Levelled) else [path.shape(0)]
+        self.covariance = in_frame(covariance, self.shapes[0])
+        full = math.prod(self.shapes[0])
+        self.of_call = of_call or (lambda here, there: (math.prod(here) + math.prod(there)) / (2 * full))
+        self.budget, self.range, self._minimize = budget, log_snr_range(schedule), _minimiser()
+        self._spread = math.sqrt(float(self.covariance.values.sum()))
+        self._errors: dict[tuple[_Plan, int], float] = {}
+        self._searched: set[tuple[tuple[int, ...], int]] = set()  # numbers of calls and orders
+
+    # ------------------------------------------------------------------ plans
+
+    def cost(self, calls: Sequence[int]) -> float:
+        """Of a sample."""
+        used = [(shape, n) for shape, n in zip(reversed(self.shapes), calls, strict=True) if n]
+        below = [shape for shape, _ in used[1:]] + [self.shapes[0]]
+        return sum(
+            (n - 1) * self.of_call(shape, shape) + self.of_call(shape, there)
+            for (shape, n), there in zip(used, below, strict=True)
+        )
+
+    def filled(self, coarse: Sequence[int]) -> tuple[int, ...] | None:
+        """These calls of coarse levels and as many at full size as the budget allows."""
+        room, each = self.budget - self.cost([*coarse, 1]), self.of_call(self.shapes[0], self.shapes[0])
+        return None if room < -1e-9 * self.budget else (*coarse, 1 + int(room / each + 1e-9))
+
+    def first_plans(self) -> list[_Plan]:
+        """With one level and with all, as many calls at each coarse one as a third of the budget buys at full size, or
+        fewer."""
+        plans, coarse = [], len(self.shapes) - 1
+        for used in {0, coarse}:
+            for n in range(math.ceil(self.budget / 3), 0, -1):
+                calls = self.filled([0] * (coarse - used) + [n] * used)
+                if calls is not None:
+                    plans.append(_Plan(calls, 0.0, 0.0, (0.0,) * ((used + 1) * _densities(used + 1))))
+                    break
+        if not plans:
+            least = self.cost([0] * coarse + [1])
+            raise ValueError(f"budget: expected at least {least:.6g}, the cost of one call, got {self.budget:.6g}")
+        return plans
+
+    def scaled(self, plan: _Plan) -> _Plan | None:
+        """A plan of another budget, with more or fewer calls of all levels."""
+        share = self.budget / self.cost(plan.calls)
+        calls = self.filled([max(1, round(share * n)) if n else 0 for n in plan.calls[:-1]])
+        return None if calls is None else plan.with_calls(calls)
+
+    def neighbours(self, plan: _Plan) -> Iterator[_Plan]:
+        """Plans with a call or some more or fewer at one of the coarse levels, or without it."""
+        *coarse, _ = plan.calls
+        for level, n in enumerate(coarse):
+            for change in sorted({1, -1, n // 8, -(n // 8), n // 3, -(n // 3), -n, 2 if n < 2 else 0} - {0}):
+                calls = self.filled([*coarse[:level], n + change, *coarse[level + 1 :]]) if n + change >= 0 else None
+                if calls is not None:
+                    yield plan.with_calls(calls)
+
+    def made(self, plan: _Plan) -> tuple[LinearDiffusion, list[float]]:
+        """The process and the times of a plan."""
+        times = list(self.schedule.time(torch.tensor(self._log_snr(plan), dtype=torch.float64)).tolist())
+        times[0] = self.schedule.end
+        path = self.path
+        if isinstance(path, Levelled):
+            changes = []
+            for last in itertools.accumulate(plan.calls[:-1]):
+                if last and self.schedule.num_steps:
+                    times[last - 1] = round(times[last - 1])
+                changes.append(times[last - 1] if last else self.schedule.end + 1)
+            path = path.changing(changes_at(sorted(changes)))
+        return LinearDiffusion(path, self.schedule), times
+
+    def _log_snr(self, plan: _Plan) -> list[float]:
+        """Of the calls."""
+        start, end = self.range
+        passed = [0.0, *itertools.accumulate(map(math.exp, plan.log_distances()[1:]))]
+        return [start + (end - plan.below - start) * length / max(passed[-1], 1e-300) for length in passed]
+
+    # ------------------------------------------------------------------ search
+
+    def error(self, plan: _Plan, order: int) -> float:
+        """W2; as of samples of the opposite sign for times that are not in order, as rounding may leave them."""
+        if (plan, order) not in self._errors:
+            process, times = self.made(plan)
+            error = 2 * self._spread
+            if all(s < t for t, s in itertools.pairwise([*times, 0.0])):
+                denoiser = OptimalDenoiser(process, self.covariance, self.mean)
+                sampler = DDIMSampler(denoiser, times, plan.eta, order)
+                error = final_w2(denoiser.marginals, sampler, self.correction)
+            self._errors[plan, order] = error
+        return self._errors[plan, order]
+
+    def polished(self, plan: _Plan, order: int, iterations: int = 40) -> _Plan:
+        """A plan whose numbers nothing near them improves, or what so many iterations make of it."""
+        found = self._minimize(
+            lambda numbers: math.log(self.error(plan.with_numbers(numbers), order)),
+            plan.numbers(),
+            method="L-BFGS-B",
+            bounds=[(0.0, 1.0), (0.0, None), *[(-_DENSEST, _DENSEST) for _ in plan.densities]],
+            options={"maxiter": iterations, "ftol": _GAIN / 10, "eps": 1e-4},
+        )
+        return plan.with_numbers(found.x.tolist())
+
+    def descended(self, plan: _Plan, order: int) -> _Plan:
+        """A plan that neither numbers nor calls improve, from the best of some times of the last call."""
+        start, end = self.range
+        ends = [replace(plan, below=share * (end - start)) for share in (0.1, 0.2, 0.3, 0.4)]
+        plan = self.polished(min([plan, *ends], key=lambda other: self.error(other, order)), order)
+        while True:
+            others = [other for other in self.neighbours(plan) if (other.calls, order) not in self._searched]
+            for other in sorted(others, key=lambda other: self.error(other, order))[:_POLISHED]:
+                self._searched.add((other.calls, order))
+                polished = self.polished(other, order, _LOOKED_AT)
+                if self.error(polished, order) < (1 - _GAIN) * self.error(plan, order):
+                    plan = self.polished(polished, order)
+                    break
+            else:
+                return plan
+
+    def best(self, orders: Sequence[int], start: _Plan | None) -> Optimum:
+        scaled = None if start is None else self.scaled(start)
+        plans, found = self.first_plans() if scaled is None else [scaled], []
+        for order in sorted(orders, reverse=True):
+            plans = sorted((self.descended(plan, order) for plan in plans), key=lambda plan: self.error(plan, order))[
+                :1
+            ]
+            found.append((self.error(plans[0], order), order, plans[0]))
+        _, order, plan = min(found, key=lambda each: each[0])
+        process, times = self.made(plan)
+        report = evaluate(process, self.covariance, self.mean, "ddim", plan.eta, times, self.correction, order=order)
+        cost = report.cost(self.of_call, process)
+        return Optimum(process, times, order, plan.eta, self.correction, report, cost, plan)
