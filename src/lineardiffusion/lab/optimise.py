@@ -239,7 +239,7 @@ class _Search:
         """With one level and with all, as many calls at each coarse one as a third of the budget buys at full size, or
         fewer."""
         plans, coarse = [], len(self.shapes) - 1
-        for used in {0, coarse}:
+        for used in sorted({0, coarse}):
             for n in range(math.ceil(self.budget / 3), 0, -1):
                 calls = self.filled([0] * (coarse - used) + [n] * used)
                 if calls is not None:
@@ -330,10 +330,9 @@ class _Search:
         scaled = None if start is None else self.scaled(start)
         plans, found = self.first_plans() if scaled is None else [scaled], []
         for order in sorted(orders, reverse=True):
-            plans = sorted((self.descended(plan, order) for plan in plans), key=lambda plan: self.error(plan, order))[
-                :1
-            ]
-            found.append((self.error(plans[0], order), order, plans[0]))
+            errors = {plan: self.error(plan, order) for plan in (self.descended(plan, order) for plan in plans)}
+            plans = [min(errors, key=errors.__getitem__)]
+            found.append((errors[plans[0]], order, plans[0]))
         _, order, plan = min(found, key=lambda each: each[0])
         process, times = self.made(plan)
         report = evaluate(process, self.covariance, self.mean, "ddim", plan.eta, times, self.correction, order=order)
