@@ -165,6 +165,13 @@ def test_the_tensors_of_a_denoiser_go_into_no_other(tmp_path):
 # ---------------------------------------------------------------------- files
 
 
+def test_without_safetensors_a_run_does_not_begin(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    for action in (lambda: training.Checkpoints(tmp_path), lambda: read_checkpoint(tmp_path / "c.safetensors")):
+        with pytest.raises(ModuleNotFoundError, match=r"safetensors: expected it to be .*; pip install"):
+            action()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.int64, torch.bool, torch.uint8])
 def test_tensors_and_metadata_come_back(tmp_path, dtype):
     values = {"a": torch.randn(3, 4) * 9, "scalar": torch.tensor(3), "none": torch.zeros(0, 2)}

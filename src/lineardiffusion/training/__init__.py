@@ -13,7 +13,7 @@ function of its keys.
 All of it takes models on one device, under DistributedDataParallel (pass the module inside) and sharded by FSDP 2,
 where `state_tensors` and `optimizer_tensors` gather and must be called by every process.
 
-Needs safetensors for reading files.
+Needs safetensors, with which files are read.
 """
 
 from lineardiffusion.training.average import ExponentialMovingAverage

@@ -9,6 +9,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,7 +95,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         CheckpointError: a file that is not there, truncated, changed since it was written, or not a checkpoint.
+        ModuleNotFoundError: safetensors is not installed.
     """
+    _check_reader()
     from safetensors import SafetensorError, safe_open
 
     check_path(path)
@@ -116,6 +119,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, tensors, metadata, digest)
 
 
+def _check_reader() -> None:
+    if find_spec("safetensors") is None:
+        raise ModuleNotFoundError(
+            "safetensors: expected it to be installed, as checkpoints are read with it; pip install safetensors",
+            name="safetensors",
+        )
+
+
 class Checkpoints:
     """The checkpoints of a run: files step-00001000.safetensors in a folder, of which the last few are kept.
 
@@ -124,6 +135,7 @@ class Checkpoints:
         keep: how many to keep.
 
     Raises:
+        ModuleNotFoundError: safetensors is not installed, without which what a run writes could not be read.
         ValueError: fewer than one to be kept.
 
     Examples:
@@ -143,6 +155,7 @@ class Checkpoints:
         check_kind(folder, (str, os.PathLike), "folder", "the path of a folder")
         self.folder = Path(folder)
         self.keep = as_index(keep, 1, 2**31, "keep")
+        _check_reader()
 
     def paths(self) -> list[Path]:
         """The files there are, oldest step first."""
