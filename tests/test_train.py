@@ -255,10 +255,9 @@ def test_weights_of_the_original_implementation(tmp_path):
 def test_ended_in_many_ways_it_comes_to_the_same_bits():
     attacks = [
         restarts.Attack(signal.SIGKILL, delay=0.2, workers=2),
-        restarts.Attack(signal.SIGTERM, group=True, second="at once", workers=2),
-        restarts.Attack(signal.SIGUSR1, group=True, second="saving"),
+        restarts.Attack(signal.SIGTERM, group=True, second="saving", workers=2),
     ]
-    assert len(restarts.compare(attacks, steps=60, save_every=10)) == 3
+    assert len(restarts.compare(attacks, steps=40, save_every=10)) == 2
 
 
 @pytest.mark.parametrize(
@@ -577,8 +576,20 @@ TABLE_2 = {
 }  # fmt: skip
 
 
+COUNTED = {}
+
+
 @pytest.mark.parametrize(("size", "levels"), TABLE_2)
 def test_flops_are_those_of_the_paper(size, levels, capsys, monkeypatch):
+    """Calls that other numbers of levels have too are counted once."""
+
+    def counted(network, here, there):
+        key = size, levels == 1, here, there
+        COUNTED[key] = COUNTED[key] if key in COUNTED else call_gflops(network, here, there)
+        return COUNTED[key]
+
+    call_gflops = flops.call_gflops
+    monkeypatch.setattr(flops, "call_gflops", counted)
     monkeypatch.setattr(sys, "argv", ["flops.py", "--size", str(size), "--levels", str(levels)])
     flops.main()
     report = json.loads(capsys.readouterr().out)

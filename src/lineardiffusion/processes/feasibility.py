@@ -27,7 +27,7 @@ def times_to_check(process: LinearDiffusion) -> list[float]:
     if process.num_steps:
         return list(range(process.num_steps + 1))
     changes = process.path.changes()
-    times = [process.end * k / _LOOKED_AT for k in range(_LOOKED_AT + 1)]
+    times = [process.end * (k / _LOOKED_AT) for k in range(_LOOKED_AT + 1)]  # no more than the end itself
     return sorted({*times, *changes, *(math.nextafter(t, 0) for t in changes)})
 
 
