@@ -30,7 +30,7 @@ from lineardiffusion._checks import Shape, as_list, check_function, got
 from lineardiffusion.lab.frames import in_frames
 from lineardiffusion.lab.joint import Joint, Name, Terms
 from lineardiffusion.lab.marginals import Marginals
-from lineardiffusion.lab.matrices import bures, plus, sandwich, trace
+from lineardiffusion.lab.matrices import bures, plus, sandwich, trace, wasserstein
 from lineardiffusion.lab.report import KEPT, Report, Step
 from lineardiffusion.lab.spectra import OptimalDenoiser
 from lineardiffusion.lab.steps import Recursion
@@ -103,11 +103,12 @@ def evaluate(
     made = _sampler(sampler, denoiser, steps, eta=eta, order=order, rule=rule, corrector=corrector, residual=residual)
     # A measured residual may mix what the path does not.
     marginals = denoiser.marginals if residual is None else Marginals(process, covariance, mean, apart=False)
-    per_step = []
+    per_step: list[Step] = []
     for move in moves(marginals, made, correction, prior):
         t, s, frame, joint = move.t, move.s, marginals.frame(move.s), move.joint
         own, true = joint.covariance(("x", s), ("x", s)), marginals.covariance(s)
-        alone = joint.had(move.start, marginals.covariance(t), move.terms).image(move.terms, move.noise)
+        before = per_step[-1].true if per_step else marginals.covariance(t)
+        alone = joint.had(move.start, before, move.terms).image(move.terms, move.noise)
         error, residue = math.sqrt(bures(alone, true)), trace(sandwich(move.passed, marginals.unknown(t, s)))
         kept = own if s == 0 or own.numel() <= KEPT**2 else None
         shape, mean_s = process.shape(s), marginals.mean(s)
@@ -160,8 +161,7 @@ def final_w2(marginals: Marginals, sampler: Sampler, correction: Correction) -> 
     """The W2 distance of the samples to the data, without anything of the steps that lead there."""
     for move in moves(marginals, sampler, correction):
         joint = move.joint
-    own = joint.covariance(("x", 0), ("x", 0))
-    return math.sqrt(float(joint.means["x", 0].square().sum()) + bures(own, marginals.covariance(0)))
+    return wasserstein(joint.means["x", 0], joint.covariance(("x", 0), ("x", 0)), marginals.covariance(0))
 
 
 def network_calls(process: LinearDiffusion, visited: Sequence[float], sampler: SamplerName) -> list[float]:

@@ -7,6 +7,8 @@ the structure allows.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -62,6 +64,11 @@ def logdet(a: Tensor) -> float:
     if a.ndim == 1:
         return float(a.log().sum())
     return float(2 * torch.linalg.cholesky(a).diagonal(dim1=-2, dim2=-1).log().sum())
+
+
+def wasserstein(deviation: Tensor, a: Tensor, b: Tensor) -> float:
+    """W2 of two Gaussians whose means differ by a vector, with covariances A and B."""
+    return math.sqrt(float(deviation.square().sum()) + bures(a, b))
 
 
 def bures(a: Tensor, b: Tensor) -> float:

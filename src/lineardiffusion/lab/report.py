@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lineardiffusion._checks import Shape, as_number, check_function, check_process
 from lineardiffusion.lab.frames import Frame
-from lineardiffusion.lab.matrices import act, bures, inverse, logdet, times, trace
+from lineardiffusion.lab.matrices import act, inverse, logdet, times, trace, wasserstein
 from lineardiffusion.processes.base import LinearDiffusion
 
 # Events above this size keep the covariance of their last state alone: one of 64 × 64 pixels takes 134 MB.
@@ -55,7 +55,7 @@ class Step:
     @property
     def w2(self) -> float:
         """W2 distance of x_s to the true marginal."""
-        return math.sqrt(float(self.deviation.square().sum()) + bures(self._own(), self.true))
+        return wasserstein(self.deviation, self._own(), self.true)
 
     @property
     def kl(self) -> float:

@@ -58,12 +58,12 @@ class pyramid(Levelled):
         if resolution_schedule is not None and not callable(resolution_schedule):
             expected = "a schedule such as ld.convex_decay(0.5), or the level of each step"
             resolution_schedule = as_list(resolution_schedule, "resolution_schedule", expected)
-        self.sizes = _sizes(self.event, levels, factor)
-        self.levels, self.mode, self.factor = len(self.sizes), mode, factor
+        sizes = _sizes(self.event, levels, factor)
+        self.levels, self.mode, self.factor = len(sizes), mode, factor
         when = convex_decay(0.5) if resolution_schedule is None else resolution_schedule
-        self._steps = [_one_level(fine, coarse, mode) for fine, coarse in itertools.pairwise(self.sizes)]
+        self._steps = [_one_level(fine, coarse, mode) for fine, coarse in itertools.pairwise(sizes)]
         per_level = 2 ** (spatial_axes(self.event) / 2) if mode == "haar" else 1.0
-        super().__init__(self.sizes, when, [per_level**level for level in range(self.levels)])
+        super().__init__(sizes, when, [per_level**level for level in range(self.levels)])
         self._between: dict[tuple[int, int], LinearOperator] = {}
 
     def arguments(self) -> dict[str, object]:

@@ -119,12 +119,11 @@ class LinearDiffusion(Configured):
         self._levels: dict[float, NoiseLevel] = {}
         self._scales: dict[float, tuple[float, float]] = {}
         self.is_isotropic = schedule.is_isotropic  # Σ_t = σ_t² I for all t
-        times = times_to_check(self)
-        self._fill(times)
-        for time in times if self.num_steps else ():
-            self.noise_level(time)
-        if coupling == "markov":
-            check_every_step(self, times)
+        if self.num_steps or coupling == "markov":
+            times = times_to_check(self)
+            self._fill(times)
+            if coupling == "markov":
+                check_every_step(self, times)
 
     def arguments(self) -> dict[str, object]:
         return {"path": self.path, "schedule": self.schedule, "coupling": self.coupling}
@@ -514,12 +513,15 @@ class LinearDiffusion(Configured):
         return self._scales[t]
 
     def _fill(self, times: Sequence[float]) -> None:
-        """Keep a_t and σ_t of many times, for which the schedule is asked once."""
-        if self.is_isotropic:
-            signal, sigma = self.schedule(torch.tensor(times, dtype=torch.float64))
-            for t, a, level in zip(times, signal.tolist(), sigma.tolist(), strict=True):
-                self._scales[t] = float(a * self.path.gain(t)), level
-                self._levels[t] = as_noise_level(level, self.path.shape(t), "sigmas", at=f" at t = {t}")
+        """Keep the levels of many times: a_t and σ_t, for which the schedule is asked once, or Σ_t of every step."""
+        if not self.is_isotropic:
+            for t in times if self.num_steps else ():
+                self.noise_level(t)
+            return
+        signal, sigma = self.schedule(torch.tensor(times, dtype=torch.float64))
+        for t, a, level in zip(times, signal.tolist(), sigma.tolist(), strict=True):
+            self._scales[t] = float(a * self.path.gain(t)), level
+            self._levels[t] = as_noise_level(level, self.path.shape(t), "sigmas", at=f" at t = {t}")
 
     def noise_level(self, t: float) -> NoiseLevel:
         """σ_t, or Σ_t where the noise is not isotropic."""
