@@ -1,5 +1,5 @@
 """Tables and figures from the runs that `levels.py` has kept, whatever part of them is there: results/levels.json, the
-tables of docs/laboratory.md and the pictures beside it.
+tables of docs/levels.md and the pictures beside it.
 
 The Fréchet distance of N draws lies above that of the distribution they come from, by about as much as the distance of
 N draws from these draws lies above theirs. So the bootstrap tells the excess: the distance is given as 2 d − mean(d*),
@@ -30,7 +30,7 @@ import lineardiffusion as ld
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "levels.json"
-PAGE, IMAGES = ROOT / "docs" / "laboratory.md", ROOT / "docs" / "images"
+PAGE, IMAGES = ROOT / "docs" / "levels.md", ROOT / "docs" / "images"
 BOOTSTRAP = 200
 DDPM, EARLY = "DDPM", "SSD, from the data"
 HAAR = ["SSD, late, Haar", "SSD, 4 levels, Haar", "SSD, from the data, Haar", "SSD, from the data, Haar, long"]

@@ -152,6 +152,7 @@ LABORATORY = [
     P(lambda: lab.optimise(STILL, FLOW, LINE, 4, correction="all"), V, "correction", "exact-shape-changes", "'all'"),
     P(lambda: lab.optimise(STILL, FLOW, LINE, 4, of_call=1.0), T, "of_call", "a function of the shapes", "1.0"),
     P(lambda: lab.optimise(STILL, FLOW, LINE, 4, start=[3]), T, "start", "what optimise returned", "[3]"),
+    P(lambda: lab.optimise(STILL, FLOW, LINE, 4, progress="no"), T, "progress", "True or False", "'no'"),
     P(lambda: testing.Opaque(3), T, "operator", "a LinearOperator", "3"),
     P(lambda: testing.check_operator("x"), T, "operator", "a LinearOperator", "'x'"),
     P(lambda: testing.check_operator(LINE, seed="x"), T, "seed", "an int", "'x'"),

@@ -30,7 +30,7 @@ from lineardiffusion._checks import Shape, as_list, check_function, got
 from lineardiffusion.lab.frames import in_frames
 from lineardiffusion.lab.joint import Joint, Name, Terms
 from lineardiffusion.lab.marginals import Marginals
-from lineardiffusion.lab.matrices import bures, plus, sandwich, trace, wasserstein
+from lineardiffusion.lab.matrices import bures, largest, plus, sandwich, trace, wasserstein
 from lineardiffusion.lab.report import KEPT, Report, Step
 from lineardiffusion.lab.spectra import OptimalDenoiser
 from lineardiffusion.lab.steps import Recursion
@@ -157,11 +157,16 @@ def moves(
         joint.keep([*recursion.names(), ("x", s)])
 
 
-def final_w2(marginals: Marginals, sampler: Sampler, correction: Correction) -> float:
-    """The W2 distance of the samples to the data, without anything of the steps that lead there."""
+def outcome(marginals: Marginals, sampler: Sampler, correction: Correction) -> tuple[float, float]:
+    """The W2 distance of the samples to the data, without anything of the steps that lead there; and the greatest
+    variance, in units of that of the noise, which a correction at changes of shape adds to x_s."""
+    added = 0.0
     for move in moves(marginals, sampler, correction):
-        joint = move.joint
-    return wasserstein(joint.means["x", 0], joint.covariance(("x", 0), ("x", 0)), marginals.covariance(0))
+        joint, (t, s) = move.joint, (move.t, move.s)
+        if correction is not None and s > 0 and marginals.process.shape(s) != marginals.process.shape(t):
+            spread = largest(sandwich(move.passed, marginals.unknown(t, s)))
+            added = max(added, spread / marginals.process.sigma(s) ** 2)
+    return wasserstein(joint.means["x", 0], joint.covariance(("x", 0), ("x", 0)), marginals.covariance(0)), added
 
 
 def network_calls(process: LinearDiffusion, visited: Sequence[float], sampler: SamplerName) -> list[float]:

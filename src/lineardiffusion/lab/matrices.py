@@ -24,7 +24,10 @@ def act(a: Tensor, v: Tensor) -> Tensor:
     """A v for vectors v, with shape (*batch, n)."""
     if a.ndim == 1:
         return a * v
-    return (a @ v.reshape(*v.shape[:-1], *a.shape[:-2], a.shape[-1], 1)).reshape(*v.shape[:-1], -1)
+    if a.ndim == 2:
+        return v @ a.mT
+    in_groups = v.reshape(-1, len(a), a.shape[-1]).transpose(0, 1)  # so that a group's vectors are one product
+    return (in_groups @ a.mT).transpose(0, 1).reshape(*v.shape[:-1], -1)
 
 
 def plus(a: Tensor, b: Tensor) -> Tensor:
@@ -57,6 +60,11 @@ def inverse(a: Tensor) -> Tensor:
 def trace(a: Tensor) -> float:
     """tr A"""
     return float(a.sum() if a.ndim == 1 else a.diagonal(dim1=-2, dim2=-1).sum())
+
+
+def largest(a: Tensor) -> float:
+    """The largest eigenvalue of a symmetric A."""
+    return float((a if a.ndim == 1 else torch.linalg.eigvalsh(a)).max())
 
 
 def logdet(a: Tensor) -> float:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -21,6 +23,7 @@ from torch import Tensor
 from lineardiffusion._checks import (
     Shape,
     as_choice,
+    as_flag,
     as_index,
     as_list,
     as_positive,
@@ -29,8 +32,10 @@ from lineardiffusion._checks import (
     missing,
 )
 from lineardiffusion.denoiser import Denoiser
-from lineardiffusion.lab.evaluate import Correction, evaluate, final_w2
+from lineardiffusion.lab.evaluate import Correction, evaluate, outcome
 from lineardiffusion.lab.frames import in_frame
+from lineardiffusion.lab.marginals import Marginals
+from lineardiffusion.lab.matrices import largest
 from lineardiffusion.lab.report import Report
 from lineardiffusion.lab.spectra import OptimalDenoiser
 from lineardiffusion.operators.base import LinearOperator
@@ -41,14 +46,19 @@ from lineardiffusion.samplers import DDIMSampler
 from lineardiffusion.schedules import Schedule, changes_at
 from lineardiffusion.schedules.grids import log_snr_range
 
-# How many numbers tell how dense the calls are, in all resolutions together.
-_DENSITIES = 6
+# How many numbers tell how dense the calls are, in all resolutions together, while calls move between them.
+_DENSITIES = 4
 # ln of how much closer than others calls may be.
 _DENSEST = 6.0
 # An error that is not less by this share is no better.
 _GAIN = 1e-3
+# A correction may add as much variance as the noise has, and how an error counts that comes with more: what it draws is
+# Gaussian as the noise is, which the residual of other data is not, and where it is the larger part that shows.
+_REACH, _STEEPNESS = 1.0, 20.0
+# Shares of the noise's variance that levels do not know, in plans where a search begins.
+_SHARES = (0.1, 1.0)
 # Of the plans with a few calls elsewhere, how many are searched further, the best as they are; and for how long.
-_POLISHED, _LOOKED_AT = 2, 6
+_POLISHED, _LOOKED_AT = 2, 4
 
 
 @dataclass(frozen=True)
@@ -89,11 +99,13 @@ def optimise(
     mean: float | Tensor = 0.0,
     of_call: Callable[[Shape, Shape], float] | None = None,
     start: Optimum | None = None,
+    progress: bool = True,
 ) -> Optimum:
     r"""The times of change, the grid and the solver with the smallest W2 distance of samples to N(m, C) for a budget.
 
     The solver is DDIM of some order with some η (`ld.DDIMSampler`), and a denoiser the optimal one. What is found is a
-    minimum that no small change of one number improves, and need not be the least of all.
+    minimum that no small change of one number improves, and need not be the least of all. Steps of order 2 and 3 may
+    cancel each other's errors in a way that other data need not share; with `order=1` they do not.
 
     Arguments:
         path: R_t; where it has levels (`ld.paths.pyramid`, `ld.paths.truncated`), when they change is chosen, and
@@ -102,11 +114,12 @@ def optimise(
         covariance, mean: C and m, as for `ld.lab.evaluate`.
         budget: greatest cost of a sample, in full calls unless `of_call` is given.
         order: of the solver, or orders to choose from.
-        correction: None or "exact-shape-changes", as for `ld.lab.evaluate`.
+        correction: None or "exact-shape-changes", as for `ld.lab.evaluate`, with changes where it draws no more
+            variance than the noise has.
         of_call: cost of a network call from x_t of a shape to the shape just below t; by default the mean of the shares
             that both have of the numbers of x_0, as a network has one half for each.
-        start: what was found for the same path and another budget, from which the search then begins; it takes less
-            time than from the start, and may end elsewhere.
+        start: what was found for the same path and another budget, from which one more search begins.
+        progress: show how many samplers were looked at and the least error so far, where tqdm is installed.
 
     Raises:
         ModuleNotFoundError: SciPy is not installed.
@@ -116,7 +129,7 @@ def optimise(
     Examples:
         >>> import lineardiffusion as ld
         >>> data, schedule = ld.lab.power_law((1, 16)), ld.schedules.vp()
-        >>> best = ld.lab.optimise(ld.paths.identity((1, 16)), schedule, data, budget=4, order=2)
+        >>> best = ld.lab.optimise(ld.paths.identity((1, 16)), schedule, data, budget=4, order=2, progress=False)
         >>> evenly = ld.lab.evaluate(best.process, data, sampler="ddim", order=2, steps=ld.grids.log_snr(4))
         >>> best.cost, len(best.times), best.report.w2 < 0.5 * evenly.w2
         (4.0, 4, True)
@@ -133,7 +146,8 @@ def optimise(
     if start is not None:
         check_kind(start, Optimum, "start", "what optimise returned for another budget")
     search = _Search(path, schedule, covariance, mean, budget, correction, of_call)
-    return search.best(orders, None if start is None else start._plan)
+    with _bar(as_flag(progress, "progress")) as search.bar:
+        return search.best(orders, None if start is None else start._plan)
 
 
 @dataclass(frozen=True)
@@ -161,30 +175,42 @@ class _Plan:
 
     def with_calls(self, calls: tuple[int, ...]) -> _Plan:
         """Other numbers of calls, as far from each other as these were at the same place of the trajectory."""
-        used, before = [n for n in calls if n], self.log_distances()
+        used = [n for n in calls if n]
         if len(used) == sum(n > 0 for n in self.calls):
             return replace(self, calls=calls)
-        count = _densities(len(used))
+        return replace(self, calls=calls, densities=self._densities(used, max(2, _DENSITIES // len(used))))
+
+    def refined(self) -> _Plan:
+        """The same with twice as many numbers."""
+        used = [n for n in self.calls if n]
+        return replace(self, densities=self._densities(used, 2 * len(self.densities) // len(used)))
+
+    def _densities(self, used: Sequence[int], count: int) -> tuple[float, ...]:
+        """As many for each of the levels with these numbers of calls, of the same grid."""
+        before = self.log_distances()
         starts = itertools.accumulate(used[:-1], initial=0)
         places = np.concatenate(
             [np.linspace(start, start + n - 1, count) for start, n in zip(starts, used, strict=True)]
         )
-        densities = np.interp(places / sum(used), np.arange(len(before)) / len(before), before)
-        return replace(self, calls=calls, densities=tuple(densities.tolist()))
+        return tuple(np.interp(places / sum(used), np.arange(len(before)) / len(before), before).tolist())
 
     def log_distances(self) -> list[float]:
         """Of each call from the one before it, up to a common term; the first is of no use."""
         used = [n for n in self.calls if n]
-        count, result = _densities(len(used)), []
+        count, result = len(self.densities) // len(used), []
         for level, n in enumerate(used):
             own = self.densities[level * count : (level + 1) * count]
             result += np.interp(np.linspace(0, count - 1, n), range(count), own).tolist()
         return result
 
 
-def _densities(levels: int) -> int:
-    """How many numbers tell how dense the calls are at each of the levels that are used."""
-    return max(2, _DENSITIES // levels)
+def _bar(progress: bool) -> AbstractContextManager[Any]:
+    if progress:
+        with suppress(ImportError):
+            from tqdm.auto import tqdm
+
+            return tqdm(desc="optimise", unit="sampler")  # type: ignore[no-any-return]
+    return nullcontext()
 
 
 def _minimiser() -> Callable[..., Any]:
@@ -216,6 +242,7 @@ class _Search:
         self.of_call = of_call or (lambda here, there: (math.prod(here) + math.prod(there)) / (2 * full))
         self.budget, self.range, self._minimize = budget, log_snr_range(schedule), _minimiser()
         self._spread = math.sqrt(float(self.covariance.values.sum()))
+        self.bar: Any = None  # of progress, where it is shown
         self._errors: dict[tuple[_Plan, int], float] = {}
         self._searched: set[tuple[tuple[int, ...], int]] = set()  # numbers of calls and orders
 
@@ -235,20 +262,57 @@ class _Search:
         room, each = self.budget - self.cost([*coarse, 1]), self.of_call(self.shapes[0], self.shapes[0])
         return None if room < -1e-9 * self.budget else (*coarse, 1 + int(room / each + 1e-9))
 
-    def first_plans(self) -> list[_Plan]:
-        """With one level and with all, as many calls at each coarse one as a third of the budget buys at full size, or
-        fewer."""
-        plans, coarse = [], len(self.shapes) - 1
-        for used in sorted({0, coarse}):
-            for n in range(math.ceil(self.budget / 3), 0, -1):
-                calls = self.filled([0] * (coarse - used) + [n] * used)
-                if calls is not None:
-                    plans.append(_Plan(calls, 0.0, 0.0, (0.0,) * ((used + 1) * _densities(used + 1))))
-                    break
-        if not plans:
-            least = self.cost([0] * coarse + [1])
+    def without_levels(self) -> _Plan:
+        """Evenly spaced calls at full size."""
+        calls = self.filled([0] * (len(self.shapes) - 1))
+        if calls is None:
+            least = self.of_call(self.shapes[0], self.shapes[0])
             raise ValueError(f"budget: expected at least {least:.6g}, the cost of one call, got {self.budget:.6g}")
-        return plans
+        return _Plan(calls, 0.0, 0.0, (0.0,) * _DENSITIES)
+
+    def with_levels(self, plan: _Plan, share: float) -> _Plan | None:
+        """A plan with the grid of one without levels, but with as many calls as the budget has room for, each at the
+        least size at which a state knows of one of full size all but a share of the noise's variance."""
+        found, n, limits = None, 1, self.limits(share)
+        while True:
+            n += 1
+            grid = self._log_snr(replace(plan, calls=(*plan.calls[:-1], n)))
+            # The first call of a level is where its detail begins to tell, and takes the place of one just before.
+            grid = [x for x in grid if not any(limit - 0.5 < x <= limit for limit in limits)]
+            grid = sorted({*grid, *(limit for limit in limits if grid[0] < limit < grid[-1])})
+            levels = [sum(x < limit for limit in limits) for x in grid]
+            calls = tuple(levels.count(level) for level in reversed(range(len(self.shapes))))
+            if self.cost(calls) > self.budget:
+                return found
+            passed = np.log(np.maximum(np.diff(grid, prepend=grid[0] - 1), 1e-3))
+            densities = []
+            for level in sorted(set(levels), reverse=True):
+                own = passed[[other == level for other in levels]]
+                place = np.linspace(0, 1, len(own)) if len(own) > 1 else np.array([0.5])
+                slope, offset = np.polyfit(place, own, 1) if len(own) > 1 else (0.0, own[0])
+                densities += [offset, offset + slope]
+            found = _Plan(calls, 0.0, plan.below, tuple(np.clip(densities, -_DENSEST, _DENSEST).tolist()))
+
+    def limits(self, share: float) -> list[float]:
+        """For each level but that of full size, the log-SNR up to which what a state there does not know of one of full
+        size is less than a share of the noise's variance."""
+        low, high = self.range
+        result = []
+        for level in range(1, len(self.shapes)):
+            points = np.linspace(low, high, 40)[1:-1]
+            times = self.schedule.time(torch.from_numpy(points)).tolist()
+            count = bisect_left(times, share, key=lambda t: self._unknown(level, t))
+            result.append(float(points[count - 1]) if count else low)
+        return result
+
+    def _unknown(self, level: int, t: float) -> float:
+        """The greatest variance of what x_t of a level does not know of c, in units of that of the noise."""
+        assert isinstance(self.path, Levelled)
+        t = round(t) if self.schedule.num_steps else t
+        changes = [t] * level + [self.schedule.end + 1] * (len(self.shapes) - 1 - level)
+        process = LinearDiffusion(self.path.changing(changes_at(changes)), self.schedule)
+        marginals, s = Marginals(process, self.covariance, self.mean), process.before(t)
+        return process.signal_scale(s) ** 2 * largest(marginals.unknown(t, s)) / process.sigma(s) ** 2
 
     def scaled(self, plan: _Plan) -> _Plan | None:
         """A plan of another budget, with more or fewer calls of all levels."""
@@ -259,7 +323,7 @@ class _Search:
     def neighbours(self, plan: _Plan) -> Iterator[_Plan]:
         """Plans with a call or some more or fewer at one of the coarse levels, or without it."""
         *coarse, _ = plan.calls
-        for level, n in enumerate(coarse):
+        for level, n in enumerate(coarse if any(coarse) else []):
             for change in sorted({1, -1, n // 8, -(n // 8), n // 3, -(n // 3), -n, 2 if n < 2 else 0} - {0}):
                 calls = self.filled([*coarse[:level], n + change, *coarse[level + 1 :]]) if n + change >= 0 else None
                 if calls is not None:
@@ -295,17 +359,26 @@ class _Search:
             if all(s < t for t, s in itertools.pairwise([*times, 0.0])):
                 denoiser = OptimalDenoiser(process, self.covariance, self.mean)
                 sampler = DDIMSampler(denoiser, times, plan.eta, order)
-                error = final_w2(denoiser.marginals, sampler, self.correction)
+                error, drawn = outcome(denoiser.marginals, sampler, self.correction)
+                error *= math.exp(min(_STEEPNESS * math.log(max(drawn, _REACH) / _REACH) ** 2, 50.0))
             self._errors[plan, order] = error
+            if self.bar is not None:
+                self.bar.set_postfix({"W2": f"{min(self._errors.values()):.3g}"}, refresh=False)
+                self.bar.update()
         return self._errors[plan, order]
 
-    def polished(self, plan: _Plan, order: int, iterations: int = 40) -> _Plan:
-        """A plan whose numbers nothing near them improves, or what so many iterations make of it."""
+    def polished(self, plan: _Plan, order: int, iterations: int = 40, *, with_eta: bool = False) -> _Plan:
+        """A plan whose numbers nothing near them improves, or what so many iterations make of it; η stays as it is, as
+        samplers of second order are best without, or is one of the numbers."""
         found = self._minimize(
             lambda numbers: math.log(self.error(plan.with_numbers(numbers), order)),
             plan.numbers(),
             method="L-BFGS-B",
-            bounds=[(0.0, 1.0), (0.0, None), *[(-_DENSEST, _DENSEST) for _ in plan.densities]],
+            bounds=[
+                (0.0, 1.0) if with_eta else (plan.eta, plan.eta),
+                (0.0, None),
+                *[(-_DENSEST, _DENSEST) for _ in plan.densities],
+            ],
             options={"maxiter": iterations, "ftol": _GAIN / 10, "eps": 1e-4},
         )
         return plan.with_numbers(found.x.tolist())
@@ -327,13 +400,19 @@ class _Search:
                 return plan
 
     def best(self, orders: Sequence[int], start: _Plan | None) -> Optimum:
-        scaled = None if start is None else self.scaled(start)
-        plans, found = self.first_plans() if scaled is None else [scaled], []
-        for order in sorted(orders, reverse=True):
-            errors = {plan: self.error(plan, order) for plan in (self.descended(plan, order) for plan in plans)}
-            plans = [min(errors, key=errors.__getitem__)]
-            found.append((errors[plans[0]], order, plans[0]))
-        _, order, plan = min(found, key=lambda each: each[0])
+        """Calls are moved at the highest order, and stay where they are for the others."""
+        highest = max(orders)
+        plan = self.descended(self.without_levels(), highest)
+        starts = [self.with_levels(plan, share) for share in _SHARES] if len(self.shapes) > 1 else []
+        starts += [] if start is None else [self.scaled(start)]
+        levelled = [self.descended(other, highest) for other in starts if other is not None]
+        plans = [plan, *sorted(levelled, key=lambda other: self.error(other, highest))[:1]]
+        found = []
+        for plan in plans:
+            tried = [(plan if order == highest else self.polished(plan, order), order) for order in orders]
+            plan, order = min(tried, key=lambda each: self.error(*each))
+            found.append((self.polished(plan.refined(), order, with_eta=True), order))
+        plan, order = min(found, key=lambda each: self.error(*each))
         process, times = self.made(plan)
         report = evaluate(process, self.covariance, self.mean, "ddim", plan.eta, times, self.correction, order=order)
         cost = report.cost(self.of_call, process)
