@@ -122,6 +122,7 @@ class Move(NamedTuple):
     Attributes:
         t, s: its times.
         start, terms, noise, passed: as of `Affine`, the noise with what a correction adds.
+        added: what it adds, if anything.
         joint: x_s, and the states that it is made of.
     """
 
@@ -131,6 +132,7 @@ class Move(NamedTuple):
     terms: Terms
     noise: Tensor
     passed: Tensor
+    added: Tensor | None
     joint: Joint
 
 
@@ -146,27 +148,28 @@ def moves(
         marginals.clean(t)  # from 0 on, so that each is found from the one before
     for t, s in itertools.pairwise(sampler.times):
         start, terms, noise, passed = recursion.step(joint, t, s)
+        added = None
         if isinstance(correction, Residual):
             if (t, s) in correction:
                 spread = in_frames(correction.covariance(t, s), marginals.frame(s), marginals.frame(s))
-                noise = plus(noise, sandwich(passed, spread))
+                added = sandwich(passed, spread)
         elif s > 0 and (correction == "exact" or (correction and process.shape(s) != process.shape(t))):
-            noise = plus(noise, sandwich(passed, marginals.unknown(t, s)))
+            added = sandwich(passed, marginals.unknown(t, s))
+        noise = noise if added is None else plus(noise, added)
         joint.add(("x", s), terms, noise)
-        yield Move(t, s, start, terms, noise, passed, joint)
+        yield Move(t, s, start, terms, noise, passed, added, joint)
         joint.keep([*recursion.names(), ("x", s)])
 
 
 def outcome(marginals: Marginals, sampler: Sampler, correction: Correction) -> tuple[float, float]:
     """The W2 distance of the samples to the data, without anything of the steps that lead there; and the greatest
-    variance, in units of that of the noise, which a correction at changes of shape adds to x_s."""
-    added = 0.0
+    variance, in units of that of the noise, which the correction adds to x_s."""
+    share = 0.0
     for move in moves(marginals, sampler, correction):
-        joint, (t, s) = move.joint, (move.t, move.s)
-        if correction is not None and s > 0 and marginals.process.shape(s) != marginals.process.shape(t):
-            spread = largest(sandwich(move.passed, marginals.unknown(t, s)))
-            added = max(added, spread / marginals.process.sigma(s) ** 2)
-    return wasserstein(joint.means["x", 0], joint.covariance(("x", 0), ("x", 0)), marginals.covariance(0)), added
+        joint = move.joint
+        if move.added is not None:
+            share = max(share, largest(move.added) / marginals.process.sigma(move.s) ** 2)
+    return wasserstein(joint.means["x", 0], joint.covariance(("x", 0), ("x", 0)), marginals.covariance(0)), share
 
 
 def network_calls(process: LinearDiffusion, visited: Sequence[float], sampler: SamplerName) -> list[float]:

@@ -24,10 +24,9 @@ def act(a: Tensor, v: Tensor) -> Tensor:
     """A v for vectors v, with shape (*batch, n)."""
     if a.ndim == 1:
         return a * v
-    if a.ndim == 2:
-        return v @ a.mT
-    in_groups = v.reshape(-1, len(a), a.shape[-1]).transpose(0, 1)  # so that a group's vectors are one product
-    return (in_groups @ a.mT).transpose(0, 1).reshape(*v.shape[:-1], -1)
+    blocks = a.reshape(-1, *a.shape[-2:])
+    in_groups = v.reshape(-1, len(blocks), a.shape[-1]).transpose(0, 1)  # so that a group's vectors are one product
+    return (in_groups @ blocks.mT).transpose(0, 1).reshape(*v.shape[:-1], -1)
 
 
 def plus(a: Tensor, b: Tensor) -> Tensor:

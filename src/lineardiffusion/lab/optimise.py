@@ -12,7 +12,7 @@ import itertools
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -42,6 +42,7 @@ from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.paths import Path
 from lineardiffusion.paths.levels import Levelled
 from lineardiffusion.processes.base import LinearDiffusion
+from lineardiffusion.progress import bar_kind
 from lineardiffusion.samplers import DDIMSampler
 from lineardiffusion.schedules import Schedule, changes_at
 from lineardiffusion.schedules.grids import log_snr_range
@@ -146,7 +147,8 @@ def optimise(
     if start is not None:
         check_kind(start, Optimum, "start", "what optimise returned for another budget")
     search = _Search(path, schedule, covariance, mean, budget, correction, of_call)
-    with _bar(as_flag(progress, "progress")) as search.bar:
+    bar = bar_kind(as_flag(progress, "progress"))
+    with nullcontext() if bar is None else bar(desc="optimise", unit="sampler") as search.bar:
         return search.best(orders, None if start is None else start._plan)
 
 
@@ -202,15 +204,6 @@ class _Plan:
             own = self.densities[level * count : (level + 1) * count]
             result += np.interp(np.linspace(0, count - 1, n), range(count), own).tolist()
         return result
-
-
-def _bar(progress: bool) -> AbstractContextManager[Any]:
-    if progress:
-        with suppress(ImportError):
-            from tqdm.auto import tqdm
-
-            return tqdm(desc="optimise", unit="sampler")  # type: ignore[no-any-return]
-    return nullcontext()
 
 
 def _minimiser() -> Callable[..., Any]:
@@ -288,8 +281,7 @@ class _Search:
             densities = []
             for level in sorted(set(levels), reverse=True):
                 own = passed[[other == level for other in levels]]
-                place = np.linspace(0, 1, len(own)) if len(own) > 1 else np.array([0.5])
-                slope, offset = np.polyfit(place, own, 1) if len(own) > 1 else (0.0, own[0])
+                slope, offset = np.polyfit(np.linspace(0, 1, len(own)), own, 1) if len(own) > 1 else (0.0, own[0])
                 densities += [offset, offset + slope]
             found = _Plan(calls, 0.0, plan.below, tuple(np.clip(densities, -_DENSEST, _DENSEST).tolist()))
 
@@ -297,10 +289,10 @@ class _Search:
         """For each level but that of full size, the log-SNR up to which what a state there does not know of one of full
         size is less than a share of the noise's variance."""
         low, high = self.range
+        points = np.linspace(low, high, 40)[1:-1]
+        times = self.schedule.time(torch.from_numpy(points)).tolist()
         result = []
         for level in range(1, len(self.shapes)):
-            points = np.linspace(low, high, 40)[1:-1]
-            times = self.schedule.time(torch.from_numpy(points)).tolist()
             count = bisect_left(times, share, key=lambda t: self._unknown(level, t))
             result.append(float(points[count - 1]) if count else low)
         return result

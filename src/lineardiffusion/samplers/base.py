@@ -36,6 +36,7 @@ from lineardiffusion._checks import (
 from lineardiffusion.config import Configured
 from lineardiffusion.denoiser import Denoiser, first_weight
 from lineardiffusion.networks import keywords, unknown_names
+from lineardiffusion.progress import bar_kind
 from lineardiffusion.samplers.draws import Draws, Source, noise_source
 from lineardiffusion.samplers.history import History
 from lineardiffusion.samplers.inversion import invert
@@ -318,10 +319,5 @@ class Sampler(Configured, ABC):
 
 
 def _bar(pairs: Sequence[tuple[float, float]], progress: bool) -> Iterable[tuple[float, float]]:
-    if not progress:
-        return pairs
-    try:
-        from tqdm.auto import tqdm
-    except ImportError:
-        return pairs
-    return tqdm(pairs, desc="sampling", unit="step")  # type: ignore[no-any-return]
+    bar = bar_kind(progress)
+    return pairs if bar is None else bar(pairs, desc="sampling", unit="step")
