@@ -7,7 +7,7 @@ of 32 × 32 pixels. A budget is counted in calls of a network at full size; a ca
 that it reads and writes. Some chains of budgets side by side, each on one core; what is finished is kept in
 runs/benchmark-frontier and not done again. `--report` makes the table and the figure of what is there.
 
-Writes results/frontier.json, docs/images/frontier.png and the tables in docs/laboratory.md.
+Writes results/frontier.json, docs/images/frontier.png and the tables in docs/frontier.md.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from lineardiffusion.paths import Path as DiffusionPath
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "benchmark-frontier"
 RESULTS = ROOT / "benchmarks" / "results" / "frontier.json"
-PAGE, PICTURE = ROOT / "docs" / "laboratory.md", ROOT / "docs" / "images" / "frontier.png"
+PAGE, PICTURE = ROOT / "docs" / "frontier.md", ROOT / "docs" / "images" / "frontier.png"
 FIRST = "first order"  # a search among samplers of first order alone
 CORRECTED = "corrected"
 CHEAP, ALL, MOST, FEW = (2, 3, 4, 5, 7, 10, 15, 25), (2, 3, 4, 5, 7, 10, 15, 25, 50), (2, 3, 5, 7, 10), (3, 5, 10)

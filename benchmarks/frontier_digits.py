@@ -1,0 +1,371 @@
+"""The best digits for a budget: DDPM, levels, Blurring Diffusion and a pyramidal flow, each with its best sampler.
+
+    python benchmarks/frontier_digits.py --data mnist10k.npz
+
+Real digits of 32 × 32 pixels. All models are one U-Net (`frontier_training`), trained for the processor time of DDPM's
+2000 steps; Scale Space Diffusion also as it is after 2000 steps of its own. A budget is counted in DDPM's calls, by
+floating-point operations. For each the sampler is the best of some with the networks of seed 10: grids, times of
+change, the calls at each resolution, orders. What is reported is drawn by the networks of three other seeds, 2000
+digits each, with that sampler, and up to ten calls with residuals corrected (`ld.calibrate`): of levels at the change
+of size, of the others at all steps. What is finished is kept in runs/benchmark-frontier-digits and not done again;
+`--report` makes the table and the figures of what is there.
+
+Writes results/frontier_digits.json, docs/images/frontier_digits*.png and the tables in docs/frontier.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import levels
+from benchmarks.frontier_training import BLURRING, DDPM, PYRAMID, SSD, STEPS, network_of, process_of, train
+from benchmarks.frontier_ways import FEW, Way, cost, sampler_of, tried
+from benchmarks.levels_report import distance
+from benchmarks.runs import CHUNK, run_on_one_core, slug, write_table
+from benchmarks.timing import environment
+from examples.experiment.runs import find_checkpoint, load_denoiser
+from examples.train import fit
+
+import lineardiffusion as ld
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = levels.RUNS = ROOT / "runs" / "benchmark-frontier-digits"
+RESULTS = ROOT / "benchmarks" / "results" / "frontier_digits.json"
+IMAGES, PAGE = ROOT / "docs" / "images", ROOT / "docs" / "frontier.md"
+SEEDS, CHOOSING = (0, 1, 2), 10
+BUDGETS = (3, 5, 7, 10, 15, 25, 50, 100)
+COUNT = 2000
+MODELS = (DDPM, SSD, BLURRING, PYRAMID)
+ELSEWHERE = 10**6  # seeds of the noise by which samplers are chosen
+
+
+# ---------------------------------------------------------------------- drawing
+
+
+class Digits:
+    """The images, what judges samples, and the networks, made when they are asked for."""
+
+    def __init__(self, file: Path) -> None:
+        self.train_file, held_out_file = levels.split(file)
+        self.judge = levels.judge_of(self.train_file)
+        self.held_out = levels.real(held_out_file)
+
+    def real(self) -> Tensor:
+        """Features of the images that the judge has learnt from."""
+        return self.judge.learnt(levels.real(self.train_file)).double()
+
+    def draw(
+        self, model: str, network: nn.Module, way: Way, count: int, first: int, corrected: bool
+    ) -> tuple[Tensor, float]:
+        """Digits of the seeds first … and the processor time of a thousand in seconds."""
+        with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+            sampler = sampler_of(model, network, way, self.held_out if corrected else None)
+            cpu, parts = time.process_time(), []
+            for start in range(first, first + count, CHUNK):
+                parts.append(sampler(CHUNK, seeds=range(start, start + CHUNK), progress=False).float())
+        return torch.cat(parts), round((time.process_time() - cpu) * 1000 / count, 2)
+
+
+def folder_of(model: str, seed: int) -> Path:
+    return RUNS / f"{slug(model)}-seed-{seed}"
+
+
+def trained(model: str, seed: int, what: str) -> nn.Module:
+    """The network of a run, after equal "time" or equal "steps"."""
+    if model == DDPM:
+        network = load_denoiser(find_checkpoint(folder_of(model, seed)))[0].network
+    else:
+        network = network_of(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.load_state_dict(torch.load(folder_of(model, seed) / f"{what}.pt", weights_only=True))
+    return network.eval().requires_grad_(False)
+
+
+# ---------------------------------------------------------------------- jobs
+
+
+def train_one(model: str, seed: int, file: Path) -> None:
+    """DDPM by examples/train.py as in the benchmark of levels, the others for its processor time."""
+    folder, training = folder_of(model, seed), folder_of(model, seed) / "training.json"
+    if training.exists():
+        return
+    train_file, _ = levels.split(file)
+    if model != DDPM:
+        kept = json.loads((folder_of(DDPM, seed) / "training.json").read_text(encoding="utf-8"))
+        train(model, seed, levels.real(train_file), kept["time"]["cpu_s"], folder)
+        return
+    cpu = time.process_time()
+    fit(levels.configuration(levels.MODELS[DDPM], seed, STEPS, folder, train_file))
+    report = {"time": {"steps": STEPS, "cpu_s": round(time.process_time() - cpu, 1)}}
+    training.write_text(json.dumps(report) + "\n", encoding="utf-8")
+
+
+def choice_of(model: str, budget: int) -> Path:
+    return RUNS / f"{slug(model)}-chosen" / f"{budget}.json"
+
+
+def choose(model: str, budgets: Sequence[int], digits: Digits) -> None:
+    """The best sampler for each budget with the networks of the seed that is not reported."""
+    network, real = trained(model, CHOOSING, "time"), digits.real()
+    for budget in budgets:
+        path = choice_of(model, budget)
+        rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        for way in tried(model, budget):
+            if any(way_of(row) == way for row in rows):
+                continue
+            count = 1000 if budget <= 25 else 250  # where samplers differ less
+            drawn, _ = digits.draw(model, network, way, count, ELSEWHERE, False)
+            found = distance([digits.judge.features(drawn).double()], real)
+            rows.append({"way": way._asdict(), "cost": round(cost(model, way), 3), "frechet": found["frechet"]})
+            print(budget, way, rows[-1]["cost"], found["frechet"], flush=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(sorted(rows, key=lambda row: row["frechet"]), indent=1) + "\n", encoding="utf-8")
+
+
+def way_of(row: dict[str, Any]) -> Way:
+    way = row["way"]
+    return Way(tuple(way["changes"]), tuple(way["times"]), way["order"], way["grid"])
+
+
+def chosen(model: str, budget: int) -> Way:
+    return way_of(json.loads(choice_of(model, budget).read_text(encoding="utf-8"))[0])
+
+
+def cell(budget: int, what: str, corrected: bool) -> str:
+    return f"{budget}-{what}{'-corrected' * corrected}"
+
+
+def draw_all(model: str, seed: int, budgets: Sequence[int], digits: Digits) -> None:
+    """Every cell of a network: budgets, equal time and steps, corrected and not."""
+    for budget, what, corrected in product(budgets, ("time", "steps"), (False, True)):
+        if (what == "time" or model == SSD) and not (corrected and (model == PYRAMID or budget > FEW)):
+            draw_one(model, seed, budget, what, corrected, digits)
+
+
+def draw_one(model: str, seed: int, budget: int, what: str, corrected: bool, digits: Digits) -> None:
+    """A cell: features and costs of its digits, and a picture of the first 64."""
+    path, way = folder_of(model, seed) / f"{cell(budget, what, corrected)}.json", chosen(model, budget)
+    if path.exists() and way_of(json.loads(path.read_text(encoding="utf-8"))) == way:
+        return
+    drawn, seconds = digits.draw(model, trained(model, seed, what), way, COUNT, 0, corrected)
+    ld.save_images(drawn[:64], path.with_suffix(".png"))
+    np.save(path.with_suffix(".npy"), digits.judge.features(drawn).float().numpy())
+    row = {"way": way._asdict(), "cost": round(cost(model, way), 3), "cpu_s_per_1000_images": seconds}
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    print(path.stem, row, flush=True)
+
+
+# ---------------------------------------------------------------------- showing
+
+
+def collect(real: Tensor) -> list[dict[str, Any]]:
+    """A row for each model, budget, kind of training and correction, over the seeds that have it."""
+    rows = []
+    for model, budget, what, corrected in product(MODELS, BUDGETS, ("time", "steps"), (False, True)):
+        name = cell(budget, what, corrected)
+        seeds = [seed for seed in SEEDS if (folder_of(model, seed) / f"{name}.json").exists()]
+        if not seeds:
+            continue
+        kept = [json.loads((folder_of(model, seed) / f"{name}.json").read_text(encoding="utf-8")) for seed in seeds]
+        features = [torch.from_numpy(np.load(folder_of(model, seed) / f"{name}.npy")).double() for seed in seeds]
+        rows.append(
+            {
+                "model": model,
+                "budget": budget,
+                "trained": what,
+                "corrected": corrected,
+                "seeds": seeds,
+                **kept[0],
+                "cpu_s_per_1000_images": round(statistics.fmean(row["cpu_s_per_1000_images"] for row in kept), 2),
+                **distance(features, real),
+            }
+        )
+    return rows
+
+
+LABELS = {
+    (DDPM, "time", False): "DDPM",
+    (DDPM, "time", True): "corrected",
+    (SSD, "time", False): "SSD, equal time",
+    (SSD, "time", True): "corrected",
+    (SSD, "steps", False): "SSD, equal steps",
+    (SSD, "steps", True): "corrected",
+    (BLURRING, "time", False): "Blurring Diffusion",
+    (BLURRING, "time", True): "corrected",
+    (PYRAMID, "time", False): "Pyramidal Flow",
+}
+
+
+def find(rows: list[dict[str, Any]], key: tuple[str, str, bool], budget: int) -> dict[str, Any] | None:
+    for row in rows:
+        if (row["model"], row["trained"], row["corrected"]) == key and row["budget"] == budget:
+            return row
+    return None
+
+
+def distances_table(rows: list[dict[str, Any]]) -> str:
+    lines = ["| budget | " + " | ".join(LABELS.values()) + " |", "|---" * (1 + len(LABELS)) + "|"]
+    for budget in BUDGETS:
+        cells = []
+        for key in LABELS:
+            row = find(rows, key, budget)
+            cells.append("–" if row is None else "{:.2f} [{:.2f}, {:.2f}]".format(row["frechet"], *row["interval"]))
+        lines.append(f"| {budget} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def samplers_table(rows: list[dict[str, Any]]) -> str:
+    """What was chosen for each budget, and what it costs."""
+    lines = ["| budget | model | calls | times | order | in calls of DDPM | s per 1000 digits |", "|---" * 7 + "|"]
+    for budget, model in product(BUDGETS, MODELS):
+        row = find(rows, (model, "time", False), budget)
+        if row is None:
+            continue
+        way, process = way_of(row), process_of(model, tuple(row["way"]["changes"]))
+        sides = Counter((process.shape(t if model == SSD else process.before(t)))[-1] for t in way.times)
+        calls = ", ".join(f"{count} at {side}" for side, count in sorted(sides.items()))
+        listed = " ".join(f"{t:.4g}" for t in way.times)
+        if len(way.times) > 10:
+            listed = way.grid if model != SSD or way.grid == "laboratory" else "uniform at each size"
+            listed += f", {way.changes[0]} the last at {min(sides)}" if way.changes else ""
+        cost = f"{row['cost']:.2f} | {row['cpu_s_per_1000_images']:.1f}"
+        lines.append(f"| {budget} | {model} | {calls} | {listed} | {way.order} | {cost} |")
+    return "\n".join(lines)
+
+
+def plot(rows: list[dict[str, Any]]) -> None:
+    """Distance against cost, with intervals."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained", sharey=True)
+    shown = [key for key in LABELS if not key[2]]
+    costs = {
+        "cost": ("budget in calls of DDPM", BUDGETS),
+        "cpu_s_per_1000_images": ("s per 1000 digits, one core", (5, 10, 20, 50, 100, 200)),
+    }
+    for axis, (cost_of, (label, ticks)) in zip(axes, costs.items(), strict=True):
+        for index, key in enumerate(shown):
+            mine = [row for budget in BUDGETS if (row := find(rows, key, budget))]
+            if mine:
+                x, low, high = ([row[cost_of] for row in mine], *zip(*(row["interval"] for row in mine), strict=True))
+                axis.fill_between(x, low, high, color=f"C{index}", alpha=0.15, linewidth=0)
+                axis.plot(x, [row["frechet"] for row in mine], "o-", ms=3, color=f"C{index}", label=LABELS[key])
+        axis.set(xscale="log", yscale="log", xlabel=label)
+        axis.set_xticks(ticks, labels=map(str, ticks))
+        axis.set_xticks([], minor=True)
+        axis.grid(alpha=0.3)
+    axes[0].set_yticks([0.5, 1, 2, 4, 8], labels=["0.5", "1", "2", "4", "8"])
+    axes[0].set_yticks([], minor=True)
+    axes[0].set_ylabel("Fréchet distance (classifier features)")
+    axes[1].legend()
+    figure.savefig(IMAGES / "frontier_digits.png", dpi=120)
+    plt.close(figure)
+
+
+def pictures() -> None:
+    """The first digits of DDPM and of levels, for some budgets."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    budgets = (3, 5, 10)
+    figure, axes = plt.subplots(2, len(budgets), figsize=(9, 6.4), layout="constrained")
+    for line, (model, label) in zip(axes, ((DDPM, "DDPM"), (SSD, "SSD")), strict=True):
+        for axis, budget in zip(line, budgets, strict=True):
+            axis.imshow(plt.imread(folder_of(model, SEEDS[0]) / f"{budget}-time.png"), cmap="gray")
+            axis.set(title=f"{label}, {budget} calls' worth", xticks=[], yticks=[])
+    figure.savefig(IMAGES / "frontier_digits_samples.png", dpi=100)
+    plt.close(figure)
+
+
+def report(digits: Digits) -> None:
+    real = digits.real()
+    rows, held_out = collect(real), distance([digits.judge.features(digits.held_out).double()], real)
+    training = {
+        f"{model}, seed {seed}": json.loads((folder_of(model, seed) / "training.json").read_text(encoding="utf-8"))
+        for model, seed in product(MODELS, (*SEEDS, CHOOSING))
+        if (folder_of(model, seed) / "training.json").exists()
+    }
+    choices = {
+        f"{model}, {budget}": json.loads(choice_of(model, budget).read_text(encoding="utf-8"))
+        for model, budget in product(MODELS, BUDGETS)
+        if choice_of(model, budget).exists()
+    }
+    content = {
+        "environment": environment("einops"),
+        "held_out": held_out,
+        "training": training,
+        "rows": rows,
+        "tried with another seed": choices,
+    }
+    RESULTS.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_table(PAGE, "frontier-digits", distances_table(rows))
+    write_table(PAGE, "frontier-digits-samplers", samplers_table(rows))
+    plot(rows)
+    pictures()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="a .npz file with images (N, 28, 28) and labels")
+    parser.add_argument("--report", action="store_true", help="tables and figures of what is there; run nothing")
+    parser.add_argument("--train", nargs=2, metavar=("MODEL", "SEED"), help="one job alone, as are the next two")
+    parser.add_argument("--choose", metavar="MODEL")
+    parser.add_argument("--draw", nargs=2, metavar=("MODEL", "SEED"))
+    parser.add_argument("--budgets", nargs="+", type=int, default=BUDGETS, help="of the two before")
+    parser.add_argument("--folder", type=Path, help="of the log of such a job")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1 if arguments.folder else torch.get_num_threads())
+    if arguments.train:
+        train_one(arguments.train[0], int(arguments.train[1]), arguments.data)
+    elif arguments.choose:
+        choose(arguments.choose, arguments.budgets, Digits(arguments.data))
+    elif arguments.draw:
+        draw_all(arguments.draw[0], int(arguments.draw[1]), arguments.budgets, Digits(arguments.data))
+    else:
+        if not arguments.report:
+            run_all(arguments.data)
+        report(Digits(arguments.data))
+
+
+def run_all(file: Path) -> None:
+    """Every job, two side by side, each on one core."""
+    seeds = (CHOOSING, *SEEDS)
+    phases: list[list[tuple[str, ...]]] = [
+        [("--train", DDPM, str(seed)) for seed in seeds],
+        [("--train", model, str(seed)) for seed in seeds for model in MODELS[1:]],
+        [("--choose", model) for model in MODELS],
+        [("--draw", model, str(seed)) for seed in SEEDS for model in MODELS],
+    ]
+    Digits(file)  # the split and the judge, before several jobs make them
+    with ThreadPoolExecutor(2) as pool:
+        for jobs in phases:
+            list(pool.map(partial(run_job, file), jobs))
+
+
+def run_job(file: Path, job: tuple[str, ...]) -> None:
+    run_on_one_core(__file__, ["--data", str(file), *job], RUNS / "logs" / slug("-".join(job)[2:]))
+
+
+if __name__ == "__main__":
+    main()
