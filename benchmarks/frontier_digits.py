@@ -220,12 +220,15 @@ def find(rows: list[dict[str, Any]], key: tuple[str, str, bool], budget: int) ->
 
 
 def distances_table(rows: list[dict[str, Any]]) -> str:
-    lines = ["| budget | " + " | ".join(LABELS.values()) + " |", "|---" * (1 + len(LABELS)) + "|"]
+    """The distance for each budget, and half of its interval."""
+    shown = [key for key in LABELS if any(find(rows, key, budget) for budget in BUDGETS)]
+    lines = ["| budget | " + " | ".join(LABELS[key] for key in shown) + " |", "|---" * (1 + len(shown)) + "|"]
     for budget in BUDGETS:
         cells = []
-        for key in LABELS:
+        for key in shown:
             row = find(rows, key, budget)
-            cells.append("–" if row is None else "{:.2f} [{:.2f}, {:.2f}]".format(row["frechet"], *row["interval"]))
+            low, high = row["interval"] if row else (0, 0)
+            cells.append(f"{row['frechet']:.2f} ± {(high - low) / 2:.2f}" if row else "–")
         lines.append(f"| {budget} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
