@@ -22,8 +22,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -81,6 +82,22 @@ def command(folder: Path, **overrides: object) -> list[str]:
     return [sys.executable, str(ROOT / "examples" / "train.py"), f"--run.folder={folder}", *options]
 
 
+@contextlib.contextmanager
+def started(arguments: list[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that hears all of `SIGNALS`, also where nohup or a shell's & makes its parent ignore some, and that
+    does not outlive the block: a test that fails in it would wait for its end."""
+
+    def hear() -> None:
+        for name in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(name, signal.SIG_DFL)
+
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, preexec_fn=hear, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def steps_done(folder: Path) -> int:
     """The last step in the history, which grows with every step."""
     history = folder / "history.jsonl"
@@ -118,9 +135,7 @@ def attack(arguments: list[str], folder: Path, how: Attack) -> int | None:
     """
     arguments = [*arguments, f"--run.workers={how.workers}"]
     began = steps_done(folder)
-    with subprocess.Popen(
-        arguments, env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
-    ) as process:
+    with started(arguments, env=ONE_THREAD, stdout=subprocess.DEVNULL, start_new_session=True) as process:
         if how.delay < 0:
             time.sleep(-how.delay)
         else:

@@ -241,7 +241,7 @@ def test_images_that_cannot_be_read_end_it_with_a_checkpoint(tmp_path, monkeypat
 @pytest.mark.long
 def test_a_process_that_reads_images_and_is_killed_ends_it_with_a_checkpoint(tmp_path):
     arguments = restarts.command(tmp_path, run_steps=100_000, run_save_every=100_000, run_workers=2)
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
+    with restarts.started(arguments, stdout=subprocess.PIPE, start_new_session=True) as process:
         while process.poll() is None and restarts.steps_done(tmp_path) < 2:
             time.sleep(0.05)
         os.kill(max(restarts.members(process.pid)), signal.SIGKILL)
@@ -333,6 +333,7 @@ def test_a_hangup_that_nohup_ignores_stays_ignored():
 
 def test_the_end_of_torchrun_is_noticed(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.setattr(os, "getppid", lambda: 2)  # not 1, which it is of tests that outlive their shell
     interruption = Interruption()
     assert interruption.came is None
     monkeypatch.setattr(os, "getppid", lambda: 1)
@@ -344,9 +345,7 @@ def test_torchrun_passes_sigterm_on(tmp_path):
     arguments = restarts.command(tmp_path, run_steps=100_000, run_save_every=100_000)[1:]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
-    with subprocess.Popen(
-        [*launcher, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
-    ) as process:
+    with restarts.started([*launcher, *arguments], env=environment, stdout=subprocess.PIPE, cwd=ROOT) as process:
         while process.poll() is None and restarts.steps_done(tmp_path) < 2:
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)

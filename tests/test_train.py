@@ -277,7 +277,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, settings):
 @pytest.mark.long
 def test_sighup_finishes_the_step_and_keeps_it(tmp_path):
     arguments = restarts.command(tmp_path, run_steps=100_000, run_save_every=100_000)
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with restarts.started(arguments, stdout=subprocess.PIPE) as process:
         while process.poll() is None and restarts.steps_done(tmp_path) < 3:
             time.sleep(0.05)
         process.send_signal(signal.SIGHUP)
