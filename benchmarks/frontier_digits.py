@@ -227,8 +227,12 @@ def distances_table(rows: list[dict[str, Any]]) -> str:
         cells = []
         for key in shown:
             row = find(rows, key, budget)
-            low, high = row["interval"] if row else (0, 0)
-            cells.append(f"{row['frechet']:.2f} ± {(high - low) / 2:.2f}" if row else "–")
+            if row is None:
+                cells.append("–")
+                continue
+            low, high = row["interval"]
+            seeds = "" if len(row["seeds"]) == len(SEEDS) else f" ({len(row['seeds'])} of {len(SEEDS)} seeds)"
+            cells.append(f"{row['frechet']:.2f} ± {(high - low) / 2:.2f}{seeds}")
         lines.append(f"| {budget} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

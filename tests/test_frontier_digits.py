@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from benchmarks.frontier_digits import BUDGETS, MODELS
+from benchmarks.frontier_digits import MODELS
 from benchmarks.frontier_training import (
     BLURRING,
     DDPM,
@@ -21,7 +21,7 @@ from benchmarks.frontier_ways import cost, power, sampler_of, tried
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("budget", [3, 10, 50])
 def test_samplers_that_are_tried_cost_no_more_than_the_budget(model, budget):
     ways = tried(model, budget)
     assert ways
