@@ -35,10 +35,10 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import levels
-from benchmarks.frontier_training import BLURRING, DDPM, PYRAMID, SSD, STEPS, network_of, process_of, train
-from benchmarks.frontier_ways import FEW, Way, cost, sampler_of, tried
+from benchmarks.frontier_training import BLURRING, DDPM, PYRAMID, SSD, STEPS, network_of, train
+from benchmarks.frontier_ways import FEW, Way, calls_of, cost, sampler_of, tried
 from benchmarks.levels_report import distance
-from benchmarks.runs import CHUNK, run_on_one_core, slug, write_table
+from benchmarks.runs import run_on_one_core, slug, timed_draws, write_table
 from benchmarks.timing import environment
 from examples.experiment.runs import find_checkpoint, load_denoiser
 from examples.train import fit
@@ -46,7 +46,7 @@ from examples.train import fit
 import lineardiffusion as ld
 
 ROOT = Path(__file__).resolve().parent.parent
-RUNS = levels.RUNS = ROOT / "runs" / "benchmark-frontier-digits"
+RUNS = ROOT / "runs" / "benchmark-frontier-digits"
 RESULTS = ROOT / "benchmarks" / "results" / "frontier_digits.json"
 IMAGES, PAGE = ROOT / "docs" / "images", ROOT / "docs" / "frontier.md"
 SEEDS, CHOOSING = (0, 1, 2), 10
@@ -63,8 +63,8 @@ class Digits:
     """The images, what judges samples, and the networks, made when they are asked for."""
 
     def __init__(self, file: Path) -> None:
-        self.train_file, held_out_file = levels.split(file)
-        self.judge = levels.judge_of(self.train_file)
+        self.train_file, held_out_file = levels.split(file, RUNS)
+        self.judge = levels.judge_of(self.train_file, RUNS)
         self.held_out = levels.real(held_out_file)
 
     def real(self) -> Tensor:
@@ -77,10 +77,7 @@ class Digits:
         """Digits of the seeds first … and the processor time of a thousand in seconds."""
         with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
             sampler = sampler_of(model, network, way, self.held_out if corrected else None)
-            cpu, parts = time.process_time(), []
-            for start in range(first, first + count, CHUNK):
-                parts.append(sampler(CHUNK, seeds=range(start, start + CHUNK), progress=False).float())
-        return torch.cat(parts), round((time.process_time() - cpu) * 1000 / count, 2)
+            return timed_draws(sampler, count, first)
 
 
 def folder_of(model: str, seed: int) -> Path:
@@ -105,7 +102,7 @@ def train_one(model: str, seed: int, file: Path) -> None:
     folder, training = folder_of(model, seed), folder_of(model, seed) / "training.json"
     if training.exists():
         return
-    train_file, _ = levels.split(file)
+    train_file, _ = levels.split(file, RUNS)
     if model != DDPM:
         kept = json.loads((folder_of(DDPM, seed) / "training.json").read_text(encoding="utf-8"))
         train(model, seed, levels.real(train_file), kept["time"]["cpu_s"], folder)
@@ -158,10 +155,15 @@ def draw_all(model: str, seed: int, budgets: Sequence[int], digits: Digits) -> N
             draw_one(model, seed, budget, what, corrected, digits)
 
 
+def is_of(path: Path, way: Way) -> bool:
+    """Whether a cell is there and by this sampler."""
+    return path.exists() and way_of(json.loads(path.read_text(encoding="utf-8"))) == way
+
+
 def draw_one(model: str, seed: int, budget: int, what: str, corrected: bool, digits: Digits) -> None:
     """A cell: features and costs of its digits, and a picture of the first 64."""
     path, way = folder_of(model, seed) / f"{cell(budget, what, corrected)}.json", chosen(model, budget)
-    if path.exists() and way_of(json.loads(path.read_text(encoding="utf-8"))) == way:
+    if is_of(path, way):
         return
     drawn, seconds = digits.draw(model, trained(model, seed, what), way, COUNT, 0, corrected)
     ld.save_images(drawn[:64], path.with_suffix(".png"))
@@ -178,8 +180,10 @@ def collect(real: Tensor) -> list[dict[str, Any]]:
     """A row for each model, budget, kind of training and correction, over the seeds that have it."""
     rows = []
     for model, budget, what, corrected in product(MODELS, BUDGETS, ("time", "steps"), (False, True)):
-        name = cell(budget, what, corrected)
-        seeds = [seed for seed in SEEDS if (folder_of(model, seed) / f"{name}.json").exists()]
+        if not choice_of(model, budget).exists():
+            continue
+        name, way = cell(budget, what, corrected), chosen(model, budget)
+        seeds = [seed for seed in SEEDS if is_of(folder_of(model, seed) / f"{name}.json", way)]
         if not seeds:
             continue
         kept = [json.loads((folder_of(model, seed) / f"{name}.json").read_text(encoding="utf-8")) for seed in seeds]
@@ -244,15 +248,16 @@ def samplers_table(rows: list[dict[str, Any]]) -> str:
         row = find(rows, (model, "time", False), budget)
         if row is None:
             continue
-        way, process = way_of(row), process_of(model, tuple(row["way"]["changes"]))
-        sides = Counter((process.shape(t if model == SSD else process.before(t)))[-1] for t in way.times)
+        way, sides = way_of(row), Counter[int]()
+        for (here, _), count in calls_of(model, way).items():
+            sides[here[-1]] += count
         calls = ", ".join(f"{count} at {side}" for side, count in sorted(sides.items()))
         listed = " ".join(f"{t:.4g}" for t in way.times)
         if len(way.times) > 10:
             listed = way.grid if model != SSD or way.grid == "laboratory" else "uniform at each size"
             listed += f", {way.changes[0]} the last at {min(sides)}" if way.changes else ""
-        cost = f"{row['cost']:.2f} | {row['cpu_s_per_1000_images']:.1f}"
-        lines.append(f"| {budget} | {model} | {calls} | {listed} | {way.order} | {cost} |")
+        costs = f"{row['cost']:.2f} | {row['cpu_s_per_1000_images']:.1f}"
+        lines.append(f"| {budget} | {model} | {calls} | {listed} | {way.order} | {costs} |")
     return "\n".join(lines)
 
 

@@ -79,10 +79,13 @@ def _of_pair(pair: Pair) -> Losses:
     return losses
 
 
-def _blurring(network: nn.Module, images: Tensor, generator: torch.Generator) -> Tensor:
-    denoiser = denoiser_of(BLURRING, network)
-    t = ld.times.Uniform().sample(denoiser.process, len(images), generator)
-    return ld.denoising_loss(denoiser, images, t, generator=generator)
+def _at_all_times(model: str) -> Losses:
+    def losses(network: nn.Module, images: Tensor, generator: torch.Generator) -> Tensor:
+        denoiser = denoiser_of(model, network)
+        t = ld.times.Uniform().sample(denoiser.process, len(images), generator)
+        return ld.denoising_loss(denoiser, images, t, generator=generator)
+
+    return losses
 
 
 def _pyramid(network: nn.Module, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -97,7 +100,7 @@ def parts_of(model: str, step: int) -> list[tuple[int, Losses]]:
         return [(pair.images, _of_pair(pair)) for pair in (*PAIRS, IN_TURN[step % len(IN_TURN)])]
     if model == PYRAMID:  # each part is of one stage
         return [(BATCH_SIZE // 4, _pyramid)] * 4
-    return [(BATCH_SIZE, _blurring)]
+    return [(BATCH_SIZE, _at_all_times(model))]
 
 
 def train(model: str, seed: int, images: Tensor, cpu_s: float, folder: Path) -> None:

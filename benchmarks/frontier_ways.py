@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from itertools import product
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from benchmarks.frontier_training import BLURRING, DDPM, PYRAMID, SHAPE, SSD, denoiser_of, network_of, process_of
 from benchmarks.levels_report import CORRECTIONS
-from examples.flops import call_gflops
+from examples.flops import Pair, call_gflops, pairs_of
 from torch import Tensor, nn
 
 import lineardiffusion as ld
@@ -38,20 +39,27 @@ class Way(NamedTuple):
 
 
 @cache
+def gflops(model: str, here: tuple[int, ...], there: tuple[int, ...]) -> float:
+    with torch.device("meta"):
+        network = network_of(model)
+    return call_gflops(network, here, there)
+
+
 def in_calls(model: str, here: tuple[int, ...], there: tuple[int, ...]) -> float:
     """What a call costs, in calls of DDPM."""
-    with torch.device("meta"):
-        unit, network = network_of(DDPM), network_of(model)
-    return call_gflops(network, here, there) / call_gflops(unit, SHAPE, SHAPE)
+    return gflops(model, here, there) / gflops(DDPM, SHAPE, SHAPE)
+
+
+def calls_of(model: str, way: Way) -> Counter[Pair]:
+    """How many calls lead from a shape to a shape; the jump of a flow comes before its call."""
+    calls = Counter[Pair]()
+    for (here, there), count in pairs_of(process_of(model, way.changes), way.times).items():
+        calls[there if model == PYRAMID else here, there] += count
+    return calls
 
 
 def cost(model: str, way: Way) -> float:
-    process = process_of(model, way.changes)
-    total = 0.0
-    for t in way.times:
-        after = process.shape(process.before(t))
-        total += in_calls(model, after if model == PYRAMID else process.shape(t), after)  # a flow's jump comes first
-    return total
+    return sum(count * in_calls(model, *pair) for pair, count in calls_of(model, way).items())
 
 
 # ---------------------------------------------------------------------- what is tried
@@ -64,15 +72,14 @@ def power(count: int, exponent: float, start: float = 1000, end: float = 0) -> l
 
 
 @cache
-def laboratory(budget: int) -> list[int]:
-    """DDPM's grid of the least W2 for the covariance of digits at first order, by `frontier.py`; none for some."""
-    kept = json.loads(LABORATORY.read_text(encoding="utf-8"))["rows"]
-    schedule = process_of(DDPM).schedule
-    for row in kept:
-        if (row["data"], row["path"], row["budget"]) == ("digits", "DDPM, first order", budget):
+def laboratory() -> dict[int, list[int]]:
+    """DDPM's grids of the least W2 for the covariance of digits at first order, by `frontier.py`, of each budget."""
+    schedule, grids = process_of(DDPM).schedule, {}
+    for row in json.loads(LABORATORY.read_text(encoding="utf-8"))["rows"]:
+        if (row["data"], row["path"]) == ("digits", "DDPM, first order"):
             inner = [round(float(schedule.time(call["log_snr"]))) for call in row["calls"][1:]]
-            return [1000, *(max(1, t) for t in inner)]
-    return []
+            grids[row["budget"]] = [1000, *(max(1, t) for t in inner)]
+    return grids
 
 
 def tried(model: str, budget: int) -> list[Way]:
@@ -81,7 +88,7 @@ def tried(model: str, budget: int) -> list[Way]:
         return list(_levels(budget))
     if model == PYRAMID:
         return list(_stages(budget))
-    grids = {"uniform": power(budget, 1.0), "power 0.8": power(budget, 0.8), "laboratory": laboratory(budget)}
+    grids = {"uniform": power(budget, 1.0), "power 0.8": power(budget, 0.8), "laboratory": laboratory().get(budget)}
     orders = (1, 2, 3) if budget <= FEW else (1, 2) if model == BLURRING else (2, 3) if budget <= 25 else (2,)
     return [Way((), tuple(times), order, grid) for (grid, times), order in product(grids.items(), orders) if times]
 
@@ -106,7 +113,7 @@ def _levels(budget: int) -> Iterator[Way]:
             times = (*start, *inner, changes[0], *power(fine + 1, 1.0, changes[0])[1:])
             yield Way(changes, times, order, f"{len(start)} / {middle + 1} / {fine}")
     # The states of Haar levels are parts of DDPM's: its grid, with the change at a time of the grid.
-    grids = [times for count in range(budget, 26) if (times := laboratory(count))]
+    grids = [times for count, times in laboratory().items() if count >= budget]
     halves = [Way((min(times, key=lambda t: abs(t - 392)),), tuple(times), 3, "laboratory") for times in grids]
     affordable = [way for way in halves if cost(SSD, way) <= budget]
     if affordable:

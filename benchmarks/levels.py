@@ -129,9 +129,9 @@ MODELS = {
 }
 
 
-def split(data: Path) -> tuple[Path, Path]:
-    """Padded digits to train on, and those held out, as files."""
-    folder = RUNS / "data"
+def split(data: Path, runs: Path = RUNS) -> tuple[Path, Path]:
+    """Padded digits to train on, and those held out, as files in the folder of runs."""
+    folder = runs / "data"
     paths = folder / "train.npz", folder / "held_out.npz"
     if not paths[1].exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -173,9 +173,9 @@ def real(data: Path) -> torch.Tensor:
     return images
 
 
-def judge_of(data: Path) -> Judge:
+def judge_of(data: Path, runs: Path = RUNS) -> Judge:
     images, labels = open_images(DataConfig(source=str(data), channels=1)).tensor()
-    return train_judge(images, labels, 10, RUNS / "cache")
+    return train_judge(images, labels, 10, runs / "cache")
 
 
 class Run:

@@ -70,10 +70,11 @@ def launch(model: str, seed: int, script: str, runs: Path, arguments: argparse.N
     return result
 
 
-def timed_draws(sampler: Sampler, count: int) -> tuple[torch.Tensor, float]:
-    """Samples of the seeds 0 … count − 1, drawn CHUNK at a time, and the processor time of a thousand in seconds."""
-    cpu = time.process_time()
-    drawn = torch.cat([sampler(CHUNK, seeds=range(i, i + CHUNK), progress=False) for i in range(0, count, CHUNK)])
+def timed_draws(sampler: Sampler, count: int, first: int = 0) -> tuple[torch.Tensor, float]:
+    """Samples of `count` seeds from the first on, drawn CHUNK at a time, and the processor time of a thousand in
+    seconds."""
+    cpu, starts = time.process_time(), range(first, first + count, CHUNK)
+    drawn = torch.cat([sampler(CHUNK, seeds=range(start, start + CHUNK), progress=False) for start in starts])
     return drawn, round((time.process_time() - cpu) * 1000 / count, 1)
 
 
