@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import pickle
 
 import numpy
 import pytest
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 import lineardiffusion as ld
 from lineardiffusion.lab import matrices
 from lineardiffusion.lab.evaluate import outcome
+from lineardiffusion.lab.frames import in_frame
 from lineardiffusion.lab.joint import Joint
 from lineardiffusion.lab.marginals import Marginals
 
@@ -121,6 +123,7 @@ def processes() -> dict[str, tuple[ld.LinearDiffusion, object]]:
     blur = ld.Convolution(torch.tensor([0.2, 0.5, 0.3]), (1, 8), padding="reflect")
     stages = ld.paths.pyramid((1, 8), 2, ld.changes_at([0.45]), "area")
     haar = {"mode": "haar", "resolution_schedule": ld.changes_at([8, 14])}
+    cut = ld.paths.truncated(ld.bases.Cosine((1, 8)), [(1, 4), (1, 2)], [0.45, 0.8])
     rates = torch.linspace(0, 4, 8, dtype=torch.float64)
     fading = ld.paths.spectral(ld.bases.Haar((1, 8)), lambda t: torch.exp(-t * rates).where(t * rates < 2, 0.0))
     return {
@@ -131,6 +134,7 @@ def processes() -> dict[str, tuple[ld.LinearDiffusion, object]]:
         "fading": (ld.LinearDiffusion(fading, ld.schedules.flow()), 6),  # directions that are gone, and a_1 = 0
         "Haar": (ld.ScaleSpaceDiffusion((1, 8), 3, num_steps=20, schedule="cosine", **haar), 8),
         "two axes": (ld.ScaleSpaceDiffusion((2, 4, 6), 2, num_steps=10, schedule="cosine"), 6),
+        "cut": (ld.LinearDiffusion(cut, ld.schedules.flow()), [1, 0.8, 0.6, 0.45, 0.3, 0.15]),
         "pyramidal flow": (ld.LinearDiffusion(stages, ld.schedules.flow()), [1, 0.8, 0.6, 0.45, 0.3, 0.15]),
         "dense": (ld.LinearDiffusion([blur] * 5, torch.linspace(0, 1, 6)), None),
     }
@@ -595,6 +599,20 @@ def test_the_optimum_of_a_process_with_steps():
         assert all(isinstance(t, int) for t in found.process.shape_changes())
         assert found.cost == sum(found.process.shape(t)[-1] for t in found.times) <= budget
     assert more.report.w2 < 0.8 * few.report.w2
+
+
+def test_plans_share_what_their_levels_make_of_a_covariance():
+    """Wherever levels change: each process finds the frames and matrices of those before it, and they are right."""
+    path, data = ld.paths.pyramid((1, 8, 8), 3, mode="haar"), ld.lab.power_law((1, 8, 8))
+    shared, frames = in_frame(data, (1, 8, 8)).in_groups(path), set()
+    for changes in ([0.3, 0.6], [0.2, 0.9], [0.5, 0.5]):
+        process = ld.LinearDiffusion(path.changing(ld.changes_at(changes)), ld.schedules.flow())
+        known, alone = (ld.lab.evaluate(process, c, steps=6, sampler="ddim", order=2) for c in (shared, data))
+        torch.testing.assert_close(known.covariance, alone.covariance, rtol=1e-12, atol=1e-13)
+        frames.add(Marginals(process, shared).frame(1))
+    assert len(frames) == 1
+    denoiser, x = ld.lab.OptimalDenoiser(process, shared), torch.ones(1, *process.shape(1))
+    assert torch.equal(pickle.loads(pickle.dumps(denoiser))(x, 1), denoiser(x, 1))
 
 
 def test_a_correction_draws_no_more_than_the_noise():

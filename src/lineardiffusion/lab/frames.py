@@ -18,13 +18,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import singledispatch
+from operator import attrgetter
 
 import torch
 from torch import Tensor
 
 from lineardiffusion._checks import Shape, check_finite, check_kind, check_real
+from lineardiffusion.caches import BoundedCache
 from lineardiffusion.covariance import GramCovariance
-from lineardiffusion.lab.matrices import act
+from lineardiffusion.lab.matrices import act, sandwich
 from lineardiffusion.operators.base import LinearOperator
 from lineardiffusion.operators.bases import Basis, Cosine, Fourier, Standard
 from lineardiffusion.operators.scalar import Identity, Scaled
@@ -32,6 +34,7 @@ from lineardiffusion.operators.separable import spatial_axes
 from lineardiffusion.operators.spectral import SpectralFilter
 from lineardiffusion.paths import Path, pyramid, truncated
 
+_CACHE_BYTES = 2**28
 _MIRRORED = ("bilinear", "bicubic", "area")  # of the modes of Resize, those that are the same in a mirror
 
 
@@ -117,49 +120,6 @@ def _(covariance: GramCovariance) -> tuple[Frame, Tensor]:
         if frame.turn is None:
             return frame, covariance.variance(gains.square())
     return eigenframe(covariance.to_dense().double(), covariance.in_shape)
-
-
-def data_frame(covariance: Tensor | LinearOperator, shape: Shape) -> tuple[Frame, Tensor]:
-    """The frame of a covariance of events, a matrix or an operator, and its eigenvalues."""
-    count = math.prod(shape)
-    if isinstance(covariance, Tensor):
-        check_real(covariance, "covariance")
-        check_finite(covariance, "covariance")
-        if covariance.shape != (count, count):
-            raise ValueError(f"covariance: expected shape {(count, count)}, got {tuple(covariance.shape)}")
-        dense = covariance.detach().cpu().double()
-        if not torch.allclose(dense, dense.T, rtol=1e-6, atol=1e-9 * float(dense.abs().max())):
-            raise ValueError("covariance: expected a symmetric matrix")
-        frame, values = eigenframe(dense, shape)
-    else:
-        check_kind(covariance, LinearOperator, "covariance", "a matrix or an operator, such as ld.lab.power_law(shape)")
-        if covariance.in_shape != shape or covariance.out_shape != shape:
-            raise ValueError(f"covariance: expected an operator on events {shape}, got one on {covariance.in_shape}")
-        frame, values = frame_of(covariance)
-    if float(values.min()) < -1e-9 * float(values.max()):
-        raise ValueError(f"covariance: expected eigenvalues ≥ 0, got {float(values.min()):.6g}")
-    return frame, values.clamp(min=0)
-
-
-class InFrame(LinearOperator):
-    """V diag(values) Vᵀ in a frame, so that it need not be found again."""
-
-    def __init__(self, frame: Frame, values: Tensor) -> None:
-        super().__init__(frame.shape, frame.shape)
-        self.frame, self.values = frame, values
-
-    def apply(self, x: Tensor) -> Tensor:
-        return self.frame.events(self.values * self.frame.coordinates(x))
-
-
-@frame_of.register
-def _(covariance: InFrame) -> tuple[Frame, Tensor]:
-    return covariance.frame, covariance.values
-
-
-def in_frame(covariance: Tensor | LinearOperator, shape: Shape) -> InFrame:
-    """A covariance of events of a shape, in its frame."""
-    return InFrame(*data_frame(covariance, shape))
 
 
 @singledispatch
@@ -264,3 +224,70 @@ def matrix_of(function: Callable[[Tensor], Tensor], source: Frame, target: Frame
 
 def _gains(operator: SpectralFilter) -> Tensor:
     return operator.gain.double().broadcast_to(operator.transform.coordinates).flatten()
+
+
+class InFrame(LinearOperator):
+    """V diag(values) Vᵀ in a frame. What operators that change the shape make of it is kept by the operator, so that
+    processes whose paths differ in when they change alone share it.
+
+    Arguments:
+        frame: V.
+        values: ≥ 0, one for each coordinate.
+    """
+
+    def __init__(self, frame: Frame, values: Tensor) -> None:
+        super().__init__(frame.shape, frame.shape)
+        self.frame, self.values = frame, values
+        self._images: BoundedCache[InFrame] = BoundedCache(_CACHE_BYTES, attrgetter("frame.turn.nbytes"))
+        self._matrices: BoundedCache[Tensor] = BoundedCache(_CACHE_BYTES, attrgetter("nbytes"))
+
+    def apply(self, x: Tensor) -> Tensor:
+        return self.frame.events(self.values * self.frame.coordinates(x))
+
+    def in_groups(self, path: Path) -> InFrame | None:
+        """The same in the groups of a path, if there are any of coordinates of its basis."""
+        own, frame, values = self.frame, grouped(path, self.frame.shape), self.values
+        if own.turn is not None or frame.order is None or frame.basis != own.basis:
+            return None
+        if own.order is not None:
+            if torch.equal(own.order, frame.order):
+                return self
+            values = torch.empty_like(values).index_copy_(0, own.order, values)
+        return InFrame(frame, values[frame.order])
+
+    def image(self, operator: LinearOperator, path: Path | None) -> InFrame:
+        """M C Mᵀ of an operator of a path, in its groups; without one in a frame of pixels."""
+        return self._images.get(operator, lambda: self._image(operator, path))
+
+    def _image(self, operator: LinearOperator, path: Path | None) -> InFrame:
+        frame = Frame(Standard(operator.out_shape)) if path is None else grouped(path, operator.out_shape)
+        frame, values = frame.along(sandwich(matrix_of(operator, self.frame, frame), self.values))
+        return InFrame(frame, values.clamp(min=0))
+
+    def between(self, operator: LinearOperator, source: Frame, target: Frame) -> Tensor:
+        """V_targetᵀ M V_source for frames of this or of images of it."""
+        return self._matrices.get((operator, source, target), lambda: in_frames(operator, source, target))
+
+
+def in_frame(covariance: Tensor | LinearOperator, shape: Shape) -> InFrame:
+    """A covariance of events of a shape, a matrix or an operator, in its frame."""
+    count = math.prod(shape)
+    if isinstance(covariance, Tensor):
+        check_real(covariance, "covariance")
+        check_finite(covariance, "covariance")
+        if covariance.shape != (count, count):
+            raise ValueError(f"covariance: expected shape {(count, count)}, got {tuple(covariance.shape)}")
+        dense = covariance.detach().cpu().double()
+        if not torch.allclose(dense, dense.T, rtol=1e-6, atol=1e-9 * float(dense.abs().max())):
+            raise ValueError("covariance: expected a symmetric matrix")
+        frame, values = eigenframe(dense, shape)
+    else:
+        check_kind(covariance, LinearOperator, "covariance", "a matrix or an operator, such as ld.lab.power_law(shape)")
+        if covariance.in_shape != shape or covariance.out_shape != shape:
+            raise ValueError(f"covariance: expected an operator on events {shape}, got one on {covariance.in_shape}")
+        if isinstance(covariance, InFrame):
+            return covariance
+        frame, values = frame_of(covariance)
+    if float(values.min()) < -1e-9 * float(values.max()):
+        raise ValueError(f"covariance: expected eigenvalues ≥ 0, got {float(values.min()):.6g}")
+    return InFrame(frame, values.clamp(min=0))

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 from torch import Tensor
 
 from lineardiffusion._checks import as_numbers, check_process
 from lineardiffusion.caches import BoundedCache
-from lineardiffusion.lab.frames import Frame, data_frame, grouped, in_frames, matrix_of
+from lineardiffusion.lab.frames import Frame, InFrame, in_frame, in_frames
 from lineardiffusion.lab.matrices import inverse, plus, sandwich, times, transposed
 from lineardiffusion.operators.base import LinearOperator
-from lineardiffusion.operators.bases import Standard
 from lineardiffusion.processes.base import LinearDiffusion
 
 _CACHE_BYTES = 2**28
@@ -59,15 +59,12 @@ class Marginals:
             raise ValueError(
                 f"mean: expected a shape that broadcasts to {process.shape(0)}, got {tuple(numbers.shape)}"
             ) from None
-        frame, values = data_frame(covariance, process.shape(0))
         self._changes = process.shape_changes()
-        self._gains: BoundedCache[Tensor] = BoundedCache(_CACHE_BYTES, _bytes)
-        self._apart = False
-        if apart and self._changes and frame.turn is None:
-            in_groups = grouped(process.path, process.shape(0))
-            if in_groups.order is not None and in_groups.basis == frame.basis:
-                self._apart, frame, values = True, in_groups, values[in_groups.order]
-        self._levels = {0: _Level(frame, [0.0], {0.0: values})}
+        self._gains: BoundedCache[Tensor] = BoundedCache(_CACHE_BYTES, attrgetter("nbytes"))
+        data = in_frame(covariance, process.shape(0))
+        in_groups = data.in_groups(process.path) if apart and self._changes else None
+        self._data, self._apart = data if in_groups is None else in_groups, in_groups is not None
+        self._levels = {0: _Level.of(self._data, 0.0)}
 
     def frame(self, t: float) -> Frame:
         return self._level(t).frame
@@ -78,7 +75,10 @@ class Marginals:
 
     def degradation(self, s: float, t: float) -> Tensor:
         """R_{s→t}"""
-        return in_frames(self.process.degradation(s, t), self.frame(s), self.frame(t))
+        operator, source, target = self.process.degradation(s, t), self.frame(s), self.frame(t)
+        if source is target:
+            return in_frames(operator, source, target)
+        return self._data.between(operator, source, target)
 
     def clean(self, t: float) -> Tensor:
         """D_t"""
@@ -111,17 +111,10 @@ class Marginals:
         """What is known of the times that share the shape of t."""
         reached = bisect_right(self._changes, t)
         if reached not in self._levels:
-            start, data, path = self._changes[reached - 1], self._levels[0], self.process.path
-            shape = self.process.shape(start)
-            frame = grouped(path, shape) if self._apart else Frame(Standard(shape))
-            images = matrix_of(self.process.degradation(0, start), data.frame, frame)
-            frame, values = frame.along(sandwich(images, data.covariances[0]))
-            self._levels[reached] = _Level(frame, [start], {start: values.clamp(min=0)})
+            start, path = self._changes[reached - 1], self.process.path
+            image = self._data.image(self.process.degradation(0, start), path if self._apart else None)
+            self._levels[reached] = _Level.of(image, start)
         return self._levels[reached]
-
-
-def _bytes(matrix: Tensor) -> int:
-    return matrix.numel() * matrix.itemsize
 
 
 @dataclass
@@ -129,3 +122,7 @@ class _Level:
     frame: Frame
     times: list[float]  # at which D is known, ascending
     covariances: dict[float, Tensor]
+
+    @classmethod
+    def of(cls, clean: InFrame, start: float) -> _Level:
+        return cls(clean.frame, [start], {start: clean.values})

@@ -230,7 +230,8 @@ class _Search:
     ) -> None:
         self.path, self.schedule, self.mean, self.correction = path, schedule, mean, correction
         self.shapes = path.sizes if isinstance(path, Levelled) else [path.shape(0)]
-        self.covariance = in_frame(covariance, self.shapes[0])
+        data = in_frame(covariance, self.shapes[0])
+        self.covariance = data.in_groups(path) or data  # once for all that are looked at
         full = math.prod(self.shapes[0])
         self.of_call = of_call or (lambda here, there: (math.prod(here) + math.prod(there)) / (2 * full))
         self.budget, self.range, self._minimize = budget, log_snr_range(schedule), _minimiser()

@@ -23,7 +23,9 @@ from lineardiffusion.kernels import isotropic_kernel
 from lineardiffusion.lab.frames import in_frames, matrix_of
 from lineardiffusion.lab.joint import Joint, Name, Terms
 from lineardiffusion.lab.marginals import Marginals
-from lineardiffusion.lab.matrices import plus, times
+from lineardiffusion.lab.matrices import plus, times, transposed
+from lineardiffusion.operators.orthogonal import OrthogonalRows
+from lineardiffusion.operators.scalar import Scaled
 from lineardiffusion.samplers import Estimate, HeunSampler, Sampler, SharedNoiseSampler
 from lineardiffusion.samplers.extrapolation import Extrapolation
 from lineardiffusion.samplers.heun import heun_weight
@@ -157,7 +159,14 @@ class Recursion:
             values = (process.signal_scale(t) / scale * degradation if scale else 0 * degradation).square()
             gain, variance = isotropic_kernel(sigma_s, sigma_t, self.eta, carried=True)
             return torch.where(degradation < 0, -1.0, 1.0) * gain(values), variance(values)
-        here, there = self.marginals.frame(t), self.marginals.frame(s)
+        here, there, operator = self.marginals.frame(t), self.marginals.frame(s), process.degradation(s, t)
+        if isinstance(operator.operator if isinstance(operator, Scaled) else operator, OrthogonalRows):
+            # R Rᵀ = c² I, and M is a multiple of R.
+            c, kernel = operator.norm(), isotropic_kernel(sigma_s, sigma_t, self.eta)
+            values = torch.tensor([0.0, prepared.operator.norm() ** 2], dtype=torch.float64)
+            (unseen, seen), back = kernel.variance(values), transposed(degradation)
+            drawn = unseen * torch.ones(there.size, dtype=torch.float64)
+            return kernel.gain(values)[1] / c * back, plus((seen - unseen) / c**2 * times(back, degradation), drawn)
 
         def mean(x_t: Tensor) -> Tensor:
             return prepared.mean(x_t, x_t.new_zeros(len(x_t), *there.shape))

@@ -10,10 +10,14 @@ import torch
 from torch import Tensor
 
 from lineardiffusion._checks import Shape
+from lineardiffusion.caches import BoundedCache
+from lineardiffusion.operators.base import LinearOperator, operator_bytes
 from lineardiffusion.paths.base import Path
 from lineardiffusion.schedules import ResolutionSchedule, Schedule, as_changes
 
 P = TypeVar("P", bound="Levelled")
+
+_RESIZE_BYTES = 2**28
 
 
 class Levelled(Path):
@@ -30,6 +34,8 @@ class Levelled(Path):
     ) -> None:
         self.sizes, self.when, self._brightness = list(sizes), when, list(brightness)
         self._changes: list[float] | None = None
+        # Between levels, whenever they change: the same path with its levels at other times shares them.
+        self._resizes: BoundedCache[LinearOperator] = BoundedCache(_RESIZE_BYTES, operator_bytes)
 
     def changing(self: P, when: ResolutionSchedule | Sequence[int]) -> P:
         """The same path with its levels at other times.

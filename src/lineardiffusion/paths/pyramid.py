@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor
 
 from lineardiffusion._checks import Shape, as_choice, as_index, as_list, as_shape
@@ -64,7 +63,6 @@ class pyramid(Levelled):
         self._steps = [_one_level(fine, coarse, mode) for fine, coarse in itertools.pairwise(sizes)]
         per_level = 2 ** (spatial_axes(self.event) / 2) if mode == "haar" else 1.0
         super().__init__(sizes, when, [per_level**level for level in range(self.levels)])
-        self._between: dict[tuple[int, int], LinearOperator] = {}
 
     def arguments(self) -> dict[str, object]:
         return {
@@ -77,10 +75,7 @@ class pyramid(Levelled):
 
     def between(self, s: float, t: float) -> LinearOperator:
         pair = self.level(s), self.level(t)
-        if pair not in self._between:
-            with torch.inference_mode(False):  # what is kept may be needed for gradients later
-                self._between[pair] = self._product(*pair)
-        return self._between[pair]
+        return self._resizes.get(pair, lambda: self._product(*pair))
 
     def _product(self, fine: int, coarse: int) -> LinearOperator:
         if self.mode == "haar" and fine < coarse:
@@ -92,9 +87,6 @@ class pyramid(Levelled):
 
     def apply_each(self, times: Tensor, x: Tensor) -> Tensor:
         return self.between(0, times.tolist()[0])(x)  # all of one shape
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_between": {}}
 
 
 def _one_level(fine: Shape, coarse: Shape, mode: Mode | Literal["haar"]) -> LinearOperator:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
 from lineardiffusion._checks import as_flag, as_list, as_shape, check_function, check_kind
@@ -121,9 +120,10 @@ class truncated(Levelled):
         basis, shape = self._bases[fine], self._bases[coarse].shape
         if s == t or (fine == coarse and self._function is None):
             return Identity(shape)
-        left = torch.tensor(math.sqrt(math.prod(shape) / math.prod(basis.shape)), dtype=torch.float64)
-        if self._function is not None:
-            left = left * ratio(self._kept_gains(t, coarse), self._kept_gains(s, coarse))
+        scale = math.sqrt(math.prod(shape) / math.prod(basis.shape))
+        if self._function is None:
+            return self._resizes.get((fine, coarse), lambda: scale * Truncation(basis, shape))
+        left = scale * ratio(self._kept_gains(t, coarse), self._kept_gains(s, coarse))
         if fine == coarse:
             return self.filter(t, left)
         return TruncatedFilter(basis, shape, left) if left.ndim else float(left) * Truncation(basis, shape)
