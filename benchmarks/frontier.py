@@ -39,16 +39,17 @@ RESULTS = ROOT / "benchmarks" / "results" / "frontier.json"
 PAGE, PICTURE = ROOT / "docs" / "frontier.md", ROOT / "docs" / "images" / "frontier.png"
 FIRST = "first order"  # a search among samplers of first order alone
 CORRECTED = "corrected"
-CHEAP, ALL, MOST, FEW = (2, 3, 4, 5, 7, 10, 15, 25), (2, 3, 4, 5, 7, 10, 15, 25, 50), (2, 3, 5, 7, 10), (3, 5, 10)
+CHEAP, ALL, MOST, FEW = (2, 3, 4, 5, 7, 10, 15, 25), (2, 3, 4, 5, 7, 10, 15, 25, 50, 100), (2, 3, 5, 7, 10), (3, 5, 10)
 # Data, path and budgets. With levels a point takes minutes, and more of them the larger the events are.
 JOBS: dict[tuple[str, str], tuple[int, ...]] = {
     ("power 2, side 64", "DDPM"): CHEAP,
     ("power 2, side 64", "DDPM, first order"): ALL,
-    ("power 2, side 64", "Haar, 3 levels, first order"): (*MOST, 15),
+    ("power 2, side 64", "Haar, 3 levels, first order"): (*MOST, 15, 25),
     ("digits", "DDPM"): (2, 3, 4, 5, 7),
     ("digits", "DDPM, first order"): CHEAP,
     ("digits", "Haar, 3 levels, first order"): MOST,
-    ("power 2, side 64", "Haar, 3 levels"): (2, 3, 4, 5),
+    ("digits", "Haar, 3 levels"): MOST,
+    ("power 2, side 64", "Haar, 3 levels"): (2, 3, 4, 5, 7, 10, 15),
     ("power 3, side 64", "DDPM"): (3, 5, 10),
     ("power 3, side 64", "DDPM, first order"): CHEAP,
     ("power 3, side 64", "Haar, 3 levels, first order"): FEW,
@@ -56,6 +57,10 @@ JOBS: dict[tuple[str, str], tuple[int, ...]] = {
     ("power 2, side 32", "Haar, 3 levels, first order"): FEW,
     ("power 2, side 128", "DDPM, first order"): (2, 3, 5, 7, 10, 15),
     ("power 2, side 128", "Haar, 3 levels, first order"): (3, 5),
+    ("power 2, side 256", "DDPM, first order"): (2, 3, 5, 7, 10, 15),
+    ("power 2, side 256", "Haar, 3 levels, first order"): (3, 5),
+    ("power 2, side 1024", "DDPM, first order"): (2, 3, 5, 7, 10, 15),
+    ("power 2, side 1024", "Haar, 3 levels, first order"): (3, 5),
     ("power 2, side 32", "bilinear, 3 levels, first order"): (3, 5),
     ("power 2, side 32", "Haar, 3 levels, corrected, first order"): (3, 5),
     ("power 2, side 32", "bilinear, 3 levels, corrected, first order"): (3,),
