@@ -206,6 +206,24 @@ def test_samples_of_every_order_and_with_guidance():
     torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("family", [ld.families.PyramidFlow, ld.families.PixelFlow, ld.families.Helios])
+def test_higher_orders_are_nearer_to_the_flow(family):
+    """On Gaussian data, also with the times of the papers, whose stages end in a step that is long in log-SNR: against
+    many steps in each stage."""
+    process = family((1, 8, 8))
+    denoiser = ld.lab.OptimalDenoiser(process, ld.lab.power_law((1, 8, 8)))
+
+    def sample(each, **settings):
+        times = process.stage_times([each] * process.stages.count)
+        return ld.families.JumpSampler(denoiser, times, **settings)(8, seeds=range(8), progress=False)
+
+    flow = sample(60, order=3)
+    for each in (3, 5, 8):
+        first = (sample(each) - flow).norm()
+        for settings in ({"order": 2}, {"order": 3}, {"order": 2, "rule": "midpoint", "corrector": True}):
+            assert (sample(each, **settings) - flow).norm() < 0.9 * first
+
+
 def test_other_samplers_jump_too(generator):
     """With the time just below a change among theirs, whatever the network says."""
     t, d = 2 / 3, SMALL.denoiser(lambda x, timestep: x.tanh())

@@ -49,7 +49,8 @@ class Jumping(Family):
 class JumpSampler(DDIMSampler):
     r"""`ld.DDIMSampler` within stages of one resolution, and between them the jump of the process, without a call of
     the network: a step from a change of shape t_j jumps to just below it, and goes on from there. Every stage begins a
-    history of estimates of its own.
+    history of estimates of its own, and no step is extrapolated by more than the one before, however its times were
+    made: stages end in short steps of t that are long ones of log-SNR.
 
     Arguments:
         denoiser: of a process with jumps.
@@ -82,6 +83,10 @@ class JumpSampler(DDIMSampler):
         if detail is not None:
             check_kind(detail, Residual, "detail", "what `process.detail(images)` returns, or None")
         self.detail = detail
+
+    @property
+    def on_grid(self) -> bool:
+        return True
 
     def advance(
         self, x_t: Tensor, t: float, s: float, draws: Draws, history: History, conditioning: dict[str, Any]

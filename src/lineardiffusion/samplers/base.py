@@ -73,10 +73,15 @@ class Sampler(Configured, ABC):
         self.denoiser, self.clip = denoiser, as_range(clip)
         self.steps: Steps = list(steps) if isinstance(steps, range) else steps
         self.times = as_times(denoiser.process, steps)
-        # All times of a process are its own, whoever names their number.
-        self.on_grid = isinstance(steps, (Grid, SupportsIndex)) and len(self.times) - 1 != denoiser.process.num_steps
         self._pairs: dict[tuple[float, float], tuple[float, float]] = {}  # those that were checked
         self._steps_left = {s: left for left, s in enumerate(reversed(self.times[1:]), start=1)}
+
+    @property
+    def on_grid(self) -> bool:
+        """Whether the times are no user's, so that how far they are apart says nothing of how estimates change."""
+        # All times of a process are its own, whoever names their number.
+        steps, known = self.steps, self.denoiser.process.num_steps
+        return isinstance(steps, (Grid, SupportsIndex)) and len(self.times) - 1 != known
 
     @abstractmethod
     def advance(
