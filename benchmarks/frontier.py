@@ -48,6 +48,8 @@ JOBS: dict[tuple[str, str], tuple[int, ...]] = {
     ("digits", "DDPM"): (2, 3, 4, 5, 7),
     ("digits", "DDPM, first order"): CHEAP,
     ("digits", "Haar, 3 levels, first order"): MOST,
+    ("digits", "Blurring Diffusion, first order"): (3, 5, 7, 10),
+    ("digits", "Blurring Diffusion"): (3, 5, 7, 10),
     ("digits", "Haar, 3 levels"): MOST,
     ("power 2, side 64", "Haar, 3 levels"): (2, 3, 4, 5, 7, 10, 15),
     ("power 3, side 64", "DDPM"): (3, 5, 10),
@@ -68,17 +70,21 @@ JOBS: dict[tuple[str, str], tuple[int, ...]] = {
 SHOWN = ("power 2, side 64", "power 3, side 64", "digits")
 
 
-def path_of(name: str, side: int) -> DiffusionPath:
-    """R_t, whose times of change are left to be found."""
+def path_of(name: str, side: int) -> tuple[DiffusionPath, ld.schedules.Schedule]:
+    """R_t, whose times of change are left to be found, and the schedule."""
+    if name.startswith("Blurring"):
+        process = ld.BlurringDiffusion((1, side, side))
+        return process.path, process.schedule
+    schedule = ld.schedules.vp()
     if name.startswith("DDPM"):
-        return ld.paths.identity((1, side, side))
+        return ld.paths.identity((1, side, side)), schedule
     mode: Any = name.split(",")[0].lower()
-    return ld.paths.pyramid((1, side, side), levels=int(name.split(", ")[1][0]), mode=mode)
+    return ld.paths.pyramid((1, side, side), levels=int(name.split(", ")[1][0]), mode=mode), schedule
 
 
 def data_of(name: str, file: Path) -> tuple[int, Any, Any, float | torch.Tensor]:
-    """Side, covariance, a covariance for searches with levels, and mean. Of digits the latter is the stationary part of
-    theirs, for which changes of shape cost a hundredth."""
+    """Side, covariance, one for searches with levels or blur, and mean. Of digits that is the stationary part of theirs, for
+    which changes of shape cost a hundredth."""
     if name == "digits":
         images = digits(file)[0].double()
         return 32, torch.cov(images.flatten(1).T), ld.lab.estimate(images)[0], images.mean(0)
@@ -97,8 +103,7 @@ def chain(data: str, name: str, file: Path, folder: Path) -> None:
         if kept.exists():
             continue
         best = ld.lab.optimise(
-            path_of(name, side),
-            ld.schedules.vp(),
+            *path_of(name, side),
             searched,
             budget,
             order=1 if FIRST in name else (1, 2, 3),
@@ -188,9 +193,9 @@ def table(rows: list[dict[str, Any]], data: str) -> str:
                 continue
             (row,) = found
             notes = [] if FIRST in name else [f"order {row['order']}"]
-            if not name.startswith("DDPM"):
-                ratio = saved(rows, row)
-                notes += [used(row), *([] if ratio is None else [f"×{ratio:.2f}"])]
+            notes += [used(row)] if "levels" in name else []
+            if not name.startswith("DDPM") and (ratio := saved(rows, row)) is not None:
+                notes.append(f"×{ratio:.2f}")
             cells.append(f"{row['relative_w2']:.2g}" + (f" ({', '.join(notes)})" if notes else ""))
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -222,7 +227,8 @@ def plot(rows: list[dict[str, Any]]) -> None:
     for axis, data in zip(axes, SHOWN, strict=True):
         for name in dict.fromkeys(row["path"] for row in rows if row["data"] == data):
             mine = of(rows, data, name)
-            style = {"color": "C1" if "Haar" in name else "C0", "linestyle": "--" if FIRST in name else "-"}
+            color = {"DDPM": "C0", "Haar": "C1", "Blurring Diffusion": "C2"}[name.split(",")[0]]
+            style = {"color": color, "linestyle": "--" if FIRST in name else "-"}
             axis.loglog(
                 [row["cost"] for row in mine],
                 [row["relative_w2"] for row in mine],

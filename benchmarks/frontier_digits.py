@@ -137,7 +137,7 @@ def choose(model: str, budgets: Sequence[int], digits: Digits) -> None:
 
 def way_of(row: dict[str, Any]) -> Way:
     way = row["way"]
-    return Way(tuple(way["changes"]), tuple(way["times"]), way["order"], way["grid"])
+    return Way(tuple(way["changes"]), tuple(way["times"]), way["order"], way["grid"], way["eta"])
 
 
 def chosen(model: str, budget: int) -> Way:

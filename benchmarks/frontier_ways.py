@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,12 +27,13 @@ MEANS, COARSE = (1, 16, 16), (1, 8, 8)
 
 
 class Way(NamedTuple):
-    """A sampler: times of change, those of the calls, its order, and how its grid was made."""
+    """A sampler: times of change, those of the calls, its order, how its grid was made, and η."""
 
     changes: tuple[int, ...]
     times: tuple[float, ...]
     order: int
     grid: str
+    eta: float = 0.0
 
 
 # ---------------------------------------------------------------------- costs
@@ -72,11 +73,11 @@ def power(count: int, exponent: float, start: float = 1000, end: float = 0) -> l
 
 
 @cache
-def laboratory() -> dict[int, list[int]]:
-    """DDPM's grids of the least W2 for the covariance of digits at first order, by `frontier.py`, of each budget."""
-    schedule, grids = process_of(DDPM).schedule, {}
+def laboratory(model: str) -> dict[int, list[int]]:
+    """The grids of the least W2 for the covariance of digits at first order, by `frontier.py`, of each budget."""
+    schedule, grids = process_of(model).schedule, {}
     for row in json.loads(LABORATORY.read_text(encoding="utf-8"))["rows"]:
-        if (row["data"], row["path"]) == ("digits", "DDPM, first order"):
+        if (row["data"], row["path"]) == ("digits", f"{model}, first order"):
             inner = [round(float(schedule.time(call["log_snr"]))) for call in row["calls"][1:]]
             grids[row["budget"]] = [1000, *(max(1, t) for t in inner)]
     return grids
@@ -88,9 +89,17 @@ def tried(model: str, budget: int) -> list[Way]:
         return list(_levels(budget))
     if model == PYRAMID:
         return list(_stages(budget))
-    grids = {"uniform": power(budget, 1.0), "power 0.8": power(budget, 0.8), "laboratory": laboratory().get(budget)}
-    orders = (1, 2, 3) if budget <= FEW else (1, 2) if model == BLURRING else (2, 3) if budget <= 25 else (2,)
-    return [Way((), tuple(times), order, grid) for (grid, times), order in product(grids.items(), orders) if times]
+    if model == BLURRING:  # whose detail comes late: grids are denser there, and noise is tried
+        exponent, orders, etas = 1.5, (2, 3) if budget <= FEW else (2,), (0.0, 0.5)
+    else:
+        exponent, orders, etas = 0.8, (1, 2, 3) if budget <= FEW else (2, 3) if budget <= 25 else (2,), (0.0,)
+    grids = {
+        "uniform": power(budget, 1.0),
+        f"power {exponent}": power(budget, exponent),
+        "laboratory": laboratory(model).get(budget),
+    }
+    kinds = product(grids.items(), orders, etas)
+    return [Way((), tuple(times), order, grid, eta) for (grid, times), order, eta in kinds if times]
 
 
 def _levels(budget: int) -> Iterator[Way]:
@@ -113,7 +122,7 @@ def _levels(budget: int) -> Iterator[Way]:
             times = (*start, *inner, changes[0], *power(fine + 1, 1.0, changes[0])[1:])
             yield Way(changes, times, order, f"{len(start)} / {middle + 1} / {fine}")
     # The states of Haar levels are parts of DDPM's: its grid, with the change at a time of the grid.
-    grids = [times for count, times in laboratory().items() if count >= budget]
+    grids = [times for count, times in laboratory(DDPM).items() if count >= budget]
     halves = [Way((min(times, key=lambda t: abs(t - 392)),), tuple(times), 3, "laboratory") for times in grids]
     affordable = [way for way in halves if cost(SSD, way) <= budget]
     if affordable:
@@ -121,15 +130,17 @@ def _levels(budget: int) -> Iterator[Way]:
 
 
 def _stages(budget: int) -> Iterator[Way]:
-    """Of a pyramidal flow: shares of calls at each resolution, the coarsest first."""
-    process = process_of(PYRAMID)
+    """Of a pyramidal flow: shares of calls at each resolution, the coarsest first, at uniform times of each stage."""
+    stages = process_of(PYRAMID).stages  # type: ignore[attr-defined]
     of_call = [in_calls(PYRAMID, (1, side, side), (1, side, side)) for side in (8, 16, 32)]
-    shares = ((1, 1, 1), (1, 1, 2), (2, 1, 1), (1, 2, 4), (4, 2, 1), (1, 2, 2))
-    for share in shares if budget <= FEW else shares[:3]:
+    shares = ((2, 1, 1), (3, 2, 1), (1, 1, 1), (4, 2, 1), (8, 4, 1))
+    for share in shares if budget <= FEW else shares[:2]:
         unit = budget / sum(number * price for number, price in zip(share, of_call, strict=True))
         calls = [max(1, math.floor(unit * number + 1e-9)) for number in share]
-        for order in (1, 2) if budget <= FEW else (1,):
-            yield Way((), tuple(process.stage_times(calls)), order, " / ".join(map(str, calls)))
+        pieces = zip(reversed(list(pairwise(stages.knots))), calls, strict=True)
+        times = [high - (high - low) * i / n for (low, high), n in pieces for i in range(n)]
+        for order in (1, 2, 3) if budget <= FEW else (2, 3):
+            yield Way((), tuple(times), order, " / ".join(map(str, calls)))
 
 
 def sampler_of(model: str, network: nn.Module, way: Way, measured: Tensor | None) -> Any:
@@ -150,4 +161,4 @@ def sampler_of(model: str, network: nn.Module, way: Way, measured: Tensor | None
             clip=(-1, 1),
             generator=generator,
         )
-    return ld.DDIMSampler(denoiser, way.times, order=way.order, clip=(-1, 1), residual=residual)
+    return ld.DDIMSampler(denoiser, way.times, way.eta, way.order, clip=(-1, 1), residual=residual)
