@@ -83,8 +83,8 @@ def path_of(name: str, side: int) -> tuple[DiffusionPath, ld.schedules.Schedule]
 
 
 def data_of(name: str, file: Path) -> tuple[int, Any, Any, float | torch.Tensor]:
-    """Side, covariance, one for searches with levels or blur, and mean. Of digits that is the stationary part of theirs, for
-    which changes of shape cost a hundredth."""
+    """Side, covariance, one for searches with levels or blur, and mean. Of digits that is the stationary part of
+    theirs, for which changes of shape cost a hundredth."""
     if name == "digits":
         images = digits(file)[0].double()
         return 32, torch.cov(images.flatten(1).T), ld.lab.estimate(images)[0], images.mean(0)
