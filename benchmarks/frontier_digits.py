@@ -294,18 +294,22 @@ def plot(rows: list[dict[str, Any]]) -> None:
 
 
 def pictures() -> None:
-    """The first digits of DDPM and of levels, for some budgets."""
+    """The first digits of each model for some budgets."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     budgets = (3, 5, 10)
-    figure, axes = plt.subplots(2, len(budgets), figsize=(9, 6.4), layout="constrained")
-    for line, (model, label) in zip(axes, ((DDPM, "DDPM"), (SSD, "SSD")), strict=True):
+    drawn = {model: folder_of(model, SEEDS[0]) / f"{cell(budgets[-1], 'time', False)}.png" for model in MODELS}
+    shown = [model for model in MODELS if drawn[model].exists()]
+    figure, axes = plt.subplots(
+        len(shown), len(budgets), figsize=(9, 3.2 * len(shown)), layout="constrained", squeeze=False
+    )
+    for line, model in zip(axes, shown, strict=True):
         for axis, budget in zip(line, budgets, strict=True):
-            axis.imshow(plt.imread(folder_of(model, SEEDS[0]) / f"{budget}-time.png"), cmap="gray")
-            axis.set(title=f"{label}, {budget} calls' worth", xticks=[], yticks=[])
+            axis.imshow(plt.imread(drawn[model].with_stem(cell(budget, "time", False))), cmap="gray")
+            axis.set(title=f"{model}, {budget} calls' worth", xticks=[], yticks=[])
     figure.savefig(IMAGES / "frontier_digits_samples.png", dpi=100)
     plt.close(figure)
 
