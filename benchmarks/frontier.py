@@ -49,7 +49,6 @@ JOBS: dict[tuple[str, str], tuple[int, ...]] = {
     ("digits", "DDPM, first order"): CHEAP,
     ("digits", "Haar, 3 levels, first order"): MOST,
     ("digits", "Blurring Diffusion, first order"): (3, 5, 7, 10),
-    ("digits", "Blurring Diffusion"): (3, 5, 7, 10),
     ("digits", "Haar, 3 levels"): MOST,
     ("power 2, side 64", "Haar, 3 levels"): (2, 3, 4, 5, 7, 10, 15),
     ("power 3, side 64", "DDPM"): (3, 5, 10),
