@@ -241,7 +241,8 @@ def plot(rows: list[dict[str, Any]]) -> None:
         axis.set_xticks([], minor=True)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("W2 / √tr C")
-    axes[1].legend(*axes[0].get_legend_handles_labels(), loc="lower left")
+    lines = {line.get_label(): line for axis in axes for line in axis.get_lines()}
+    axes[1].legend(handles=list(lines.values()), loc="lower left")
     figure.savefig(PICTURE, dpi=120)
     plt.close(figure)
 
