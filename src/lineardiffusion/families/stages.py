@@ -224,8 +224,8 @@ class StagedFlow(Jumping):
             return kernel.sample(x_t, torch.zeros_like(noise), noise)  # the mean that is given is of no consequence
 
     def stage_times(self, steps: Sequence[int]) -> list[float]:
-        """As many times of each stage, coarsest first: r from 1 to 0.001, from where a step leads to 0, as in the papers'
-        code. The call at 0.001 tells little: where calls are few, leave those times out.
+        """As many times of each stage, coarsest first: r from 1 to 0.001, from where a step leads to 0. So do the
+        papers' codes; the call at 0.001 tells little, and where calls are few those times are better left out.
 
         Raises:
             ValueError: as many numbers as there are not stages, or one below 1.
