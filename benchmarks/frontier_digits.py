@@ -254,10 +254,12 @@ def samplers_table(rows: list[dict[str, Any]]) -> str:
         calls = ", ".join(f"{count} at {side}" for side, count in sorted(sides.items()))
         listed = " ".join(f"{t:.4g}" for t in way.times)
         if len(way.times) > 10:
-            listed = way.grid if model != SSD or way.grid == "laboratory" else "uniform at each size"
+            sized = model in (SSD, PYRAMID) and way.grid != "laboratory"
+            listed = "uniform at each size" if sized else way.grid
             listed += f", {way.changes[0]} the last at {min(sides)}" if way.changes else ""
         costs = f"{row['cost']:.2f} | {row['cpu_s_per_1000_images']:.1f}"
-        lines.append(f"| {budget} | {model} | {calls} | {listed} | {way.order} | {costs} |")
+        order = f"{way.order}, η = {way.eta:g}" if way.eta else way.order
+        lines.append(f"| {budget} | {model} | {calls} | {listed} | {order} | {costs} |")
     return "\n".join(lines)
 
 
