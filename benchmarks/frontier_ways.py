@@ -133,8 +133,8 @@ def _stages(budget: int) -> Iterator[Way]:
     """Of a pyramidal flow: shares of calls at each resolution, the coarsest first, at uniform times of each stage."""
     stages = process_of(PYRAMID).stages  # type: ignore[attr-defined]
     of_call = [in_calls(PYRAMID, (1, side, side), (1, side, side)) for side in (8, 16, 32)]
-    shares = ((4, 2, 1), (2, 1, 1), (3, 2, 1), (1, 1, 1), (8, 4, 1))
-    for share in shares if budget <= FEW else shares[:2]:
+    shares = ((8, 4, 1), (4, 2, 1), (2, 1, 1), (3, 2, 1), (1, 1, 1))
+    for share in shares if budget <= FEW else shares[:3]:
         unit = budget / sum(number * price for number, price in zip(share, of_call, strict=True))
         calls = [max(1, math.floor(unit * number + 1e-9)) for number in share]
         pieces = zip(reversed(list(pairwise(stages.knots))), calls, strict=True)
