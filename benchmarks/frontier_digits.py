@@ -267,30 +267,31 @@ def samplers_table(rows: list[dict[str, Any]]) -> str:
 
 
 def plot(rows: list[dict[str, Any]]) -> None:
-    """Distance against cost, with intervals."""
+    """Distance against cost, with intervals; corrected where that helps."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained", sharey=True)
-    shown = [key for key in LABELS if not key[2]]
+    shown = [key for key in LABELS if not key[2] or key[0] == BLURRING]
     costs = {
         "cost": ("budget in calls of DDPM", BUDGETS),
         "cpu_s_per_1000_images": ("s per 1000 digits, one core", (5, 10, 20, 50, 100, 200)),
     }
     for axis, (cost_of, (label, ticks)) in zip(axes, costs.items(), strict=True):
         for index, key in enumerate(shown):
+            label, line = (f"{key[0]}, corrected", "o--") if key[2] else (LABELS[key], "o-")
             mine = [row for budget in BUDGETS if (row := find(rows, key, budget))]
             if mine:
                 x, low, high = ([row[cost_of] for row in mine], *zip(*(row["interval"] for row in mine), strict=True))
                 axis.fill_between(x, low, high, color=f"C{index}", alpha=0.15, linewidth=0)
-                axis.plot(x, [row["frechet"] for row in mine], "o-", ms=3, color=f"C{index}", label=LABELS[key])
+                axis.plot(x, [row["frechet"] for row in mine], line, ms=3, color=f"C{index}", label=label)
         axis.set(xscale="log", yscale="log", xlabel=label)
         axis.set_xticks(ticks, labels=map(str, ticks))
         axis.set_xticks([], minor=True)
         axis.grid(alpha=0.3)
-    axes[0].set_yticks([0.5, 1, 2, 4, 8], labels=["0.5", "1", "2", "4", "8"])
+    axes[0].set_yticks(ticks := [0.5, 1, 2, 4, 8, 16, 32, 64], labels=[f"{tick:g}" for tick in ticks])
     axes[0].set_yticks([], minor=True)
     axes[0].set_ylabel("Fréchet distance (classifier features)")
     axes[1].legend()
@@ -314,7 +315,8 @@ def pictures() -> None:
     for line, model in zip(axes, shown, strict=True):
         for axis, budget in zip(line, budgets, strict=True):
             axis.imshow(plt.imread(drawn[model].with_stem(cell(budget, "time", False))), cmap="gray")
-            axis.set(title=f"{model}, {budget} calls' worth", xticks=[], yticks=[])
+            axis.set_title(f"{LABELS[model, 'time', False].split(',')[0]}, {budget} calls' worth", fontsize="medium")
+            axis.set(xticks=[], yticks=[])
     figure.savefig(IMAGES / "frontier_digits_samples.png", dpi=100)
     plt.close(figure)
 
