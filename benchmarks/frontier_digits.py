@@ -207,33 +207,31 @@ def collect(real: Tensor) -> list[dict[str, Any]]:
 
 
 LABELS = {
-    (DDPM, "time", False): "DDPM",
-    (DDPM, "time", True): "corrected",
-    (SSD, "time", False): "SSD, equal time",
-    (SSD, "time", True): "corrected",
-    (SSD, "steps", False): "SSD, equal steps",
-    (SSD, "steps", True): "corrected",
-    (BLURRING, "time", False): "Blurring Diffusion",
-    (BLURRING, "time", True): "corrected",
-    (PYRAMID, "time", False): "Pyramidal Flow",
+    (DDPM, "time"): "DDPM",
+    (SSD, "time"): "SSD, equal time",
+    (SSD, "steps"): "SSD, equal steps",
+    (BLURRING, "time"): "Blurring Diffusion",
+    (PYRAMID, "time"): "Pyramidal Flow",
 }
 
 
-def find(rows: list[dict[str, Any]], key: tuple[str, str, bool], budget: int) -> dict[str, Any] | None:
+def find(rows: list[dict[str, Any]], key: tuple[str, str], budget: int, corrected: bool) -> dict[str, Any] | None:
     for row in rows:
-        if (row["model"], row["trained"], row["corrected"]) == key and row["budget"] == budget:
+        if (row["model"], row["trained"], row["corrected"]) == (*key, corrected) and row["budget"] == budget:
             return row
     return None
 
 
-def distances_table(rows: list[dict[str, Any]]) -> str:
+def distances_table(rows: list[dict[str, Any]], corrected: bool) -> str:
     """The distance for each budget, and half of its interval."""
-    shown = [key for key in LABELS if any(find(rows, key, budget) for budget in BUDGETS)]
-    lines = ["| budget | " + " | ".join(LABELS[key] for key in shown) + " |", "|---" * (1 + len(shown)) + "|"]
-    for budget in BUDGETS:
+    mine = [row for row in rows if row["corrected"] == corrected]
+    shown = [key for key in LABELS if any((row["model"], row["trained"]) == key for row in mine)]
+    first = "corrected" if corrected else "budget"
+    lines = [f"| {first} | " + " | ".join(LABELS[key] for key in shown) + " |", "|---" * (1 + len(shown)) + "|"]
+    for budget in sorted({row["budget"] for row in mine}):
         cells = []
         for key in shown:
-            row = find(rows, key, budget)
+            row = find(rows, key, budget, corrected)
             if row is None:
                 cells.append("–")
                 continue
@@ -248,7 +246,7 @@ def samplers_table(rows: list[dict[str, Any]]) -> str:
     """What was chosen for each budget, and what it costs."""
     lines = ["| budget | model | calls | times | order | in calls of DDPM | s per 1000 digits |", "|---" * 7 + "|"]
     for budget, model in product(BUDGETS, MODELS):
-        row = find(rows, (model, "time", False), budget)
+        row = find(rows, (model, "time"), budget, False)
         if row is None:
             continue
         way, sides = way_of(row), Counter[int]()
@@ -274,20 +272,21 @@ def plot(rows: list[dict[str, Any]]) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained", sharey=True)
-    shown = [key for key in LABELS if not key[2] or key[0] == BLURRING]
+    shown = [*product(LABELS, (False,)), ((BLURRING, "time"), True)]
     costs = {
         "cost": ("budget in calls of DDPM", BUDGETS),
         "cpu_s_per_1000_images": ("s per 1000 digits, one core", (5, 10, 20, 50, 100, 200)),
     }
-    for axis, (cost_of, (label, ticks)) in zip(axes, costs.items(), strict=True):
-        for index, key in enumerate(shown):
-            label, line = (f"{key[0]}, corrected", "o--") if key[2] else (LABELS[key], "o-")
-            mine = [row for budget in BUDGETS if (row := find(rows, key, budget))]
+    for axis, (cost_of, (name, ticks)) in zip(axes, costs.items(), strict=True):
+        for key, corrected in shown:
+            color, label = f"C{list(LABELS).index(key)}", LABELS[key] + ", corrected" * corrected
+            mine = [row for budget in BUDGETS if (row := find(rows, key, budget, corrected))]
             if mine:
                 x, low, high = ([row[cost_of] for row in mine], *zip(*(row["interval"] for row in mine), strict=True))
-                axis.fill_between(x, low, high, color=f"C{index}", alpha=0.15, linewidth=0)
-                axis.plot(x, [row["frechet"] for row in mine], line, ms=3, color=f"C{index}", label=label)
-        axis.set(xscale="log", yscale="log", xlabel=label)
+                axis.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+                style = "o--" if corrected else "o-"
+                axis.plot(x, [row["frechet"] for row in mine], style, ms=3, color=color, label=label)
+        axis.set(xscale="log", yscale="log", xlabel=name)
         axis.set_xticks(ticks, labels=map(str, ticks))
         axis.set_xticks([], minor=True)
         axis.grid(alpha=0.3)
@@ -315,7 +314,7 @@ def pictures() -> None:
     for line, model in zip(axes, shown, strict=True):
         for axis, budget in zip(line, budgets, strict=True):
             axis.imshow(plt.imread(drawn[model].with_stem(cell(budget, "time", False))), cmap="gray")
-            axis.set_title(f"{LABELS[model, 'time', False].split(',')[0]}, {budget} calls' worth", fontsize="medium")
+            axis.set_title(f"{LABELS[model, 'time'].split(',')[0]}, {budget} calls' worth", fontsize="medium")
             axis.set(xticks=[], yticks=[])
     figure.savefig(IMAGES / "frontier_digits_samples.png", dpi=100)
     plt.close(figure)
@@ -342,7 +341,7 @@ def report(digits: Digits) -> None:
         "tried with another seed": choices,
     }
     RESULTS.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    write_table(PAGE, "frontier-digits", distances_table(rows))
+    write_table(PAGE, "frontier-digits", distances_table(rows, False) + "\n\n" + distances_table(rows, True))
     write_table(PAGE, "frontier-digits-samplers", samplers_table(rows))
     plot(rows)
     pictures()
