@@ -153,7 +153,7 @@ def draw_all(model: str, seed: int, budgets: Sequence[int], digits: Digits) -> N
     for budget, what, corrected in product(budgets, ("time", "steps"), (False, True)):
         if what == "steps" and model != SSD:
             continue
-        if corrected and (model == PYRAMID or (model != BLURRING and budget > FEW)):  # where it does harm
+        if corrected and (model == PYRAMID or (model != BLURRING and budget > FEW)):  # jumps have none; or it does harm
             continue
         draw_one(model, seed, budget, what, corrected, digits)
 

@@ -25,7 +25,7 @@ from lineardiffusion.lab.joint import Joint, Name, Terms
 from lineardiffusion.lab.marginals import Marginals
 from lineardiffusion.lab.matrices import plus, times, transposed
 from lineardiffusion.operators.orthogonal import OrthogonalRows
-from lineardiffusion.operators.scalar import Scaled
+from lineardiffusion.operators.scalar import without_scale
 from lineardiffusion.samplers import Estimate, HeunSampler, Sampler, SharedNoiseSampler
 from lineardiffusion.samplers.extrapolation import Extrapolation
 from lineardiffusion.samplers.heun import heun_weight
@@ -160,7 +160,7 @@ class Recursion:
             gain, variance = isotropic_kernel(sigma_s, sigma_t, self.eta, carried=True)
             return torch.where(degradation < 0, -1.0, 1.0) * gain(values), variance(values)
         here, there, operator = self.marginals.frame(t), self.marginals.frame(s), process.degradation(s, t)
-        if isinstance(operator.operator if isinstance(operator, Scaled) else operator, OrthogonalRows):
+        if isinstance(without_scale(operator), OrthogonalRows):
             # R Rᵀ = c² I, and M is a multiple of R.
             c, kernel = operator.norm(), isotropic_kernel(sigma_s, sigma_t, self.eta)
             values = torch.tensor([0.0, prepared.operator.norm() ** 2], dtype=torch.float64)

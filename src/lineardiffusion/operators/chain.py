@@ -15,7 +15,7 @@ from lineardiffusion.operators.base import LinearOperator, apply_each
 from lineardiffusion.operators.composed import Composed
 from lineardiffusion.operators.dense import Matrix
 from lineardiffusion.operators.memory import held_bytes, parts_of
-from lineardiffusion.operators.scalar import Identity, Scaled
+from lineardiffusion.operators.scalar import Identity, without_scale
 
 # What the products of a chain may hold beside its steps, factorisations included; and what each of them is charged at
 # least, since what has no numbers is an object all the same.
@@ -171,7 +171,7 @@ class OperatorChain:
         # Of M_{1:t} some are kept on the way to the others.
         self._stride = math.isqrt(len(self._steps)) + 1
         # Products of matrices take longer than applications: worth it where all of them can be kept.
-        self._dense_bytes = held_bytes([step for step in map(_without_scale, self._steps) if isinstance(step, Matrix)])
+        self._dense_bytes = held_bytes([step for step in map(without_scale, self._steps) if isinstance(step, Matrix)])
 
     def __getstate__(self) -> dict[str, object]:
         return {"_steps": self._steps}
@@ -181,10 +181,6 @@ class OperatorChain:
         self._clear()
 
 
-def _without_scale(operator: LinearOperator) -> LinearOperator:
-    return operator.operator if isinstance(operator, Scaled) else operator
-
-
 def _count_factors(operator: LinearOperator) -> int:
-    inner = _without_scale(operator)
+    inner = without_scale(operator)
     return len(inner.factors) if isinstance(inner, Composed) else 1

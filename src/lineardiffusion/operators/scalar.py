@@ -114,6 +114,11 @@ class Scaled(LinearOperator):
         return column(torch.tensor([op.scale for op in operators], dtype=torch.float64), y) * y
 
 
+def without_scale(operator: LinearOperator) -> LinearOperator:
+    """A of M = scale · A; M itself where it has no scale."""
+    return operator.operator if isinstance(operator, Scaled) else operator
+
+
 @rule("transpose", Identity)
 def _transpose_identity(operator: Identity) -> LinearOperator:
     return operator

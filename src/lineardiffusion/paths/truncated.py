@@ -124,9 +124,7 @@ class truncated(Levelled):
         if self._function is None:
             return self._resizes.get((fine, coarse), lambda: scale * Truncation(basis, shape))
         left = scale * ratio(self._kept_gains(t, coarse), self._kept_gains(s, coarse))
-        if fine == coarse:
-            return self.filter(t, left)
-        return TruncatedFilter(basis, shape, left) if left.ndim else float(left) * Truncation(basis, shape)
+        return self.filter(t, left) if fine == coarse else TruncatedFilter(basis, shape, left)
 
     def apply_each(self, times: Tensor, x: Tensor) -> Tensor:
         filters = [self._filters.get(t, lambda t=t: self.between(0, t)) for t in times.tolist()]  # type: ignore[misc]
