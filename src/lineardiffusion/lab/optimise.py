@@ -251,14 +251,19 @@ class _Search:
             for (shape, n), there in zip(used, below, strict=True)
         )
 
-    def filled(self, coarse: Sequence[int]) -> tuple[int, ...] | None:
-        """These calls of coarse levels and as many at full size as the budget allows."""
-        room, each = self.budget - self.cost([*coarse, 1]), self.of_call(self.shapes[0], self.shapes[0])
-        return None if room < -1e-9 * self.budget else (*coarse, 1 + int(room / each + 1e-9))
+    def filled(self, calls: Sequence[int], level: int) -> tuple[int, ...] | None:
+        """These calls, but at one level as many as the budget allows; None where they alone cost more, or there are
+        none."""
+        shape = self.shapes[len(self.shapes) - 1 - level]
+        with_one = (*calls[:level], 1, *calls[level + 1 :])
+        room = (self.budget - self.cost(with_one)) / self.of_call(shape, shape)
+        n = 1 + math.floor(room + 1e-9)
+        found = (*calls[:level], max(n, 0), *calls[level + 1 :])
+        return found if any(found) and (n > 0 or self.cost(found) <= self.budget) else None
 
     def without_levels(self) -> _Plan:
         """Evenly spaced calls at full size."""
-        calls = self.filled([0] * (len(self.shapes) - 1))
+        calls = self.filled([0] * len(self.shapes), len(self.shapes) - 1)
         if calls is None:
             least = self.of_call(self.shapes[0], self.shapes[0])
             raise ValueError(f"budget: expected at least {least:.6g}, the cost of one call, got {self.budget:.6g}")
@@ -310,16 +315,22 @@ class _Search:
     def scaled(self, plan: _Plan) -> _Plan | None:
         """A plan of another budget, with more or fewer calls of all levels."""
         share = self.budget / self.cost(plan.calls)
-        calls = self.filled([max(1, round(share * n)) if n else 0 for n in plan.calls[:-1]])
+        calls = self.filled([max(1, round(share * n)) if n else 0 for n in plan.calls], len(plan.calls) - 1)
         return None if calls is None else plan.with_calls(calls)
 
     def neighbours(self, plan: _Plan) -> Iterator[_Plan]:
-        """Plans with a call or some more or fewer at one of the coarse levels, or without it."""
-        *coarse, _ = plan.calls
-        for level, n in enumerate(coarse if any(coarse) else []):
+        """Plans with levels that have a call or some more or fewer at one of the resolutions, or none, and at another
+        as many as there then is room for."""
+        if not any(plan.calls[:-1]):
+            return
+        found = {plan.calls}
+        for level, other in itertools.permutations(range(len(plan.calls)), 2):
+            n = plan.calls[level]
             for change in sorted({1, -1, n // 8, -(n // 8), n // 3, -(n // 3), -n, 2 if n < 2 else 0} - {0}):
-                calls = self.filled([*coarse[:level], n + change, *coarse[level + 1 :]]) if n + change >= 0 else None
-                if calls is not None:
+                changed = (*plan.calls[:level], n + change, *plan.calls[level + 1 :])
+                calls = self.filled(changed, other) if n + change >= 0 else None
+                if calls is not None and calls not in found:
+                    found.add(calls)
                     yield plan.with_calls(calls)
 
     def made(self, plan: _Plan) -> tuple[LinearDiffusion, list[float]]:
