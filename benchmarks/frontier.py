@@ -5,7 +5,8 @@
 By `ld.lab.optimise`, whose errors are exact: on power-law spectra (1 + |k|)^{−p} and on the covariance of 10 000 digits
 of 32 × 32 pixels. A budget is counted in calls of a network at full size; a call costs the mean of the shares of pixels
 that it reads and writes. Some chains of budgets side by side, each on one core; what is finished is kept in
-runs/benchmark-frontier and not done again. `--report` makes the table and the figure of what is there.
+runs/benchmark-frontier and not done again. `--report` makes the tables and the figures of what is there, and of what
+the results have of the rest.
 
 Writes results/frontier.json, docs/images/frontier.png and the tables in docs/frontier.md.
 """
@@ -18,6 +19,7 @@ import math
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.runs import run_on_one_core, slug, write_table
+from benchmarks.runs import rows_by, run_on_one_core, slug, write_table
 from benchmarks.small_models import digits
 from benchmarks.timing import environment
 
@@ -45,27 +47,25 @@ JOBS: dict[tuple[str, str], tuple[int, ...]] = {
     ("power 2, side 64", "DDPM"): CHEAP,
     ("power 2, side 64", "DDPM, first order"): ALL,
     ("power 2, side 64", "Haar, 3 levels, first order"): (*MOST, 15, 25),
+    ("power 2, side 64", "Haar, 3 levels"): (2, 3, 4, 5, 7, 10, 15),
     ("digits", "DDPM"): (2, 3, 4, 5, 7),
     ("digits", "DDPM, first order"): CHEAP,
     ("digits", "Haar, 3 levels, first order"): MOST,
-    ("digits", "Blurring Diffusion, first order"): (3, 5, 7, 10),
     ("digits", "Haar, 3 levels"): MOST,
-    ("power 2, side 64", "Haar, 3 levels"): (2, 3, 4, 5, 7, 10, 15),
-    ("power 3, side 64", "DDPM"): (3, 5, 10),
-    ("power 3, side 64", "DDPM, first order"): CHEAP,
+    ("digits", "Blurring Diffusion, first order"): (3, 5, 7, 10),
+    ("power 3, side 64", "DDPM"): FEW,
+    ("power 3, side 64", "DDPM, first order"): (*CHEAP, 50),
     ("power 3, side 64", "Haar, 3 levels, first order"): FEW,
     ("power 2, side 32", "DDPM, first order"): CHEAP,
     ("power 2, side 32", "Haar, 3 levels, first order"): FEW,
-    ("power 2, side 128", "DDPM, first order"): (2, 3, 5, 7, 10, 15),
-    ("power 2, side 128", "Haar, 3 levels, first order"): (3, 5),
-    ("power 2, side 256", "DDPM, first order"): (3, 5, 7, 10, 15),
-    ("power 2, side 256", "Haar, 3 levels, first order"): (3, 5),
-    ("power 2, side 1024", "DDPM, first order"): (5, 10, 15),
-    ("power 2, side 1024", "Haar, 3 levels, first order"): (5,),
     ("power 2, side 32", "bilinear, 3 levels, first order"): (3, 5),
     ("power 2, side 32", "Haar, 3 levels, corrected, first order"): (3, 5),
     ("power 2, side 32", "bilinear, 3 levels, corrected, first order"): (3,),
 }
+SIDES, POWERS = (64, 128, 256, 512, 1024), (2, 3)
+for data, levels in product((f"power {power}, side {side}" for power in POWERS for side in SIDES[1:]), (3, 5)):
+    JOBS[data, "DDPM, first order"] = (*CHEAP, 50)
+    JOBS[data, f"Haar, {levels} levels, first order"] = (3, 5)
 SHOWN = ("power 2, side 64", "power 3, side 64", "digits")
 
 
@@ -262,8 +262,12 @@ def main() -> None:
     if not arguments.report:
         with ThreadPoolExecutor(arguments.cores) as pool:
             list(pool.map(lambda job: launch(*job, arguments.data), JOBS))
-    files = [folder_of(*job) / f"{budget}.json" for job, budgets in JOBS.items() for budget in budgets]
-    rows = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+    points = [(*job, budget) for job, budgets in JOBS.items() for budget in budgets]
+    found = rows_by(RESULTS, "data", "path", "budget")
+    for data, name, budget in points:
+        if (file := folder_of(data, name) / f"{budget}.json").exists():
+            found[data, name, budget] = json.loads(file.read_text(encoding="utf-8"))
+    rows = [found[point] for point in points if point in found]
     for row in rows:
         if row["data"] == "power 2, side 64" and row["path"].startswith("DDPM") and row["budget"] <= 25:
             row["elsewhere"] = elsewhere(row)

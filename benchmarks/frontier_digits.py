@@ -8,7 +8,7 @@ floating-point operations. For each the sampler is the best of some with the net
 change, the calls at each resolution, orders. What is reported is drawn by the networks of three other seeds, 2000
 digits each, with that sampler, and with residuals corrected (`ld.calibrate`) but for many calls, where it does harm: of
 levels at the change of size, of the others at all steps. What is finished is kept in runs/benchmark-frontier-digits and
-not done again; `--report` makes the table and the figures of what is there.
+not done again; `--report` makes the tables and the figures of what is there, and of what the results have of the rest.
 
 Writes results/frontier_digits.json, docs/images/frontier_digits*.png and the tables in docs/frontier.md.
 """
@@ -23,7 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from benchmarks import levels
 from benchmarks.frontier_training import BLURRING, DDPM, PYRAMID, SSD, STEPS, network_of, train
 from benchmarks.frontier_ways import FEW, Way, calls_of, cost, sampler_of, tried
 from benchmarks.levels_report import distance
-from benchmarks.runs import run_on_one_core, slug, timed_draws, write_table
+from benchmarks.runs import rows_by, run_on_one_core, slug, timed_draws, write_table
 from benchmarks.timing import environment
 from examples.experiment.runs import find_checkpoint, load_denoiser
 from examples.train import fit
@@ -117,6 +117,21 @@ def choice_of(model: str, budget: int) -> Path:
     return RUNS / f"{slug(model)}-chosen" / f"{budget}.json"
 
 
+@cache
+def results() -> dict[str, Any]:
+    """Those that are committed, for what is not in the runs at hand."""
+    found: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
+    return found
+
+
+def choices(model: str, budget: int) -> list[dict[str, Any]]:
+    """The samplers that were tried for a budget, the best first."""
+    path = choice_of(model, budget)
+    before = results()["tried with another seed"].get(f"{model}, {budget}", [])
+    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else before
+    return found
+
+
 def choose(model: str, budgets: Sequence[int], digits: Digits) -> None:
     """The best sampler for each budget with the networks of the seed that is not reported."""
     network, real = trained(model, CHOOSING, "time"), digits.real()
@@ -141,7 +156,7 @@ def way_of(row: dict[str, Any]) -> Way:
 
 
 def chosen(model: str, budget: int) -> Way:
-    return way_of(json.loads(choice_of(model, budget).read_text(encoding="utf-8"))[0])
+    return way_of(choices(model, budget)[0])
 
 
 def cell(budget: int, what: str, corrected: bool) -> str:
@@ -180,30 +195,29 @@ def draw_one(model: str, seed: int, budget: int, what: str, corrected: bool, dig
 
 
 def collect(real: Tensor) -> list[dict[str, Any]]:
-    """A row for each model, budget, kind of training and correction, over the seeds that have it."""
-    rows = []
-    for model, budget, what, corrected in product(MODELS, BUDGETS, ("time", "steps"), (False, True)):
-        if not choice_of(model, budget).exists():
+    """A row for each model, budget, kind of training and correction, over the seeds that have it; the committed one
+    where that has more of them."""
+    rows, before = [], rows_by(RESULTS, "model", "budget", "trained", "corrected")
+    for key in product(MODELS, BUDGETS, ("time", "steps"), (False, True)):
+        model, budget, what, corrected = key
+        if not choices(model, budget):
             continue
         name, way = cell(budget, what, corrected), chosen(model, budget)
         seeds = [seed for seed in SEEDS if is_of(folder_of(model, seed) / f"{name}.json", way)]
-        if not seeds:
-            continue
-        kept = [json.loads((folder_of(model, seed) / f"{name}.json").read_text(encoding="utf-8")) for seed in seeds]
-        features = [torch.from_numpy(np.load(folder_of(model, seed) / f"{name}.npy")).double() for seed in seeds]
-        rows.append(
-            {
-                "model": model,
-                "budget": budget,
-                "trained": what,
-                "corrected": corrected,
-                "seeds": seeds,
-                **kept[0],
-                "cpu_s_per_1000_images": round(statistics.fmean(row["cpu_s_per_1000_images"] for row in kept), 2),
-                **distance(features, real),
-            }
-        )
+        if key in before and way_of(before[key]) == way and len(before[key]["seeds"]) > len(seeds):
+            rows.append(before[key])
+        elif seeds:
+            named = dict(zip(("model", "budget", "trained", "corrected"), key, strict=True))
+            rows.append({**named, "seeds": seeds, **measured(name, [folder_of(model, seed) for seed in seeds], real)})
     return rows
+
+
+def measured(name: str, folders: Sequence[Path], real: Tensor) -> dict[str, Any]:
+    """How far a cell is from the images, over the networks in some folders, and what it costs."""
+    cells = [json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for folder in folders]
+    features = [torch.from_numpy(np.load(folder / f"{name}.npy")).double() for folder in folders]
+    seconds = round(statistics.fmean(row["cpu_s_per_1000_images"] for row in cells), 2)
+    return {**cells[0], "cpu_s_per_1000_images": seconds, **distance(features, real)}
 
 
 LABELS = {
@@ -328,17 +342,13 @@ def report(digits: Digits) -> None:
         for model, seed in product(MODELS, (*SEEDS, CHOOSING))
         if (folder_of(model, seed) / "training.json").exists()
     }
-    choices = {
-        f"{model}, {budget}": json.loads(choice_of(model, budget).read_text(encoding="utf-8"))
-        for model, budget in product(MODELS, BUDGETS)
-        if choice_of(model, budget).exists()
-    }
+    tried_before = {f"{model}, {budget}": choices(model, budget) for model, budget in product(MODELS, BUDGETS)}
     content = {
         "environment": environment("einops"),
         "held_out": held_out,
-        "training": training,
+        "training": {**results()["training"], **training},
         "rows": rows,
-        "tried with another seed": choices,
+        "tried with another seed": {name: rows for name, rows in tried_before.items() if rows},
     }
     RESULTS.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     write_table(PAGE, "frontier-digits", distances_table(rows, False) + "\n\n" + distances_table(rows, True))

@@ -60,6 +60,8 @@ _REACH, _STEEPNESS = 1.0, 20.0
 _SHARES = (0.1, 1.0)
 # Of the plans with a few calls elsewhere, how many are searched further, the best as they are; and for how long.
 _POLISHED, _LOOKED_AT = 2, 4
+# Of what is found for each order, with levels and without, how many are searched with more numbers.
+_REFINED = 2
 
 
 @dataclass(frozen=True)
@@ -404,18 +406,17 @@ class _Search:
                 return plan
 
     def best(self, orders: Sequence[int], start: _Plan | None) -> Optimum:
-        """Calls are moved at the highest order, and stay where they are for the others."""
-        highest = max(orders)
-        plan = self.descended(self.without_levels(), highest)
-        starts = [self.with_levels(plan, share) for share in _SHARES] if len(self.shapes) > 1 else []
-        starts += [] if start is None else [self.scaled(start)]
-        levelled = [self.descended(other, highest) for other in starts if other is not None]
-        plans = [plan, *sorted(levelled, key=lambda other: self.error(other, highest))[:1]]
+        """Of each order the best with levels and the best without."""
         found = []
-        for plan in plans:
-            tried = [(plan if order == highest else self.polished(plan, order), order) for order in orders]
-            plan, order = min(tried, key=lambda each: self.error(*each))
-            found.append((self.polished(plan.refined(), order, with_eta=True), order))
+        for order in orders:
+            plan = self.descended(self.without_levels(), order)
+            starts = [self.with_levels(plan, share) for share in _SHARES] if len(self.shapes) > 1 else []
+            starts += [] if start is None else [self.scaled(start)]
+            levelled = [self.descended(other, order) for other in starts if other is not None]
+            levelled.sort(key=lambda other: self.error(other, order))
+            found += [(each, order) for each in (plan, *levelled[:1])]
+        found.sort(key=lambda each: self.error(*each))
+        found = [(self.polished(plan.refined(), order, with_eta=True), order) for plan, order in found[:_REFINED]]
         plan, order = min(found, key=lambda each: self.error(*each))
         process, times = self.made(plan)
         report = evaluate(process, self.covariance, self.mean, "ddim", plan.eta, times, self.correction, order=order)
