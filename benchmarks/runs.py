@@ -33,6 +33,13 @@ def kept_result(script: str, arguments: list[str], folder: Path) -> dict[str, An
     return result
 
 
+def rows_by(results: Path, *keys: str) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """The rows of a results file by what they have under some keys: where runs are not at hand, a report goes on from
+    them."""
+    rows = json.loads(results.read_text(encoding="utf-8"))["rows"] if results.exists() else []
+    return {tuple(row[key] for key in keys): row for row in rows}
+
+
 def run_on_one_core(script: str, arguments: list[str], folder: Path) -> None:
     """Run a script in a process of its own with --folder, where log.txt says what it printed."""
     folder.mkdir(parents=True, exist_ok=True)
