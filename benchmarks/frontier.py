@@ -8,7 +8,7 @@ that it reads and writes. Some chains of budgets side by side, each on one core;
 runs/benchmark-frontier and not done again. `--report` makes the tables and the figures of what is there, and of what
 the results have of the rest.
 
-Writes results/frontier.json, docs/images/frontier.png and the tables in docs/frontier.md.
+Writes results/frontier.json, docs/images/frontier*.png and the tables in docs/frontier.md.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from lineardiffusion.paths import Path as DiffusionPath
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "benchmark-frontier"
 RESULTS = ROOT / "benchmarks" / "results" / "frontier.json"
-PAGE, PICTURE = ROOT / "docs" / "frontier.md", ROOT / "docs" / "images" / "frontier.png"
+PAGE, IMAGES = ROOT / "docs" / "frontier.md", ROOT / "docs" / "images"
 FIRST = "first order"  # a search among samplers of first order alone
 CORRECTED = "corrected"
 CHEAP, ALL, MOST, FEW = (2, 3, 4, 5, 7, 10, 15, 25), (2, 3, 4, 5, 7, 10, 15, 25, 50, 100), (2, 3, 5, 7, 10), (3, 5, 10)
@@ -62,10 +62,11 @@ JOBS: dict[tuple[str, str], tuple[int, ...]] = {
     ("power 2, side 32", "Haar, 3 levels, corrected, first order"): (3, 5),
     ("power 2, side 32", "bilinear, 3 levels, corrected, first order"): (3,),
 }
-SIDES, POWERS = (64, 128, 256, 512, 1024), (2, 3)
-for data, levels in product((f"power {power}, side {side}" for power in POWERS for side in SIDES[1:]), (3, 5)):
+# As images grow, with as many levels and with more.
+SIDES, POWERS, LEVELS, GROWING = (64, 128, 256, 512, 1024), (2, 3), (3, 5), (3, 5)
+for data, levels in product((f"power {power}, side {side}" for power in POWERS for side in SIDES[1:]), LEVELS):
     JOBS[data, "DDPM, first order"] = (*CHEAP, 50)
-    JOBS[data, f"Haar, {levels} levels, first order"] = (3, 5)
+    JOBS[data, f"Haar, {levels} levels, first order"] = GROWING
 SHOWN = ("power 2, side 64", "power 3, side 64", "digits")
 
 
@@ -200,6 +201,26 @@ def table(rows: list[dict[str, Any]], data: str) -> str:
     return "\n".join(lines)
 
 
+def with_size(rows: list[dict[str, Any]], power: int, side: int, name: str, budget: int) -> dict[str, Any] | None:
+    found = [row for row in of(rows, f"power {power}, side {side}", name) if row["budget"] == budget]
+    return found[0] if found else None
+
+
+def sizes_table(rows: list[dict[str, Any]]) -> str:
+    """The error for a few calls at each size of images, and DDPM's budget for the same error over that of levels."""
+    lines = [f"| pixels | | {' | '.join(map(str, SIDES))} |", "|---" * (2 + len(SIDES)) + "|"]
+    names = [f"DDPM, {FIRST}", *(f"Haar, {levels} levels, {FIRST}" for levels in LEVELS)]
+    for power, budget, name in product(POWERS, GROWING, names):
+        cells = []
+        for side in SIDES:
+            row = with_size(rows, power, side, name, budget)
+            ratio = saved(rows, row) if row and "levels" in name else None
+            notes = "" if ratio is None else f" (×{ratio:.2f})"
+            cells.append("–" if row is None else f"{row['relative_w2']:.2g}{notes}")
+        lines.append(f"| power {power}, {budget} calls | {name.removesuffix(', ' + FIRST)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def transferred(rows: list[dict[str, Any]]) -> str:
     """Errors of DDPM's samplers on other spectra, beside those on the one they were made for."""
     known = [row for row in rows if "elsewhere" in row]
@@ -243,7 +264,26 @@ def plot(rows: list[dict[str, Any]]) -> None:
     axes[0].set_ylabel("W2 / √tr C")
     lines = {line.get_label(): line for axis in axes for line in axis.get_lines()}
     axes[1].legend(handles=list(lines.values()), loc="lower left")
-    figure.savefig(PICTURE, dpi=120)
+    figure.savefig(IMAGES / "frontier.png", dpi=120)
+    plt.close(figure)
+
+    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+    for (color, power), (marker, budget), (style, levels) in product(
+        zip(("C0", "C1"), POWERS, strict=True), zip("os", GROWING, strict=True), zip(("--", "-"), LEVELS, strict=True)
+    ):
+        name = f"Haar, {levels} levels, {FIRST}"
+        found = {side: with_size(rows, power, side, name, budget) for side in SIDES}
+        ratios = {side: saved(rows, row) for side, row in found.items() if row}
+        known = {side: ratio for side, ratio in ratios.items() if ratio is not None}
+        label = f"power {power}, {budget} calls, {levels} levels"
+        axis.loglog([*known], [*known.values()], marker=marker, ms=4, linestyle=style, color=color, label=label)
+    axis.set_xticks(SIDES, labels=map(str, SIDES))
+    axis.set_yticks(ticks := [1, 2, 3, 5, 7, 10], labels=map(str, ticks))
+    axis.tick_params(which="minor", length=0, labelleft=False, labelbottom=False)
+    axis.set(xlabel="pixels of a side", ylabel="DDPM's calls for the same error, over the budget")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize="small")
+    figure.savefig(IMAGES / "frontier_sizes.png", dpi=120)
     plt.close(figure)
 
 
@@ -273,7 +313,8 @@ def main() -> None:
             row["elsewhere"] = elsewhere(row)
     report = {"environment": environment("scipy"), "rows": rows}
     RESULTS.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    write_table(PAGE, "frontier", "\n\n".join(table(rows, data) for data in dict.fromkeys(row["data"] for row in rows)))
+    write_table(PAGE, "frontier", "\n\n".join(table(rows, data) for data in (*SHOWN, "power 2, side 32")))
+    write_table(PAGE, "frontier-sizes", sizes_table(rows))
     write_table(PAGE, "frontier-elsewhere", transferred(rows))
     plot(rows)
 

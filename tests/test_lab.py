@@ -589,6 +589,16 @@ def test_levels_are_used_where_they_help():
     assert sampler(2, seeds=[0, 1], progress=False).shape == (2, 1, 8)
 
 
+def test_calls_move_between_any_two_levels():
+    """What a level gives up goes to whichever other gains most: two calls' worth without the middle level, which moves
+    to and from full size alone do not come to."""
+    data, schedule = ld.lab.power_law((1, 16), 1.0), ld.schedules.vp()
+    best = ld.lab.optimise(ld.paths.pyramid((1, 16), 3, mode="haar"), schedule, data, 2, 1)
+    without = ld.lab.optimise(ld.paths.identity((1, 16)), schedule, data, 2, 1)
+    assert [best.process.shape(t)[-1] for t in best.times] == [4, 4, 16]
+    assert best.report.w2 < 0.8 * without.report.w2
+
+
 def test_the_optimum_of_a_process_with_steps():
     """Times of change are whole numbers there; a cost of one's own counts; what was found for one budget leads to that
     of another; and dense covariances are covariances."""
