@@ -58,6 +58,8 @@ _GAIN = 1e-3
 _REACH, _STEEPNESS = 1.0, 20.0
 # Shares of the noise's variance that levels do not know, in plans where a search begins.
 _SHARES = (0.1, 1.0)
+# Shares of the range of log-SNR that grids leave out at each of its ends, where a search begins.
+_ENDS = (0.0, 0.1, 0.2, 0.3, 0.4)
 # Of the plans with a few calls elsewhere, how many are searched further, the best as they are; and for how long.
 _POLISHED, _LOOKED_AT = 2, 4
 # Of what is found for each order, with levels and without, how many are searched with more numbers.
@@ -161,21 +163,24 @@ class _Plan:
     Attributes:
         calls: at each level, the coarsest first.
         eta: η.
-        below: how far the log-SNR of the last call is below that of the schedule's first time.
+        above: how far the log-SNR from which the second call is told is above that of the schedule's end, where the
+            first one is.
+        below: how far that of the last call is below that of the schedule's first time.
         densities: for each level that is used as many logarithms of distances between calls.
     """
 
     calls: tuple[int, ...]
     eta: float
+    above: float
     below: float
     densities: tuple[float, ...]
 
     def numbers(self) -> list[float]:
-        return [self.eta, self.below, *self.densities]
+        return [self.eta, self.above, self.below, *self.densities]
 
     def with_numbers(self, numbers: Sequence[float]) -> _Plan:
-        eta, below, *densities = numbers
-        return replace(self, eta=min(max(eta, 0.0), 1.0), below=max(below, 0.0), densities=tuple(densities))
+        eta, above, below, *densities = numbers
+        return _Plan(self.calls, min(max(eta, 0.0), 1.0), max(above, 0.0), max(below, 0.0), tuple(densities))
 
     def with_calls(self, calls: tuple[int, ...]) -> _Plan:
         """Other numbers of calls, as far from each other as these were at the same place of the trajectory."""
@@ -269,7 +274,7 @@ class _Search:
         if calls is None:
             least = self.of_call(self.shapes[0], self.shapes[0])
             raise ValueError(f"budget: expected at least {least:.6g}, the cost of one call, got {self.budget:.6g}")
-        return _Plan(calls, 0.0, 0.0, (0.0,) * _DENSITIES)
+        return _Plan(calls, 0.0, 0.0, 0.0, (0.0,) * _DENSITIES)
 
     def with_levels(self, plan: _Plan, share: float) -> _Plan | None:
         """A plan with the grid of one without levels, but with as many calls as the budget has room for, each at the
@@ -291,7 +296,7 @@ class _Search:
                 own = passed[[other == level for other in levels]]
                 slope, offset = np.polyfit(np.linspace(0, 1, len(own)), own, 1) if len(own) > 1 else (0.0, own[0])
                 densities += [offset, offset + slope]
-            found = _Plan(calls, 0.0, plan.below, tuple(np.clip(densities, -_DENSEST, _DENSEST).tolist()))
+            found = _Plan(calls, 0.0, plan.above, plan.below, tuple(np.clip(densities, -_DENSEST, _DENSEST).tolist()))
 
     def limits(self, share: float) -> list[float]:
         """For each level but that of full size, the log-SNR up to which what a state there does not know of one of full
@@ -350,10 +355,10 @@ class _Search:
         return LinearDiffusion(path, self.schedule), times
 
     def _log_snr(self, plan: _Plan) -> list[float]:
-        """Of the calls."""
-        start, end = self.range
+        """Of the calls, as if the first were where the distance to the second is told from."""
+        start, end = self.range[0] + plan.above, self.range[1] - plan.below
         passed = [0.0, *itertools.accumulate(map(math.exp, plan.log_distances()[1:]))]
-        return [start + (end - plan.below - start) * length / max(passed[-1], 1e-300) for length in passed]
+        return [start + (end - start) * length / max(passed[-1], 1e-300) for length in passed]
 
     # ------------------------------------------------------------------ search
 
@@ -382,7 +387,7 @@ class _Search:
             method="L-BFGS-B",
             bounds=[
                 (0.0, 1.0) if with_eta else (plan.eta, plan.eta),
-                (0.0, None),
+                *[(0.0, None)] * 2,
                 *[(-_DENSEST, _DENSEST) for _ in plan.densities],
             ],
             options={"maxiter": iterations, "ftol": _GAIN / 10, "eps": 1e-4},
@@ -390,9 +395,9 @@ class _Search:
         return plan.with_numbers(found.x.tolist())
 
     def descended(self, plan: _Plan, order: int) -> _Plan:
-        """A plan that neither numbers nor calls improve, from the best of some times of the last call."""
-        start, end = self.range
-        ends = [replace(plan, below=share * (end - start)) for share in (0.1, 0.2, 0.3, 0.4)]
+        """A plan that neither numbers nor calls improve, from the best of some places of its grid."""
+        whole = self.range[1] - self.range[0]
+        ends = [replace(plan, above=a * whole, below=b * whole) for a, b in itertools.product(_ENDS, _ENDS)]
         plan = self.polished(min([plan, *ends], key=lambda other: self.error(other, order)), order)
         while True:
             others = [other for other in self.neighbours(plan) if (other.calls, order) not in self._searched]
