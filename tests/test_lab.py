@@ -599,6 +599,15 @@ def test_calls_move_between_any_two_levels():
     assert best.report.w2 < 0.8 * without.report.w2
 
 
+def test_schedules_of_any_end_have_the_same_optimum():
+    """White schedules differ by the noise that they end with, from log-SNR −8 to −∞, and by the scale of x_t, which
+    first steps and the variance that is left out of x_T show a little of."""
+    path, data = ld.paths.identity((1, 8)), ld.lab.power_law((1, 8))
+    kinds = [ld.schedules.vp(), ld.schedules.flow(), ld.schedules.cosine(1000), ld.schedules.ve()]
+    errors = [ld.lab.optimise(path, kind, data, 3, 1).report.w2 for kind in kinds]
+    assert max(errors) < 1.06 * min(errors)
+
+
 def test_the_optimum_of_a_process_with_steps():
     """Times of change are whole numbers there; a cost of one's own counts; what was found for one budget leads to that
     of another; and dense covariances are covariances."""

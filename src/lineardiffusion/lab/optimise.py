@@ -1,9 +1,10 @@
 r"""The sampler with the least error that a budget allows.
 
-A sampler calls its network n_l times at each resolution l. Where the calls lie is told by a few numbers: the log-SNR of
-the last one, and at a few places of each resolution the logarithms of the distances between calls, which are
-interpolated between them. A resolution is left at the last of its calls. The numbers are found by a quasi-Newton method
-(SciPy's L-BFGS-B), the n_l by moving calls from one resolution to another as long as that helps.
+A sampler calls its network n_l times at each resolution l. Where the calls lie is told by a few numbers: the log-SNR
+where a grid begins and that of the last call, and at a few places of each resolution the logarithms of the distances
+between calls, which are interpolated between them. The first call is at the schedule's end, wherever that is. A
+resolution is left at the last of its calls. The numbers are found by a quasi-Newton method (SciPy's L-BFGS-B), the n_l
+by moving calls from one resolution to another as long as that helps.
 """
 
 from __future__ import annotations
@@ -163,9 +164,8 @@ class _Plan:
     Attributes:
         calls: at each level, the coarsest first.
         eta: η.
-        above: how far the log-SNR from which the second call is told is above that of the schedule's end, where the
-            first one is.
-        below: how far that of the last call is below that of the schedule's first time.
+        above: how far the log-SNR where the grid begins is above that of the schedule's end.
+        below: how far the log-SNR of the last call is below that of the schedule's first time.
         densities: for each level that is used as many logarithms of distances between calls.
     """
 
@@ -355,7 +355,7 @@ class _Search:
         return LinearDiffusion(path, self.schedule), times
 
     def _log_snr(self, plan: _Plan) -> list[float]:
-        """Of the calls, as if the first were where the distance to the second is told from."""
+        """Of the calls, the first one where the grid begins."""
         start, end = self.range[0] + plan.above, self.range[1] - plan.below
         passed = [0.0, *itertools.accumulate(map(math.exp, plan.log_distances()[1:]))]
         return [start + (end - start) * length / max(passed[-1], 1e-300) for length in passed]
