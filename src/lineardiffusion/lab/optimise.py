@@ -37,6 +37,7 @@ from lineardiffusion.lab.evaluate import Correction, evaluate, outcome
 from lineardiffusion.lab.frames import in_frame
 from lineardiffusion.lab.marginals import Marginals
 from lineardiffusion.lab.matrices import largest
+from lineardiffusion.lab.plans import DENSITIES, Plan
 from lineardiffusion.lab.report import Report
 from lineardiffusion.lab.spectra import OptimalDenoiser
 from lineardiffusion.operators.base import LinearOperator
@@ -48,8 +49,6 @@ from lineardiffusion.samplers import DDIMSampler
 from lineardiffusion.schedules import Schedule, changes_at
 from lineardiffusion.schedules.grids import log_snr_range
 
-# How many numbers tell how dense the calls are, in all resolutions together, while calls move between them.
-_DENSITIES = 4
 # ln of how much closer than others calls may be.
 _DENSEST = 6.0
 # An error that is not less by this share is no better.
@@ -87,7 +86,7 @@ class Optimum:
     correction: Correction
     report: Report
     cost: float
-    _plan: _Plan = field(repr=False)
+    _plan: Plan = field(repr=False)
 
     def sampler(self, denoiser: Denoiser, **settings: Any) -> DDIMSampler:
         """This sampler for a denoiser of its process; a correction needs `residual=ld.calibrate(…, steps=times)`."""
@@ -157,62 +156,6 @@ def optimise(
         return search.best(orders, None if start is None else start._plan)
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """A sampler in numbers.
-
-    Attributes:
-        calls: at each level, the coarsest first.
-        eta: η.
-        above: how far the log-SNR where the grid begins is above that of the schedule's end.
-        below: how far the log-SNR of the last call is below that of the schedule's first time.
-        densities: for each level that is used as many logarithms of distances between calls.
-    """
-
-    calls: tuple[int, ...]
-    eta: float
-    above: float
-    below: float
-    densities: tuple[float, ...]
-
-    def numbers(self) -> list[float]:
-        return [self.eta, self.above, self.below, *self.densities]
-
-    def with_numbers(self, numbers: Sequence[float]) -> _Plan:
-        eta, above, below, *densities = numbers
-        return _Plan(self.calls, min(max(eta, 0.0), 1.0), max(above, 0.0), max(below, 0.0), tuple(densities))
-
-    def with_calls(self, calls: tuple[int, ...]) -> _Plan:
-        """Other numbers of calls, as far from each other as these were at the same place of the trajectory."""
-        used = [n for n in calls if n]
-        if len(used) == sum(n > 0 for n in self.calls):
-            return replace(self, calls=calls)
-        return replace(self, calls=calls, densities=self._densities(used, max(2, _DENSITIES // len(used))))
-
-    def refined(self) -> _Plan:
-        """The same with twice as many numbers."""
-        used = [n for n in self.calls if n]
-        return replace(self, densities=self._densities(used, 2 * len(self.densities) // len(used)))
-
-    def _densities(self, used: Sequence[int], count: int) -> tuple[float, ...]:
-        """As many for each of the levels with these numbers of calls, of the same grid."""
-        before = self.log_distances()
-        starts = itertools.accumulate(used[:-1], initial=0)
-        places = np.concatenate(
-            [np.linspace(start, start + n - 1, count) for start, n in zip(starts, used, strict=True)]
-        )
-        return tuple(np.interp(places / sum(used), np.arange(len(before)) / len(before), before).tolist())
-
-    def log_distances(self) -> list[float]:
-        """Of each call from the one before it, up to a common term; the first is of no use."""
-        used = [n for n in self.calls if n]
-        count, result = len(self.densities) // len(used), []
-        for level, n in enumerate(used):
-            own = self.densities[level * count : (level + 1) * count]
-            result += np.interp(np.linspace(0, count - 1, n), range(count), own).tolist()
-        return result
-
-
 def _minimiser() -> Callable[..., Any]:
     try:
         from scipy.optimize import minimize
@@ -244,7 +187,7 @@ class _Search:
         self.budget, self.range, self._minimize = budget, log_snr_range(schedule), _minimiser()
         self._spread = math.sqrt(float(self.covariance.values.sum()))
         self.bar: Any = None  # of progress, where it is shown
-        self._errors: dict[tuple[_Plan, int], float] = {}
+        self._errors: dict[tuple[Plan, int], float] = {}
         self._searched: set[tuple[tuple[int, ...], int]] = set()  # numbers of calls and orders
 
     # ------------------------------------------------------------------ plans
@@ -268,21 +211,21 @@ class _Search:
         found = (*calls[:level], max(n, 0), *calls[level + 1 :])
         return found if any(found) and (n > 0 or self.cost(found) <= self.budget) else None
 
-    def without_levels(self) -> _Plan:
+    def without_levels(self) -> Plan:
         """Evenly spaced calls at full size."""
         calls = self.filled([0] * len(self.shapes), len(self.shapes) - 1)
         if calls is None:
             least = self.of_call(self.shapes[0], self.shapes[0])
             raise ValueError(f"budget: expected at least {least:.6g}, the cost of one call, got {self.budget:.6g}")
-        return _Plan(calls, 0.0, 0.0, 0.0, (0.0,) * _DENSITIES)
+        return Plan(calls, 0.0, 0.0, 0.0, (0.0,) * DENSITIES)
 
-    def with_levels(self, plan: _Plan, share: float) -> _Plan | None:
+    def with_levels(self, plan: Plan, share: float) -> Plan | None:
         """A plan with the grid of one without levels, but with as many calls as the budget has room for, each at the
         least size at which a state knows of one of full size all but a share of the noise's variance."""
         found, n, limits = None, 1, self.limits(share)
         while True:
             n += 1
-            grid = self._log_snr(replace(plan, calls=(*plan.calls[:-1], n)))
+            grid = replace(plan, calls=(*plan.calls[:-1], n)).log_snr(*self.range)
             # The first call of a level is where its detail begins to tell, and takes the place of one just before.
             grid = [x for x in grid if not any(limit - 0.5 < x <= limit for limit in limits)]
             grid = sorted({*grid, *(limit for limit in limits if grid[0] < limit < grid[-1])})
@@ -296,7 +239,7 @@ class _Search:
                 own = passed[[other == level for other in levels]]
                 slope, offset = np.polyfit(np.linspace(0, 1, len(own)), own, 1) if len(own) > 1 else (0.0, own[0])
                 densities += [offset, offset + slope]
-            found = _Plan(calls, 0.0, plan.above, plan.below, tuple(np.clip(densities, -_DENSEST, _DENSEST).tolist()))
+            found = Plan(calls, 0.0, plan.above, plan.below, tuple(np.clip(densities, -_DENSEST, _DENSEST).tolist()))
 
     def limits(self, share: float) -> list[float]:
         """For each level but that of full size, the log-SNR up to which what a state there does not know of one of full
@@ -319,13 +262,13 @@ class _Search:
         marginals, s = Marginals(process, self.covariance, self.mean), process.before(t)
         return process.signal_scale(s) ** 2 * largest(marginals.unknown(t, s)) / process.sigma(s) ** 2
 
-    def scaled(self, plan: _Plan) -> _Plan | None:
+    def scaled(self, plan: Plan) -> Plan | None:
         """A plan of another budget, with more or fewer calls of all levels."""
         share = self.budget / self.cost(plan.calls)
         calls = self.filled([max(1, round(share * n)) if n else 0 for n in plan.calls], len(plan.calls) - 1)
         return None if calls is None else plan.with_calls(calls)
 
-    def neighbours(self, plan: _Plan) -> Iterator[_Plan]:
+    def neighbours(self, plan: Plan) -> Iterator[Plan]:
         """Plans with levels that have a call or some more or fewer at one of the resolutions, or none, and at another
         as many as there then is room for."""
         if not any(plan.calls[:-1]):
@@ -340,9 +283,9 @@ class _Search:
                     found.add(calls)
                     yield plan.with_calls(calls)
 
-    def made(self, plan: _Plan) -> tuple[LinearDiffusion, list[float]]:
+    def made(self, plan: Plan) -> tuple[LinearDiffusion, list[float]]:
         """The process and the times of a plan."""
-        times = list(self.schedule.time(torch.tensor(self._log_snr(plan), dtype=torch.float64)).tolist())
+        times = list(self.schedule.time(torch.tensor(plan.log_snr(*self.range), dtype=torch.float64)).tolist())
         times[0] = self.schedule.end
         path = self.path
         if isinstance(path, Levelled):
@@ -354,15 +297,9 @@ class _Search:
             path = path.changing(changes_at(sorted(changes)))
         return LinearDiffusion(path, self.schedule), times
 
-    def _log_snr(self, plan: _Plan) -> list[float]:
-        """Of the calls, the first one where the grid begins."""
-        start, end = self.range[0] + plan.above, self.range[1] - plan.below
-        passed = [0.0, *itertools.accumulate(map(math.exp, plan.log_distances()[1:]))]
-        return [start + (end - start) * length / max(passed[-1], 1e-300) for length in passed]
-
     # ------------------------------------------------------------------ search
 
-    def error(self, plan: _Plan, order: int) -> float:
+    def error(self, plan: Plan, order: int) -> float:
         """W2; as of samples of the opposite sign for times that are not in order, as rounding may leave them."""
         if (plan, order) not in self._errors:
             process, times = self.made(plan)
@@ -378,7 +315,7 @@ class _Search:
                 self.bar.update()
         return self._errors[plan, order]
 
-    def polished(self, plan: _Plan, order: int, iterations: int = 40, *, with_eta: bool = False) -> _Plan:
+    def polished(self, plan: Plan, order: int, iterations: int = 40, *, with_eta: bool = False) -> Plan:
         """A plan whose numbers nothing near them improves, or what so many iterations make of it; η stays as it is, as
         samplers of second order are best without, or is one of the numbers."""
         found = self._minimize(
@@ -394,7 +331,7 @@ class _Search:
         )
         return plan.with_numbers(found.x.tolist())
 
-    def descended(self, plan: _Plan, order: int) -> _Plan:
+    def descended(self, plan: Plan, order: int) -> Plan:
         """A plan that neither numbers nor calls improve, from the best of some places of its grid."""
         whole = self.range[1] - self.range[0]
         ends = [replace(plan, above=a * whole, below=b * whole) for a, b in itertools.product(_ENDS, _ENDS)]
@@ -410,7 +347,7 @@ class _Search:
             else:
                 return plan
 
-    def best(self, orders: Sequence[int], start: _Plan | None) -> Optimum:
+    def best(self, orders: Sequence[int], start: Plan | None) -> Optimum:
         """Of each order the best with levels and the best without."""
         found = []
         for order in orders:
