@@ -64,9 +64,9 @@ JOBS: dict[tuple[str, str], tuple[int, ...]] = {
 }
 # As images grow, with as many levels and with more.
 SIDES, POWERS, LEVELS, GROWING = (64, 128, 256, 512, 1024), (2, 3), (3, 5), (3, 5)
-for data, levels in product((f"power {power}, side {side}" for power in POWERS for side in SIDES[1:]), LEVELS):
-    JOBS[data, "DDPM, first order"] = (*CHEAP, 50)
-    JOBS[data, f"Haar, {levels} levels, first order"] = GROWING
+for power, side, levels in product(POWERS, SIDES[1:], LEVELS):
+    JOBS[f"power {power}, side {side}", "DDPM, first order"] = (3, 5, 7, 10, 15, *((25, 50) if power > 2 else ()))
+    JOBS[f"power {power}, side {side}", f"Haar, {levels} levels, first order"] = GROWING
 SHOWN = ("power 2, side 64", "power 3, side 64", "digits")
 
 
