@@ -62,20 +62,21 @@ JOBS: dict[tuple[str, str], tuple[int, ...]] = {
     ("power 2, side 32", "Haar, 3 levels, corrected, first order"): (3, 5),
     ("power 2, side 32", "bilinear, 3 levels, corrected, first order"): (3,),
 }
-# As images grow, with as many levels and with more.
-SIDES, POWERS, LEVELS, GROWING = (64, 128, 256, 512, 1024), (2, 3), (3, 5), (3, 5)
-for power, side, levels in product(POWERS, SIDES[1:], LEVELS):
-    JOBS[f"power {power}, side {side}", "DDPM, first order"] = (3, 5, 7, 10, 15, *((25, 50) if power > 2 else ()))
-    JOBS[f"power {power}, side {side}", f"Haar, {levels} levels, first order"] = GROWING
+# As images grow, with as many levels and with more. Their greatest variance grows too, and x_T is to hold none of it.
+SIDES, POWERS, LEVELS, GROWING, TO_NOISE = (64, 128, 256, 1024), (2, 3), (3, 4), (3, 5), "to log-SNR −20"
+for power, side, levels in product(POWERS, SIDES, LEVELS):
+    data = f"power {power}, side {side}, {TO_NOISE}"
+    JOBS[data, "DDPM, first order"] = (3, 5, 7, 10, 15, *((25, 50) if power > 2 else ()))
+    JOBS[data, f"Haar, {levels} levels, first order"] = GROWING
 SHOWN = ("power 2, side 64", "power 3, side 64", "digits")
 
 
-def path_of(name: str, side: int) -> tuple[DiffusionPath, ld.schedules.Schedule]:
+def path_of(data: str, name: str, side: int) -> tuple[DiffusionPath, ld.schedules.Schedule]:
     """R_t, whose times of change are left to be found, and the schedule."""
     if name.startswith("Blurring"):
         process = ld.BlurringDiffusion((1, side, side))
         return process.path, process.schedule
-    schedule = ld.schedules.vp()
+    schedule = ld.schedules.vp(beta_max=40 if TO_NOISE in data else 20)
     if name.startswith("DDPM"):
         return ld.paths.identity((1, side, side)), schedule
     mode: Any = name.split(",")[0].lower()
@@ -88,7 +89,7 @@ def data_of(name: str, file: Path) -> tuple[int, Any, Any, float | torch.Tensor]
     if name == "digits":
         images = digits(file)[0].double()
         return 32, torch.cov(images.flatten(1).T), ld.lab.estimate(images)[0], images.mean(0)
-    power, side = (int(word.split()[1]) for word in name.split(", "))
+    power, side = (int(word.split()[1]) for word in name.split(", ")[:2])
     spectrum = ld.lab.power_law((1, side, side), float(power))
     return side, spectrum, spectrum, 0.0
 
@@ -103,7 +104,7 @@ def chain(data: str, name: str, file: Path, folder: Path) -> None:
         if kept.exists():
             continue
         best = ld.lab.optimise(
-            *path_of(name, side),
+            *path_of(data, name, side),
             searched,
             budget,
             order=1 if FIRST in name else (1, 2, 3),
@@ -202,7 +203,7 @@ def table(rows: list[dict[str, Any]], data: str) -> str:
 
 
 def with_size(rows: list[dict[str, Any]], power: int, side: int, name: str, budget: int) -> dict[str, Any] | None:
-    found = [row for row in of(rows, f"power {power}, side {side}", name) if row["budget"] == budget]
+    found = [row for row in of(rows, f"power {power}, side {side}, {TO_NOISE}", name) if row["budget"] == budget]
     return found[0] if found else None
 
 

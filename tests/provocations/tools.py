@@ -28,6 +28,7 @@ HAAR = ld.bases.Haar(SHAPE)
 LINE = lab.power_law((1, 8))
 SHORT = ld.DDPM((1, 8), 10)
 STILL, FLOW = ld.paths.identity((1, 8)), ld.schedules.flow()
+HALVED = ld.paths.pyramid((1, 8), 2, mode="haar")
 LINEAR = torch.nn.Linear(2, 2)
 ADAM = torch.optim.Adam(LINEAR.parameters())
 AVERAGE = training.ExponentialMovingAverage(LINEAR)
@@ -152,6 +153,13 @@ LABORATORY = [
     P(lambda: lab.optimise(STILL, FLOW, LINE, 4, correction="all"), V, "correction", "exact-shape-changes", "'all'"),
     P(lambda: lab.optimise(STILL, FLOW, LINE, 4, of_call=1.0), T, "of_call", "a function of the shapes", "1.0"),
     P(lambda: lab.optimise(STILL, FLOW, LINE, 4, start=[3]), T, "start", "what optimise returned", "[3]"),
+    P(
+        lambda: lab.optimise(STILL, FLOW, LINE, 2, 1, start=lab.optimise(HALVED, FLOW, LINE, 1, 1)),
+        V,
+        "start",
+        "as many resolutions as this one",
+        "2 resolutions and 1",
+    ),
     P(lambda: lab.optimise(STILL, FLOW, LINE, 4, progress="no"), T, "progress", "True or False", "'no'"),
     P(lambda: testing.Opaque(3), T, "operator", "a LinearOperator", "3"),
     P(lambda: testing.check_operator("x"), T, "operator", "a LinearOperator", "'x'"),

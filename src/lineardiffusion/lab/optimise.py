@@ -58,12 +58,13 @@ _GAIN = 1e-3
 _REACH, _STEEPNESS = 1.0, 20.0
 # Shares of the noise's variance that levels do not know, in plans where a search begins.
 _SHARES = (0.1, 1.0)
-# Shares of the range of log-SNR that grids leave out at each of its ends, where a search begins.
-_ENDS = (0.0, 0.1, 0.2, 0.3, 0.4)
+# Shares of the range of log-SNR that grids leave out at each of its ends, where a search begins, and how many of these
+# grids, the best as they are, are searched.
+_ENDS, _BEGUN = (0.0, 0.1, 0.2, 0.3, 0.4), 3
 # Of the plans with a few calls elsewhere, how many are searched further, the best as they are; and for how long.
 _POLISHED, _LOOKED_AT = 2, 4
-# Of what is found for each order, with levels and without, how many are searched with more numbers.
-_REFINED = 2
+# Of what is found, at each order, how many are searched with more numbers.
+_REFINED = 3
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ def optimise(
             variance than the noise has.
         of_call: cost of a network call from x_t of a shape to the shape just below t; by default the mean of the shares
             that both have of the numbers of x_0, as a network has one half for each.
-        start: what was found for the same path and another budget, from which one more search begins.
+        start: what was found for the same path and another budget, from which one more search begins; for a budget no
+            less, what is found is no worse.
         progress: show how many samplers were looked at and the least error so far, where tqdm is installed.
 
     Raises:
@@ -151,6 +153,9 @@ def optimise(
     if start is not None:
         check_kind(start, Optimum, "start", "what optimise returned for another budget")
     search = _Search(path, schedule, covariance, mean, budget, correction, of_call)
+    if start is not None and len(start._plan.calls) != len(search.shapes):
+        got = f"{len(start._plan.calls)} resolutions and {len(search.shapes)}"
+        raise ValueError(f"start: expected what was found for a path with as many resolutions as this one, got {got}")
     bar = bar_kind(as_flag(progress, "progress"))
     with nullcontext() if bar is None else bar(desc="optimise", unit="sampler") as search.bar:
         return search.best(orders, None if start is None else start._plan)
@@ -335,7 +340,9 @@ class _Search:
         """A plan that neither numbers nor calls improve, from the best of some places of its grid."""
         whole = self.range[1] - self.range[0]
         ends = [replace(plan, above=a * whole, below=b * whole) for a, b in itertools.product(_ENDS, _ENDS)]
-        plan = self.polished(min([plan, *ends], key=lambda other: self.error(other, order)), order)
+        begun = sorted(dict.fromkeys([plan, *ends]), key=lambda other: self.error(other, order))[:_BEGUN]
+        begun = [self.polished(other, order) for other in begun]
+        plan = min(begun, key=lambda other: self.error(other, order))
         while True:
             others = [other for other in self.neighbours(plan) if (other.calls, order) not in self._searched]
             for other in sorted(others, key=lambda other: self.error(other, order))[:_POLISHED]:
@@ -348,17 +355,16 @@ class _Search:
                 return plan
 
     def best(self, orders: Sequence[int], start: Plan | None) -> Optimum:
-        """Of each order the best with levels and the best without."""
-        found = []
+        """For each order the best with levels and the best without; each of them is tried at all orders."""
+        plans = [start] if start is not None and self.cost(start.calls) <= self.budget else []
         for order in orders:
             plan = self.descended(self.without_levels(), order)
             starts = [self.with_levels(plan, share) for share in _SHARES] if len(self.shapes) > 1 else []
             starts += [] if start is None else [self.scaled(start)]
             levelled = [self.descended(other, order) for other in starts if other is not None]
-            levelled.sort(key=lambda other: self.error(other, order))
-            found += [(each, order) for each in (plan, *levelled[:1])]
-        found.sort(key=lambda each: self.error(*each))
-        found = [(self.polished(plan.refined(), order, with_eta=True), order) for plan, order in found[:_REFINED]]
+            plans += [plan, *sorted(levelled, key=lambda other: self.error(other, order))[:1]]
+        found = sorted(itertools.product(plans, orders), key=lambda each: self.error(*each))[:_REFINED]
+        found = [(self.polished(plan.refined(), order, with_eta=True), order) for plan, order in found]
         plan, order = min(found, key=lambda each: self.error(*each))
         process, times = self.made(plan)
         report = evaluate(process, self.covariance, self.mean, "ddim", plan.eta, times, self.correction, order=order)

@@ -41,9 +41,10 @@ class Plan:
     def with_calls(self, calls: tuple[int, ...]) -> Plan:
         """Other numbers of calls, as far from each other as these were at the same place of the trajectory."""
         used = [n for n in calls if n]
-        if len(used) == sum(n > 0 for n in self.calls):
+        count = max(2, DENSITIES // len(used))
+        if (len(used), len(used) * count) == (sum(n > 0 for n in self.calls), len(self.densities)):
             return replace(self, calls=calls)
-        return replace(self, calls=calls, densities=self._densities(used, max(2, DENSITIES // len(used))))
+        return replace(self, calls=calls, densities=self._densities(used, count))
 
     def refined(self) -> Plan:
         """The same with twice as many numbers."""
