@@ -364,7 +364,7 @@ class _Search:
             levelled = [self.descended(other, order) for other in starts if other is not None]
             plans += [plan, *sorted(levelled, key=lambda other: self.error(other, order))[:1]]
         found = sorted(itertools.product(plans, orders), key=lambda each: self.error(*each))[:_REFINED]
-        found = [(self.polished(plan.refined(), order, with_eta=True), order) for plan, order in found]
+        found += [(self.polished(plan.refined(), order, with_eta=True), order) for plan, order in found]
         plan, order = min(found, key=lambda each: self.error(*each))
         process, times = self.made(plan)
         report = evaluate(process, self.covariance, self.mean, "ddim", plan.eta, times, self.correction, order=order)
