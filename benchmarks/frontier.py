@@ -52,6 +52,7 @@ JOBS: dict[tuple[str, str], tuple[int, ...]] = {
     ("digits", "DDPM, first order"): CHEAP,
     ("digits", "Haar, 3 levels, first order"): MOST,
     ("digits", "Haar, 3 levels"): (2, 3, 4, 5, 7),
+    ("digits", "DDPM, for the stationary part"): (2, 3, 4, 5, 7),
     ("digits", "Blurring Diffusion, first order"): (3, 5, 7, 10),
     ("power 3, side 64", "DDPM"): FEW,
     ("power 3, side 64", "DDPM, first order"): (*CHEAP, 50),
@@ -62,12 +63,13 @@ JOBS: dict[tuple[str, str], tuple[int, ...]] = {
     ("power 2, side 32", "Haar, 3 levels, corrected, first order"): (3, 5),
     ("power 2, side 32", "bilinear, 3 levels, corrected, first order"): (3,),
 }
-# As images grow, with as many levels and with more. Their greatest variance grows too, and x_T is to hold none of it.
-SIDES, POWERS, LEVELS, GROWING, TO_NOISE = (64, 128, 256, 1024), (2, 3), (3, 4), (3, 5), "to log-SNR −20"
-for power, side, levels in product(POWERS, SIDES, LEVELS):
+# As images grow. Their greatest variance grows too, and x_T is to hold none of it. With 1024 pixels a search would take
+# hours: levels are left when those of 256 pixels are.
+SIDES, POWERS, GROWING, TO_NOISE, AS_BELOW = (64, 128, 256, 1024), (2, 3), (3, 5), "to log-SNR −20", "as of 256 pixels"
+for power, side in product(POWERS, SIDES):
     data = f"power {power}, side {side}, {TO_NOISE}"
     JOBS[data, "DDPM, first order"] = (3, 5, 7, 10, 15, *((25, 50) if power > 2 else ()))
-    JOBS[data, f"Haar, {levels} levels, first order"] = GROWING
+    JOBS[data, f"Haar, 3 levels, first order{f', {AS_BELOW}' if side == 1024 else ''}"] = GROWING
 SHOWN = ("power 2, side 64", "power 3, side 64", "digits")
 
 
@@ -97,40 +99,55 @@ def data_of(name: str, file: Path) -> tuple[int, Any, Any, float | torch.Tensor]
 def chain(data: str, name: str, file: Path, folder: Path) -> None:
     """The optima of one path for its budgets, in a file each; a search also begins from that of the budget before."""
     side, covariance, stationary, mean = data_of(data, file)
-    searched = covariance if name.startswith("DDPM") else stationary
+    searched = covariance if name in ("DDPM", f"DDPM, {FIRST}") else stationary
     before: ld.lab.Optimum | None = None
     for budget in JOBS[data, name]:
         kept, began = folder / f"{budget}.json", time.process_time()
         if kept.exists():
             continue
-        best = ld.lab.optimise(
-            *path_of(data, name, side),
-            searched,
-            budget,
-            order=1 if FIRST in name else (1, 2, 3),
-            correction="exact-shape-changes" if CORRECTED in name else None,
-            start=before,
-            progress=False,
-        )
-        before, process = best, best.process
-        report = ld.lab.evaluate(
-            process, covariance, mean, "ddim", best.eta, best.times, best.correction, order=best.order
-        )
+        if AS_BELOW in name:
+            process, settings = below(data, name, side, budget)
+        else:
+            before = ld.lab.optimise(
+                *path_of(data, name, side),
+                searched,
+                budget,
+                order=1 if FIRST in name else (1, 2, 3),
+                correction="exact-shape-changes" if CORRECTED in name else None,
+                start=before,
+                progress=False,
+            )
+            process, settings = before.process, {key: getattr(before, key) for key in ("eta", "order", "correction")}
+            settings["steps"] = before.times
+        report = ld.lab.evaluate(process, covariance, mean, "ddim", **settings)
         row = {
             "data": data,
             "path": name,
             "budget": budget,
             "relative_w2": report.relative_w2,
-            "cost": best.cost,
-            "order": best.order,
-            "eta": best.eta,
+            "cost": report.cost(lambda here, there: (math.prod(here) + math.prod(there)) / (2 * side**2), process),
+            "order": settings["order"],
+            "eta": settings["eta"],
             "calls": [
-                {"side": process.shape(t)[-1], "log_snr": round(process.schedule.log_snr(t), 3)} for t in best.times
+                {"side": process.shape(t)[-1], "log_snr": round(process.schedule.log_snr(t), 3)}
+                for t in settings["steps"]
             ],
             "cpu_s": round(time.process_time() - began, 1),
         }
         kept.write_text(json.dumps(row) + "\n", encoding="utf-8")
         print(budget, row["relative_w2"], row["cpu_s"], flush=True)
+
+
+def below(data: str, name: str, side: int, budget: int) -> tuple[ld.LinearDiffusion, dict[str, Any]]:
+    """The sampler of 256 pixels, at the same times."""
+    folder = folder_of(data.replace(str(side), "256"), name.removesuffix(f", {AS_BELOW}"))
+    row = json.loads((folder / f"{budget}.json").read_text(encoding="utf-8"))
+    path, schedule = path_of(data, name, side)
+    times = [1.0, *(float(schedule.time(call["log_snr"])) for call in row["calls"][1:])]
+    sides = [call["side"] for call in row["calls"]]
+    changes = [min([1.1, *(t for t, own in zip(times, sides, strict=True) if own <= 256 >> level)]) for level in (1, 2)]
+    process = ld.LinearDiffusion(path.changing(ld.changes_at(changes)), schedule)  # type: ignore[attr-defined]
+    return process, {"steps": times, "eta": row["eta"], "order": row["order"], "correction": None}
 
 
 def folder_of(data: str, name: str) -> Path:
@@ -203,22 +220,22 @@ def table(rows: list[dict[str, Any]], data: str) -> str:
 
 
 def with_size(rows: list[dict[str, Any]], power: int, side: int, name: str, budget: int) -> dict[str, Any] | None:
-    found = [row for row in of(rows, f"power {power}, side {side}, {TO_NOISE}", name) if row["budget"] == budget]
+    data = f"power {power}, side {side}, {TO_NOISE}"
+    found = [row for row in rows if (row["data"], row["budget"]) == (data, budget) and row["path"].startswith(name)]
     return found[0] if found else None
 
 
 def sizes_table(rows: list[dict[str, Any]]) -> str:
     """The error for a few calls at each size of images, and DDPM's budget for the same error over that of levels."""
     lines = [f"| pixels | | {' | '.join(map(str, SIDES))} |", "|---" * (2 + len(SIDES)) + "|"]
-    names = [f"DDPM, {FIRST}", *(f"Haar, {levels} levels, {FIRST}" for levels in LEVELS)]
-    for power, budget, name in product(POWERS, GROWING, names):
+    for power, budget, name in product(POWERS, GROWING, ("DDPM", "Haar, 3 levels")):
         cells = []
         for side in SIDES:
             row = with_size(rows, power, side, name, budget)
             ratio = saved(rows, row) if row and "levels" in name else None
             notes = "" if ratio is None else f" (×{ratio:.2f})"
             cells.append("–" if row is None else f"{row['relative_w2']:.2g}{notes}")
-        lines.append(f"| power {power}, {budget} calls | {name.removesuffix(', ' + FIRST)} | {' | '.join(cells)} |")
+        lines.append(f"| power {power}, {budget} calls | {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -249,7 +266,7 @@ def plot(rows: list[dict[str, Any]]) -> None:
         for name in dict.fromkeys(row["path"] for row in rows if row["data"] == data):
             mine = of(rows, data, name)
             color = {"DDPM": "C0", "Haar": "C1", "Blurring Diffusion": "C2"}[name.split(",")[0]]
-            style = {"color": color, "linestyle": "--" if FIRST in name else "-"}
+            style = {"color": color, "linestyle": "--" if FIRST in name else ":" if "for" in name else "-"}
             axis.loglog(
                 [row["cost"] for row in mine],
                 [row["relative_w2"] for row in mine],
@@ -259,7 +276,7 @@ def plot(rows: list[dict[str, Any]]) -> None:
                 **style,
             )
         axis.set(title=data, xlabel="budget in calls at full size")
-        axis.set_xticks([2, 3, 5, 10, 20, 50], labels=["2", "3", "5", "10", "20", "50"])
+        axis.set_xticks([2, 3, 5, 10, 20, 50, 100], labels=["2", "3", "5", "10", "20", "50", "100"])
         axis.set_xticks([], minor=True)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("W2 / √tr C")
@@ -269,15 +286,14 @@ def plot(rows: list[dict[str, Any]]) -> None:
     plt.close(figure)
 
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
-    for (color, power), (marker, budget), (style, levels) in product(
-        zip(("C0", "C1"), POWERS, strict=True), zip("os", GROWING, strict=True), zip(("--", "-"), LEVELS, strict=True)
+    for (color, power), (marker, budget) in product(
+        zip(("C0", "C1"), POWERS, strict=True), zip("os", GROWING, strict=True)
     ):
-        name = f"Haar, {levels} levels, {FIRST}"
-        found = {side: with_size(rows, power, side, name, budget) for side in SIDES}
+        found = {side: with_size(rows, power, side, "Haar", budget) for side in SIDES}
         ratios = {side: saved(rows, row) for side, row in found.items() if row}
         known = {side: ratio for side, ratio in ratios.items() if ratio is not None}
-        label = f"power {power}, {budget} calls, {levels} levels"
-        axis.loglog([*known], [*known.values()], marker=marker, ms=4, linestyle=style, color=color, label=label)
+        label = f"(1 + |k|)$^{{-{power}}}$, {budget} calls"
+        axis.loglog([*known], [*known.values()], marker=marker, ms=4, color=color, label=label)
     axis.set_xticks(SIDES, labels=map(str, SIDES))
     axis.set_yticks(ticks := [1, 2, 3, 5, 7, 10], labels=map(str, ticks))
     axis.tick_params(which="minor", length=0, labelleft=False, labelbottom=False)
@@ -302,7 +318,9 @@ def main() -> None:
         return
     if not arguments.report:
         with ThreadPoolExecutor(arguments.cores) as pool:
-            list(pool.map(lambda job: launch(*job, arguments.data), JOBS))
+            for last in (False, True):
+                jobs = [job for job in JOBS if (AS_BELOW in job[1]) == last]
+                list(pool.map(lambda job: launch(*job, arguments.data), jobs))
     points = [(*job, budget) for job, budgets in JOBS.items() for budget in budgets]
     found = rows_by(RESULTS, "data", "path", "budget")
     for data, name, budget in points:
