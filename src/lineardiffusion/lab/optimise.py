@@ -59,7 +59,7 @@ _REACH, _STEEPNESS = 1.0, 20.0
 # Shares of the noise's variance that levels do not know, in plans where a search begins.
 _SHARES = (0.1, 1.0)
 # Shares of the range of log-SNR that grids leave out at each of its ends, where a search begins, and how many of these
-# grids, the best as they are, are searched.
+# grids, the best as they are, are searched beside the one at hand.
 _ENDS, _BEGUN = (0.0, 0.1, 0.2, 0.3, 0.4), 3
 # Of the plans with a few calls elsewhere, how many are searched further, the best as they are; and for how long.
 _POLISHED, _LOOKED_AT = 2, 4
@@ -340,8 +340,8 @@ class _Search:
         """A plan that neither numbers nor calls improve, from the best of some places of its grid."""
         whole = self.range[1] - self.range[0]
         ends = [replace(plan, above=a * whole, below=b * whole) for a, b in itertools.product(_ENDS, _ENDS)]
-        begun = sorted(dict.fromkeys([plan, *ends]), key=lambda other: self.error(other, order))[:_BEGUN]
-        begun = [self.polished(other, order) for other in begun]
+        ends = sorted(ends, key=lambda other: self.error(other, order))[:_BEGUN]
+        begun = [self.polished(other, order) for other in dict.fromkeys([plan, *ends])]
         plan = min(begun, key=lambda other: self.error(other, order))
         while True:
             others = [other for other in self.neighbours(plan) if (other.calls, order) not in self._searched]
