@@ -59,7 +59,7 @@ _REACH, _STEEPNESS = 1.0, 20.0
 # Shares of the noise's variance that levels do not know, in plans where a search begins.
 _SHARES = (0.1, 1.0)
 # Shares of the range of log-SNR that grids leave out at each of its ends, where a search begins, and how many of these
-# grids, the best as they are, are searched beside the one at hand.
+# grids, the best as they are, are searched.
 _ENDS, _BEGUN = (0.0, 0.1, 0.2, 0.3, 0.4), 3
 # Of the plans with a few calls elsewhere, how many are searched further, the best as they are; and for how long.
 _POLISHED, _LOOKED_AT = 2, 4
@@ -336,13 +336,16 @@ class _Search:
         )
         return plan.with_numbers(found.x.tolist())
 
-    def descended(self, plan: Plan, order: int) -> Plan:
-        """A plan that neither numbers nor calls improve, from the best of some places of its grid."""
+    def begun(self, plan: Plan, order: int) -> list[Plan]:
+        """Where to descend from: a plan as nothing near it is better, and the best of such with its grid elsewhere."""
         whole = self.range[1] - self.range[0]
-        ends = [replace(plan, above=a * whole, below=b * whole) for a, b in itertools.product(_ENDS, _ENDS)]
-        ends = sorted(ends, key=lambda other: self.error(other, order))[:_BEGUN]
-        begun = [self.polished(other, order) for other in dict.fromkeys([plan, *ends])]
-        plan = min(begun, key=lambda other: self.error(other, order))
+        moved = [replace(plan, above=a * whole, below=b * whole) for a, b in itertools.product(_ENDS, _ENDS)]
+        moved = sorted(moved, key=lambda other: self.error(other, order))[:_BEGUN]
+        moved = [self.polished(other, order) for other in moved]
+        return [self.polished(plan, order), min(moved, key=lambda other: self.error(other, order))]
+
+    def descended(self, plan: Plan, order: int) -> Plan:
+        """A plan that neither numbers nor calls improve."""
         while True:
             others = [other for other in self.neighbours(plan) if (other.calls, order) not in self._searched]
             for other in sorted(others, key=lambda other: self.error(other, order))[:_POLISHED]:
@@ -358,10 +361,11 @@ class _Search:
         """For each order the best with levels and the best without; each of them is tried at all orders."""
         plans = [start] if start is not None and self.cost(start.calls) <= self.budget else []
         for order in orders:
-            plan = self.descended(self.without_levels(), order)
+            plan = min(self.begun(self.without_levels(), order), key=lambda other: self.error(other, order))
             starts = [self.with_levels(plan, share) for share in _SHARES] if len(self.shapes) > 1 else []
             starts += [] if start is None else [self.scaled(start)]
-            levelled = [self.descended(other, order) for other in starts if other is not None]
+            begun = [each for other in starts if other is not None for each in self.begun(other, order)]
+            levelled = [self.descended(other, order) for other in begun]
             plans += [plan, *sorted(levelled, key=lambda other: self.error(other, order))[:1]]
         found = sorted(itertools.product(plans, orders), key=lambda each: self.error(*each))[:_REFINED]
         found += [(self.polished(plan.refined(), order, with_eta=True), order) for plan, order in found]
