@@ -283,7 +283,7 @@ def plot(rows: list[dict[str, Any]]) -> None:
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("W2 / √tr C")
     lines = {line.get_label(): line for axis in axes for line in axis.get_lines()}
-    axes[1].legend(handles=list(lines.values()), loc="lower left")
+    axes[-1].legend(handles=list(lines.values()), loc="lower left", fontsize="small")
     figure.savefig(IMAGES / "frontier.png", dpi=120)
     plt.close(figure)
 
