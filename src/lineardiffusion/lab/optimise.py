@@ -124,14 +124,15 @@ def optimise(
             variance than the noise has.
         of_call: cost of a network call from x_t of a shape to the shape just below t; by default the mean of the shares
             that both have of the numbers of x_0, as a network has one half for each.
-        start: what was found for the same path and another budget, from which one more search begins; for a budget no
-            less, what is found is no worse.
+        start: what was found for the same path and another budget, from which one more search begins; for no smaller
+            budget and the same orders, what is found is no worse.
         progress: show how many samplers were looked at and the least error so far, where tqdm is installed.
 
     Raises:
         ModuleNotFoundError: SciPy is not installed.
         TypeError: no path or schedule.
-        ValueError: a budget below the cost of the cheapest call, or an order that there is not.
+        ValueError: a budget below the cost of the cheapest call, an order that there is not, or a start of a path with
+            another number of resolutions.
 
     Examples:
         >>> import lineardiffusion as ld
