@@ -50,7 +50,7 @@ JOBS: dict[tuple[str, str], tuple[int, ...]] = {
     ("power 2, side 64", "Haar, 3 levels"): (2, 3, 4, 5, 7),
     ("digits", "DDPM"): (2, 3, 4, 5, 7),
     ("digits", "DDPM, first order"): CHEAP,
-    ("digits", "Haar, 3 levels, first order"): MOST,
+    ("digits", "Haar, 3 levels, first order"): (*MOST, 15, 25),
     ("digits", "Haar, 3 levels"): (2, 3, 4, 5, 7),
     ("digits", "DDPM, for the stationary part"): (2, 3, 4, 5, 7),
     ("digits", "Blurring Diffusion, first order"): (3, 5, 7, 10),

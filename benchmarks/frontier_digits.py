@@ -53,7 +53,7 @@ SEEDS, CHOOSING = (0, 1, 2), 10
 BUDGETS = (3, 5, 7, 10, 15, 25, 50, 100)
 COUNT = 2000
 MODELS = (DDPM, SSD, BLURRING, PYRAMID)
-CORRECTED = {DDPM: 10, SSD: 10, BLURRING: 100, PYRAMID: 0}  # up to which budgets; the jumps of a flow have no residual
+CORRECTED = {DDPM: 10, SSD: 25, BLURRING: 100, PYRAMID: 0}  # up to which budgets; the jumps of a flow have no residual
 ELSEWHERE = 10**6  # seeds of the noise by which samplers are chosen
 
 
