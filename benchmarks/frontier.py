@@ -46,7 +46,7 @@ CHEAP, ALL, MOST, FEW = (2, 3, 4, 5, 7, 10, 15, 25), (2, 3, 4, 5, 7, 10, 15, 25,
 JOBS: dict[tuple[str, str], tuple[int, ...]] = {
     ("power 2, side 64", "DDPM"): CHEAP,
     ("power 2, side 64", "DDPM, first order"): ALL,
-    ("power 2, side 64", "Haar, 3 levels, first order"): (*MOST, 15, 25),
+    ("power 2, side 64", "Haar, 3 levels, first order"): (*MOST, 15, 25, 50),
     ("power 2, side 64", "Haar, 3 levels"): (2, 3, 4, 5, 7),
     ("digits", "DDPM"): (2, 3, 4, 5, 7),
     ("digits", "DDPM, first order"): CHEAP,
