@@ -21,7 +21,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,18 +41,19 @@ RESULTS = ROOT / "benchmarks" / "results" / "frontier.json"
 PAGE, IMAGES = ROOT / "docs" / "frontier.md", ROOT / "docs" / "images"
 FIRST = "first order"  # a search among samplers of first order alone
 CORRECTED = "corrected"
+STATIONARY = "for the stationary part"  # of a covariance, on all of which it is judged
 CHEAP, ALL, MOST, FEW = (2, 3, 4, 5, 7, 10, 15, 25), (2, 3, 4, 5, 7, 10, 15, 25, 50, 100), (2, 3, 5, 7, 10), (3, 5, 10)
 # Data, path and budgets. With levels a point takes minutes, and more of them the larger the events are.
 JOBS: dict[tuple[str, str], tuple[int, ...]] = {
     ("power 2, side 64", "DDPM"): CHEAP,
     ("power 2, side 64", "DDPM, first order"): ALL,
     ("power 2, side 64", "Haar, 3 levels, first order"): (*MOST, 15, 25, 50),
-    ("power 2, side 64", "Haar, 3 levels"): (2, 3, 4, 5, 7),
-    ("digits", "DDPM"): (2, 3, 4, 5, 7),
+    ("power 2, side 64", "Haar, 3 levels"): CHEAP[:5],
+    ("digits", "DDPM"): CHEAP[:5],
     ("digits", "DDPM, first order"): CHEAP,
     ("digits", "Haar, 3 levels, first order"): (*MOST, 15, 25),
-    ("digits", "Haar, 3 levels"): (2, 3, 4, 5, 7),
-    ("digits", "DDPM, for the stationary part"): (2, 3, 4, 5, 7),
+    ("digits", "Haar, 3 levels"): CHEAP[:5],
+    ("digits", f"DDPM, {STATIONARY}"): CHEAP[:5],
     ("digits", "Blurring Diffusion, first order"): (3, 5, 7, 10),
     ("power 3, side 64", "DDPM"): FEW,
     ("power 3, side 64", "DDPM, first order"): (*CHEAP, 50),
@@ -67,10 +68,16 @@ JOBS: dict[tuple[str, str], tuple[int, ...]] = {
 # hours: their levels are left when those of 256 pixels are.
 GROWING, TO_NOISE, AS_BELOW = (3, 5), "to log-SNR −20", "as of 256 pixels"
 SIDES = {2: (64, 128, 256, 512, 1024), 3: (64, 128, 256)}  # for each power
+
+
+def levels_of(side: int) -> str:
+    return f"Haar, 3 levels, {FIRST}" + f", {AS_BELOW}" * (side > 256)
+
+
 for power, side in ((power, side) for power, sides in SIDES.items() for side in sides):
     data = f"power {power}, side {side}, {TO_NOISE}"
     JOBS[data, "DDPM, first order"] = (3, 5, 7, 10, 15, *((25, 50) if power > 2 else ()))
-    JOBS[data, f"Haar, 3 levels, first order{f', {AS_BELOW}' if side > 256 else ''}"] = GROWING
+    JOBS[data, levels_of(side)] = GROWING
 SHOWN = ("power 2, side 64", "power 3, side 64", "digits")
 
 
@@ -100,16 +107,17 @@ def data_of(name: str, file: Path) -> tuple[int, Any, Any, float | torch.Tensor]
 def chain(data: str, name: str, file: Path, folder: Path) -> None:
     """The optima of one path for its budgets, in a file each; a search also begins from that of the budget before."""
     side, covariance, stationary, mean = data_of(data, file)
-    searched = covariance if name in ("DDPM", f"DDPM, {FIRST}") else stationary
+    searched = covariance if name.startswith("DDPM") and STATIONARY not in name else stationary
     before: ld.lab.Optimum | None = None
     for budget in JOBS[data, name]:
         kept, began = folder / f"{budget}.json", time.process_time()
         if kept.exists():
             continue
+        best: ld.lab.Optimum | Found
         if AS_BELOW in name:
-            process, settings = below(data, name, side, budget)
+            best = below(data, name, side, budget)
         else:
-            before = ld.lab.optimise(
+            best = before = ld.lab.optimise(
                 *path_of(data, name, side),
                 searched,
                 budget,
@@ -118,20 +126,20 @@ def chain(data: str, name: str, file: Path, folder: Path) -> None:
                 start=before,
                 progress=False,
             )
-            process, settings = before.process, {key: getattr(before, key) for key in ("eta", "order", "correction")}
-            settings["steps"] = before.times
-        report = ld.lab.evaluate(process, covariance, mean, "ddim", **settings)
+        process = best.process
+        report = ld.lab.evaluate(
+            process, covariance, mean, "ddim", best.eta, best.times, best.correction, order=best.order
+        )
         row = {
             "data": data,
             "path": name,
             "budget": budget,
             "relative_w2": report.relative_w2,
-            "cost": report.cost(lambda here, there: (math.prod(here) + math.prod(there)) / (2 * side**2), process),
-            "order": settings["order"],
-            "eta": settings["eta"],
+            "cost": best.cost,
+            "order": best.order,
+            "eta": best.eta,
             "calls": [
-                {"side": process.shape(t)[-1], "log_snr": round(process.schedule.log_snr(t), 3)}
-                for t in settings["steps"]
+                {"side": process.shape(t)[-1], "log_snr": round(process.schedule.log_snr(t), 3)} for t in best.times
             ],
             "cpu_s": round(time.process_time() - began, 1),
         }
@@ -139,16 +147,41 @@ def chain(data: str, name: str, file: Path, folder: Path) -> None:
         print(budget, row["relative_w2"], row["cpu_s"], flush=True)
 
 
-def below(data: str, name: str, side: int, budget: int) -> tuple[ld.LinearDiffusion, dict[str, Any]]:
+class Found(NamedTuple):
+    """What `ld.lab.optimise` returns, of another size."""
+
+    process: ld.LinearDiffusion
+    times: list[float]
+    order: int
+    eta: float
+    correction: None
+    cost: float
+
+
+def below(data: str, name: str, side: int, budget: int) -> Found:
     """The sampler of 256 pixels, at the same times."""
-    folder = folder_of(data.replace(str(side), "256"), name.removesuffix(f", {AS_BELOW}"))
-    row = json.loads((folder / f"{budget}.json").read_text(encoding="utf-8"))
+    row = points()[data.replace(str(side), "256"), levels_of(256), budget]
     path, schedule = path_of(data, name, side)
-    times = [1.0, *(float(schedule.time(call["log_snr"])) for call in row["calls"][1:])]
+    times = times_of(row, schedule)
     sides = [call["side"] for call in row["calls"]]
     changes = [min([1.1, *(t for t, own in zip(times, sides, strict=True) if own <= 256 >> level)]) for level in (1, 2)]
     process = ld.LinearDiffusion(path.changing(ld.changes_at(changes)), schedule)  # type: ignore[attr-defined]
-    return process, {"steps": times, "eta": row["eta"], "order": row["order"], "correction": None}
+    return Found(process, times, row["order"], row["eta"], None, row["cost"])
+
+
+def times_of(row: dict[str, Any], schedule: ld.schedules.Schedule) -> list[float]:
+    return [1.0, *(float(schedule.time(call["log_snr"])) for call in row["calls"][1:])]
+
+
+def points() -> dict[tuple[Any, ...], dict[str, Any]]:
+    """The rows of all points that are there, in the order of JOBS: of runs, else of the results."""
+    found, rows = rows_by(RESULTS, "data", "path", "budget"), {}
+    for point in ((*job, budget) for job, budgets in JOBS.items() for budget in budgets):
+        if (file := folder_of(*point[:2]) / f"{point[2]}.json").exists():
+            rows[point] = json.loads(file.read_text(encoding="utf-8"))
+        elif point in found:
+            rows[point] = found[point]
+    return rows
 
 
 def folder_of(data: str, name: str) -> Path:
@@ -164,7 +197,7 @@ def elsewhere(row: dict[str, Any]) -> dict[str, float]:
     """The error that a sampler of DDPM has on spectra it was not made for."""
     side, schedule = row["calls"][-1]["side"], ld.schedules.vp()
     process = ld.LinearDiffusion(ld.paths.identity((1, side, side)), schedule)
-    times = [1.0, *(float(schedule.time(call["log_snr"])) for call in row["calls"][1:])]
+    times = times_of(row, schedule)
     reports = {
         power: ld.lab.evaluate(
             process, ld.lab.power_law((1, side, side), power), 0.0, "ddim", row["eta"], times, order=row["order"]
@@ -179,6 +212,10 @@ def elsewhere(row: dict[str, Any]) -> dict[str, float]:
 
 def of(rows: list[dict[str, Any]], data: str, name: str) -> list[dict[str, Any]]:
     return [row for row in rows if (row["data"], row["path"]) == (data, name)]
+
+
+def find(rows: list[dict[str, Any]], data: str, name: str, budget: int) -> dict[str, Any] | None:
+    return next((row for row in of(rows, data, name) if row["budget"] == budget), None)
 
 
 def saved(rows: list[dict[str, Any]], row: dict[str, Any]) -> float | None:
@@ -206,11 +243,10 @@ def table(rows: list[dict[str, Any]], data: str) -> str:
     for name in dict.fromkeys(row["path"] for row in mine):
         cells = []
         for budget in budgets:
-            found = [row for row in of(rows, data, name) if row["budget"] == budget]
-            if not found:
+            row = find(rows, data, name, budget)
+            if row is None:
                 cells.append("–")
                 continue
-            (row,) = found
             notes = [] if FIRST in name else [f"order {row['order']}"]
             notes += [used(row)] if "levels" in name else []
             if not name.startswith("DDPM") and (ratio := saved(rows, row)) is not None:
@@ -220,12 +256,6 @@ def table(rows: list[dict[str, Any]], data: str) -> str:
     return "\n".join(lines)
 
 
-def with_size(rows: list[dict[str, Any]], power: int, side: int, name: str, budget: int) -> dict[str, Any] | None:
-    data = f"power {power}, side {side}, {TO_NOISE}"
-    found = [row for row in rows if (row["data"], row["budget"]) == (data, budget) and row["path"].startswith(name)]
-    return found[0] if found else None
-
-
 def sizes_table(rows: list[dict[str, Any]]) -> str:
     """The error for a few calls at each size of images, and DDPM's budget for the same error over that of levels."""
     sides = SIDES[2]
@@ -233,7 +263,8 @@ def sizes_table(rows: list[dict[str, Any]]) -> str:
     for power, budget, name in product(SIDES, GROWING, ("DDPM", "Haar, 3 levels")):
         cells = []
         for side in sides:
-            row = with_size(rows, power, side, name, budget)
+            path = levels_of(side) if "levels" in name else f"DDPM, {FIRST}"
+            row = find(rows, f"power {power}, side {side}, {TO_NOISE}", path, budget)
             ratio = saved(rows, row) if row and "levels" in name else None
             notes = "" if ratio is None else f" (×{ratio:.2f})"
             cells.append("–" if row is None else f"{row['relative_w2']:.2g}{notes}")
@@ -268,7 +299,7 @@ def plot(rows: list[dict[str, Any]]) -> None:
         for name in dict.fromkeys(row["path"] for row in rows if row["data"] == data):
             mine = of(rows, data, name)
             color = {"DDPM": "C0", "Haar": "C1", "Blurring Diffusion": "C2"}[name.split(",")[0]]
-            style = {"color": color, "linestyle": "--" if FIRST in name else ":" if "for" in name else "-"}
+            style = {"color": color, "linestyle": "--" if FIRST in name else ":" if STATIONARY in name else "-"}
             axis.loglog(
                 [row["cost"] for row in mine],
                 [row["relative_w2"] for row in mine],
@@ -291,7 +322,10 @@ def plot(rows: list[dict[str, Any]]) -> None:
     for (color, power), (marker, budget) in product(
         zip(("C0", "C1"), SIDES, strict=True), zip("os", GROWING, strict=True)
     ):
-        found = {side: with_size(rows, power, side, "Haar", budget) for side in SIDES[power]}
+        found = {
+            side: find(rows, f"power {power}, side {side}, {TO_NOISE}", levels_of(side), budget)
+            for side in SIDES[power]
+        }
         ratios = {side: saved(rows, row) for side, row in found.items() if row}
         known = {side: ratio for side, ratio in ratios.items() if ratio is not None}
         label = f"(1 + |k|)$^{{-{power}}}$, {budget} calls"
@@ -310,7 +344,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a .npz file with images (N, 28, 28) and labels")
     parser.add_argument("--cores", type=int, default=2, help="chains side by side (%(default)s)")
-    parser.add_argument("--report", action="store_true", help="table and figure of what is there; run nothing")
+    parser.add_argument("--report", action="store_true", help="tables and figures of what is there; run nothing")
     parser.add_argument("--case", nargs=2, help="one chain alone, with --folder")
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
@@ -323,12 +357,7 @@ def main() -> None:
             for last in (False, True):
                 jobs = [job for job in JOBS if (AS_BELOW in job[1]) == last]
                 list(pool.map(lambda job: launch(*job, arguments.data), jobs))
-    points = [(*job, budget) for job, budgets in JOBS.items() for budget in budgets]
-    found = rows_by(RESULTS, "data", "path", "budget")
-    for data, name, budget in points:
-        if (file := folder_of(data, name) / f"{budget}.json").exists():
-            found[data, name, budget] = json.loads(file.read_text(encoding="utf-8"))
-    rows = [found[point] for point in points if point in found]
+    rows = list(points().values())
     for row in rows:
         if row["data"] == "power 2, side 64" and row["path"].startswith("DDPM") and row["budget"] <= 25:
             row["elsewhere"] = elsewhere(row)

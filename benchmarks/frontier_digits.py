@@ -23,7 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from benchmarks import levels
 from benchmarks.frontier_training import BLURRING, DDPM, PYRAMID, SSD, STEPS, network_of, train
 from benchmarks.frontier_ways import Way, calls_of, cost, sampler_of, tried
 from benchmarks.levels_report import distance
-from benchmarks.runs import rows_by, run_on_one_core, slug, timed_draws, write_table
+from benchmarks.runs import read, rows_by, run_on_one_core, slug, timed_draws, write_table
 from benchmarks.timing import environment
 from examples.experiment.runs import find_checkpoint, load_denoiser
 from examples.train import fit
@@ -118,19 +118,11 @@ def choice_of(model: str, budget: int) -> Path:
     return RUNS / f"{slug(model)}-chosen" / f"{budget}.json"
 
 
-@cache
-def results() -> dict[str, Any]:
-    """Those that are committed, for what is not in the runs at hand."""
-    found: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
-    return found
-
-
 def choices(model: str, budget: int) -> list[dict[str, Any]]:
-    """The samplers that were tried for a budget, the best first."""
-    path = choice_of(model, budget)
-    before = results()["tried with another seed"].get(f"{model}, {budget}", [])
-    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else before
-    return found
+    """The samplers that were tried for a budget, the best first; as the results have it where no run does."""
+    if (path := choice_of(model, budget)).exists():
+        return list(json.loads(path.read_text(encoding="utf-8")))
+    return list(read(RESULTS).get("tried with another seed", {}).get(f"{model}, {budget}", []))
 
 
 def choose(model: str, budgets: Sequence[int], digits: Digits) -> None:
@@ -201,9 +193,9 @@ def collect(real: Tensor) -> list[dict[str, Any]]:
     rows, before = [], rows_by(RESULTS, "model", "budget", "trained", "corrected")
     for key in product(MODELS, BUDGETS, ("time", "steps"), (False, True)):
         model, budget, what, corrected = key
-        if not choices(model, budget):
+        if not (known := choices(model, budget)):
             continue
-        name, way = cell(budget, what, corrected), chosen(model, budget)
+        name, way = cell(budget, what, corrected), way_of(known[0])
         seeds = [seed for seed in SEEDS if is_of(folder_of(model, seed) / f"{name}.json", way)]
         if key in before and way_of(before[key]) == way and len(before[key]["seeds"]) > len(seeds):
             rows.append(before[key])
@@ -342,13 +334,15 @@ def report(digits: Digits) -> None:
         for model, seed in product(MODELS, (*SEEDS, CHOOSING))
         if (folder_of(model, seed) / "training.json").exists()
     }
-    tried_before = {f"{model}, {budget}": choices(model, budget) for model, budget in product(MODELS, BUDGETS)}
+    tried_ways = {
+        f"{model}, {budget}": known for model, budget in product(MODELS, BUDGETS) if (known := choices(model, budget))
+    }
     content = {
         "environment": environment("einops"),
         "held_out": held_out,
-        "training": {**results()["training"], **training},
+        "training": {**read(RESULTS).get("training", {}), **training},
         "rows": rows,
-        "tried with another seed": {name: rows for name, rows in tried_before.items() if rows},
+        "tried with another seed": tried_ways,
     }
     RESULTS.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     write_table(PAGE, "frontier-digits", distances_table(rows, False) + "\n\n" + distances_table(rows, True))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,14 @@ def kept_result(script: str, arguments: list[str], folder: Path) -> dict[str, An
 def rows_by(results: Path, *keys: str) -> dict[tuple[Any, ...], dict[str, Any]]:
     """The rows of a results file by what they have under some keys: where runs are not at hand, a report goes on from
     them."""
-    rows = json.loads(results.read_text(encoding="utf-8"))["rows"] if results.exists() else []
+    rows = read(results).get("rows", [])
     return {tuple(row[key] for key in keys): row for row in rows}
+
+
+@cache
+def read(results: Path) -> dict[str, Any]:
+    """A results file; nothing where there is none."""
+    return json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
 
 
 def run_on_one_core(script: str, arguments: list[str], folder: Path) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -321,6 +321,10 @@ class _Search:
                 self.bar.update()
         return self._errors[plan, order]
 
+    def ranked(self, plans: Iterable[Plan], order: int) -> list[Plan]:
+        """The best first."""
+        return sorted(plans, key=lambda plan: self.error(plan, order))
+
     def polished(self, plan: Plan, order: int, iterations: int = 40, *, with_eta: bool = False) -> Plan:
         """A plan whose numbers nothing near them improves, or what so many iterations make of it; η stays as it is, as
         samplers of second order are best without, or is one of the numbers."""
@@ -341,15 +345,14 @@ class _Search:
         """Where to descend from: a plan as nothing near it is better, and the best of such with its grid elsewhere."""
         whole = self.range[1] - self.range[0]
         moved = [replace(plan, above=a * whole, below=b * whole) for a, b in itertools.product(_ENDS, _ENDS)]
-        moved = sorted(moved, key=lambda other: self.error(other, order))[:_BEGUN]
-        moved = [self.polished(other, order) for other in moved]
-        return [self.polished(plan, order), min(moved, key=lambda other: self.error(other, order))]
+        moved = [self.polished(other, order) for other in self.ranked(moved, order)[:_BEGUN]]
+        return [self.polished(plan, order), self.ranked(moved, order)[0]]
 
     def descended(self, plan: Plan, order: int) -> Plan:
         """A plan that neither numbers nor calls improve."""
         while True:
             others = [other for other in self.neighbours(plan) if (other.calls, order) not in self._searched]
-            for other in sorted(others, key=lambda other: self.error(other, order))[:_POLISHED]:
+            for other in self.ranked(others, order)[:_POLISHED]:
                 self._searched.add((other.calls, order))
                 polished = self.polished(other, order, _LOOKED_AT)
                 if self.error(polished, order) < (1 - _GAIN) * self.error(plan, order):
@@ -362,12 +365,12 @@ class _Search:
         """For each order the best with levels and the best without; each of them is tried at all orders."""
         plans = [start] if start is not None and self.cost(start.calls) <= self.budget else []
         for order in orders:
-            plan = min(self.begun(self.without_levels(), order), key=lambda other: self.error(other, order))
+            plan = self.ranked(self.begun(self.without_levels(), order), order)[0]
             starts = [self.with_levels(plan, share) for share in _SHARES] if len(self.shapes) > 1 else []
             starts += [] if start is None else [self.scaled(start)]
             begun = [each for other in starts if other is not None for each in self.begun(other, order)]
             levelled = [self.descended(other, order) for other in begun]
-            plans += [plan, *sorted(levelled, key=lambda other: self.error(other, order))[:1]]
+            plans += [plan, *self.ranked(levelled, order)[:1]]
         found = sorted(itertools.product(plans, orders), key=lambda each: self.error(*each))[:_REFINED]
         found += [(self.polished(plan.refined(), order, with_eta=True), order) for plan, order in found]
         plan, order = min(found, key=lambda each: self.error(*each))

@@ -31,6 +31,11 @@ class Plan:
     below: float
     densities: tuple[float, ...]
 
+    @property
+    def used(self) -> list[int]:
+        """How many calls those levels have that have any."""
+        return [n for n in self.calls if n]
+
     def numbers(self) -> list[float]:
         return [self.eta, self.above, self.below, *self.densities]
 
@@ -42,14 +47,13 @@ class Plan:
         """Other numbers of calls, as far from each other as these were at the same place of the trajectory."""
         used = [n for n in calls if n]
         count = max(2, DENSITIES // len(used))
-        if (len(used), len(used) * count) == (sum(n > 0 for n in self.calls), len(self.densities)):
+        if len(used) == len(self.used) and len(self.densities) == len(used) * count:
             return replace(self, calls=calls)
         return replace(self, calls=calls, densities=self._densities(used, count))
 
     def refined(self) -> Plan:
         """The same with twice as many numbers."""
-        used = [n for n in self.calls if n]
-        return replace(self, densities=self._densities(used, 2 * len(self.densities) // len(used)))
+        return replace(self, densities=self._densities(self.used, 2 * len(self.densities) // len(self.used)))
 
     def _densities(self, used: Sequence[int], count: int) -> tuple[float, ...]:
         """As many for each of the levels with these numbers of calls, of the same grid."""
@@ -62,9 +66,8 @@ class Plan:
 
     def log_distances(self) -> list[float]:
         """Of each call from the one before it, up to a common term; the first is of no use."""
-        used = [n for n in self.calls if n]
-        count, result = len(self.densities) // len(used), []
-        for level, n in enumerate(used):
+        count, result = len(self.densities) // len(self.used), []
+        for level, n in enumerate(self.used):
             own = self.densities[level * count : (level + 1) * count]
             result += np.interp(np.linspace(0, count - 1, n), range(count), own).tolist()
         return result
