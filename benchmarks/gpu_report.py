@@ -20,7 +20,7 @@ def table(report: dict[str, Any]) -> str:
     settings.append(f"cudnn.benchmark {_on(device['cudnn_benchmark'])}")
     head = (
         f"Measured on {name}, Python {machine['python']}, {versions}; {', '.join(settings)}; "
-        f"commit {machine['commit']}; {report['seconds']:.0f} s."
+        f"{_commits(report['sections'])}."
     )
     if report["tiny"]:
         head = f"**A rehearsal: figures of nothing.** {head}"
@@ -32,6 +32,14 @@ def table(report: dict[str, Any]) -> str:
         missing = [f"{_case(row)}: {row['note']}" for row in rows if "note" in row]
         parts += [f"Not measured ({name}): {'; '.join(missing)}."] if missing else []
     return "\n\n".join(parts)
+
+
+def _commits(sections: dict[str, Any]) -> str:
+    """Of which commit each section is, and how long it took."""
+    by_commit: dict[str, list[str]] = {}
+    for name, section in sections.items():
+        by_commit.setdefault(section["commit"], []).append(f"{name} {section['seconds']:.0f} s")
+    return "; ".join(f"commit {commit}: {', '.join(names)}" for commit, names in by_commit.items())
 
 
 def _on(value: bool) -> str:

@@ -8,6 +8,8 @@ from benchmarks.gpu_waits import Network, diffuse, families, loss, steps
 
 import lineardiffusion as ld
 from costs import Operations
+from lineardiffusion.operators.base import apply_each
+from lineardiffusion.testing import Opaque
 
 SHAPE = (3, 8, 8)
 # With fewer steps than published, whose noise levels take seconds to make.
@@ -35,10 +37,31 @@ def test_nothing_is_waited_for(kind):
 
 
 def test_a_wait_is_seen():
-    """Of what is on another device at each call, and of an index there."""
+    """Of what is on another device at each call, of an index there, and of what Python gives."""
     weights, rows = torch.ones(3, 2), torch.tensor([0, 2])
     x = torch.zeros(3, 2, device="meta")
     with Operations() as operations:
         x * weights.to("meta")
+        weights[0, 0].to("meta")
         x[rows]
-    assert len(operations.waits) == 2
+        x[[0, 2]]
+        x[[0, 2]] = x[:2]
+        x[0, 0] = 1.0
+    assert len(operations.waits) == 6
+    with Operations() as operations:
+        x[rows.to("meta", non_blocking=True)]
+        torch.where(x > 0, x, 1.0)
+        2.0 * x[1:]
+    assert operations.waits == []
+
+
+def test_rows_of_several_operators_are_put_together_without_waiting():
+    """Of several kinds, and of a chain whose products are not known."""
+    x, gain = torch.zeros(3, 1, 8, device="meta"), torch.linspace(1, 0.1, 8)
+    operators = [ld.SpectralFilter((1, 8), gain), 0.5 * ld.Identity((1, 8)), ld.SpectralFilter((1, 8), gain)]
+    chain = ld.OperatorChain([Opaque(ld.SpectralFilter((1, 8), gain)) for _ in range(3)])
+    for run in (lambda: apply_each(operators, x), lambda: chain.apply_cumulative([3, 1, 2], x)):
+        run()
+        with Operations() as operations:
+            assert run().shape == x.shape
+        assert operations.waits == []

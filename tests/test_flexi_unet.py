@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lineardiffusion.flexi_unet import FlexiUNet, FullUNet, ResizedFlexiUNet
+from lineardiffusion.flexi_unet import FlexiUNet, FullUNet, ResizedFlexiUNet, blocks
 from lineardiffusion.flexi_unet.model import resize
 
 SMALL = {"model_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 2, 2), "attention_resolutions": (4,)}
@@ -84,3 +84,21 @@ def test_missing_labels():
 def test_heads_that_do_not_divide():
     with pytest.raises(ValueError, match="num_heads: expected a divisor of 64"):
         FlexiUNet(32, num_heads=5, **SMALL)
+
+
+@pytest.mark.parametrize("new_order", [False, True])
+@pytest.mark.parametrize(("batch", "side"), [(1, 1), (2, 1), (2, 4)])
+def test_attention_has_the_strides_of_fused_kernels(monkeypatch, new_order, batch, side):
+    """Channels last and each pixel a multiple of a head's channels apart, a single pixel too: others are refused on
+    GPUs ("not correctly aligned"), or left to a kernel that keeps all pairs of pixels."""
+    strides, attention = [], torch.nn.functional.scaled_dot_product_attention
+
+    def seen(*tensors):
+        strides.extend(tensor.stride() for tensor in tensors)
+        return attention(*tensors)
+
+    monkeypatch.setattr(blocks.F, "scaled_dot_product_attention", seen)
+    block = blocks.AttentionBlock(32, 4, -1, new_order)
+    block(torch.zeros(batch, 32, side, side))
+    assert len(strides) == 3
+    assert all(stride[-1] == 1 and all(other % 8 == 0 for other in stride[:-1]) for stride in strides)

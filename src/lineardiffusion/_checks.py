@@ -336,6 +336,11 @@ def to_device(t: Tensor, device: torch.device) -> Tensor:
     return (t.float() if device.type == "mps" and t.is_floating_point() else t).to(device, non_blocking=True)
 
 
+def rows_of(x: Tensor, rows: Sequence[int] | Tensor) -> Tensor:
+    """x[rows] of row numbers on the CPU, where they would be waited for as they are."""
+    return x[to_device(torch.as_tensor(rows), x.device)]
+
+
 @overload
 def column(level: Tensor, like: Tensor) -> Tensor: ...
 @overload

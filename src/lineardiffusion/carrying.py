@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import full_precision, to_device
+from lineardiffusion._checks import full_precision, rows_of
 from lineardiffusion.caches import BoundedCache
 from lineardiffusion.operators.base import LinearOperator, prepared_bytes
 from lineardiffusion.operators.scalar import Identity
@@ -74,9 +74,9 @@ class Carrier:
         if len(pairs) == 1:
             return self(clean, *next(iter(pairs)))
         order = torch.tensor([row for rows in pairs.values() for row in rows])
-        parts = torch.split(clean[to_device(order, clean.device)], [len(rows) for rows in pairs.values()])
+        parts = torch.split(rows_of(clean, order), [len(rows) for rows in pairs.values()])
         carried = torch.cat([self(part, *pair) for part, pair in zip(parts, pairs, strict=True)])
-        return carried[to_device(order.argsort(), clean.device)]
+        return rows_of(carried, order.argsort())
 
     def _kept(self, r: float, s: float) -> _Map:
         return self._maps.get((r, s), lambda: self._map(r, s))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lineardiffusion._checks import check_batch, check_event, to_device
+from lineardiffusion._checks import check_batch, check_event, rows_of
 from lineardiffusion.config import configured
 from lineardiffusion.denoiser import Denoiser
 from lineardiffusion.losses import Weighting, denoising_loss
@@ -139,10 +139,10 @@ class Family(LinearDiffusion, ABC):
             return denoising_loss(denoiser, x0, t, None, self.weighting, generator, **conditioning)
         losses = []
         for part in parts:
-            rows = to_device(part, x0.device)  # an index on the CPU would be waited for
             given = {name: of_rows(value, part, len(x0)) for name, value in conditioning.items()}
-            losses.append(denoising_loss(denoiser, x0[rows], t[part], None, self.weighting, generator, **given))
-        return torch.cat(losses)[to_device(torch.cat(parts).argsort(), x0.device)]
+            own = rows_of(x0, part)
+            losses.append(denoising_loss(denoiser, own, t[part], None, self.weighting, generator, **given))
+        return rows_of(torch.cat(losses), torch.cat(parts).argsort())
 
 
 def _of_own(sampler: Callable[..., Sampler]) -> Callable[..., Sampler]:
@@ -178,4 +178,4 @@ def check_denoiser(denoiser: object, family: Family, prediction: str | Predictio
 def of_rows(value: Any, rows: Tensor, count: int) -> Any:
     """What belongs to some of `count` rows, where a value has one entry for each."""
     of_each = isinstance(value, Tensor) and value.ndim and len(value) == count
-    return value[to_device(rows, value.device)] if of_each else value
+    return rows_of(value, rows) if of_each else value

@@ -47,10 +47,10 @@ class Bands(Configured):
 
     def noise(self, t: Tensor) -> Tensor:
         """τ_b(t), with shape (*shape of t, levels)."""
-        begins = 1 - torch.arange(self.levels, dtype=t.dtype, device=t.device) / self.levels
-        ends, low = begins - 1 / self.levels, torch.full_like(begins, self.threshold)
-        low[-1] = 0  # the finest band has a single line
-        ends[-1] = 0
+        bands = torch.arange(self.levels, dtype=t.dtype, device=t.device)
+        finest = bands == self.levels - 1  # which has a single line
+        ends = torch.where(finest, 0, 1 - bands / self.levels - 1 / self.levels)
+        low = torch.where(finest, 0, torch.full_like(bands, self.threshold))
         first_line = low + (1 - low) * (t[..., None] - ends) * self.levels
         second_line = low * t[..., None] / ends.clamp(min=1 / self.levels)
         return torch.where(t[..., None] >= ends, first_line, second_line).clamp(0, 1)

@@ -5,6 +5,7 @@ Submodules are named as in the original implementation, so that its state dicts 
 
 from __future__ import annotations
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -98,8 +99,10 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(2)
-        pattern = f"b {self.order} n -> three b h n c"
-        q, k, v = rearrange(self.qkv(self.norm(flat)), pattern, h=self.num_heads, three=3)
+        # Channels last, for which PyTorch has its fused kernels; a copy also where n = 1, whose strides are then those
+        # that they expect.
+        qkv = self.qkv(self.norm(flat)).mT.clone(memory_format=torch.contiguous_format)
+        q, k, v = rearrange(qkv, f"b n {self.order} -> three b h n c", h=self.num_heads, three=3)
         h = rearrange(F.scaled_dot_product_attention(q, k, v), "b h n c -> b (h c) n")
         out: Tensor = flat + self.proj_out(h)
         return out.reshape(x.shape)

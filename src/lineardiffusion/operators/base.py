@@ -37,6 +37,7 @@ from lineardiffusion._checks import (
     compute_dtype,
     got,
     in_dtype,
+    rows_of,
 )
 from lineardiffusion.chebyshev import gram_chebyshev
 from lineardiffusion.convergence import for_noise, resolve_options
@@ -559,10 +560,10 @@ def by_rows(
         groups.setdefault(key(op), []).append(row)
     if len(groups) == 1:
         return apply(operators, x)
-    result = x.new_empty((x.shape[0], *operators[0].out_shape))
-    for rows in groups.values():
-        result[rows] = apply([operators[row] for row in rows], x[rows])
-    return result
+    order = list(itertools.chain.from_iterable(groups.values()))
+    parts = rows_of(x, order).split([len(rows) for rows in groups.values()])
+    images = [apply([operators[row] for row in rows], part) for rows, part in zip(groups.values(), parts, strict=True)]
+    return rows_of(torch.cat(images), torch.tensor(order).argsort())
 
 
 def _checked_noise(noise: Tensor | None, event: tuple[int, ...]) -> Tensor:

@@ -10,7 +10,7 @@ from typing import SupportsIndex
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import Shape, as_index, as_list, compute_dtype
+from lineardiffusion._checks import Shape, as_index, as_list, compute_dtype, rows_of
 from lineardiffusion.operators.base import LinearOperator, apply_each
 from lineardiffusion.operators.composed import Composed
 from lineardiffusion.operators.dense import Matrix
@@ -140,14 +140,14 @@ class OperatorChain:
             if sum(map(_count_factors, operators.values())) <= last or len(operators) == 1:
                 return apply_each([operators[t] for t in times], x)
         order = sorted(range(len(times)), key=lambda row: times[row], reverse=True)
-        state, done = x[order].to(compute_dtype(x.dtype)), []
+        state, done = rows_of(x, order).to(compute_dtype(x.dtype)), []
         for t in range(last + 1):
             left = sum(u > t for u in times)  # rows that go on
             done.append(state[left:])
             if left:
                 state = self.step(t + 1)(state[:left])
         rows = torch.cat([part for part in reversed(done) if len(part)])
-        return rows[torch.tensor(order).argsort()].to(x.dtype)
+        return rows_of(rows, torch.tensor(order).argsort()).to(x.dtype)
 
     def shape(self, t: SupportsIndex) -> Shape:
         """Event shape of state t."""
