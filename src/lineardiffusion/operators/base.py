@@ -561,7 +561,7 @@ def by_rows(
     if len(groups) == 1:
         return apply(operators, x)
     order = list(itertools.chain.from_iterable(groups.values()))
-    parts = rows_of(x, order).split([len(rows) for rows in groups.values()])
+    parts = torch.split(rows_of(x, order), [len(rows) for rows in groups.values()])
     images = [apply([operators[row] for row in rows], part) for rows, part in zip(groups.values(), parts, strict=True)]
     return rows_of(torch.cat(images), torch.tensor(order).argsort())
 
