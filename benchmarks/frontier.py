@@ -21,7 +21,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,8 +47,8 @@ CHEAP, ALL, MOST, FEW = (2, 3, 4, 5, 7, 10, 15, 25), (2, 3, 4, 5, 7, 10, 15, 25,
 JOBS: dict[tuple[str, str], tuple[int, ...]] = {
     ("power 2, side 64", "DDPM"): CHEAP,
     ("power 2, side 64", "DDPM, first order"): ALL,
-    ("power 2, side 64", "Haar, 3 levels, first order"): (*MOST, 15, 25, 50),
-    ("power 2, side 64", "Haar, 3 levels"): CHEAP[:5],
+    ("power 2, side 64", "Haar, 3 levels, first order"): (*MOST, 15, 25, 50, 100),
+    ("power 2, side 64", "Haar, 3 levels"): CHEAP[:6],
     ("digits", "DDPM"): CHEAP[:5],
     ("digits", "DDPM, first order"): CHEAP,
     ("digits", "Haar, 3 levels, first order"): (*MOST, 15, 25),
@@ -64,20 +64,13 @@ JOBS: dict[tuple[str, str], tuple[int, ...]] = {
     ("power 2, side 32", "Haar, 3 levels, corrected, first order"): (3, 5),
     ("power 2, side 32", "bilinear, 3 levels, corrected, first order"): (3,),
 }
-# As images grow. Their greatest variance grows too, and x_T is to hold none of it. For the largest a search would take
-# hours: their levels are left when those of 256 pixels are.
-GROWING, TO_NOISE, AS_BELOW = (3, 5), "to log-SNR −20", "as of 256 pixels"
-SIDES = {2: (64, 128, 256, 512, 1024), 3: (64, 128, 256)}  # for each power
-
-
-def levels_of(side: int) -> str:
-    return f"Haar, 3 levels, {FIRST}" + f", {AS_BELOW}" * (side > 256)
-
-
-for power, side in ((power, side) for power, sides in SIDES.items() for side in sides):
+# As images grow. Their greatest variance grows too, and x_T is to hold none of it. With levels the largest take hours.
+LEVELS, GROWING, TO_NOISE = f"Haar, 3 levels, {FIRST}", (3, 5), "to log-SNR −20"
+POWERS, SIDES = (2, 3), (64, 128, 256, 512, 1024)
+for side, power in product(SIDES, POWERS):
     data = f"power {power}, side {side}, {TO_NOISE}"
-    JOBS[data, "DDPM, first order"] = (3, 5, 7, 10, 15, *((25, 50) if power > 2 else ()))
-    JOBS[data, levels_of(side)] = GROWING
+    JOBS[data, f"DDPM, {FIRST}"] = (*MOST[1:], 15, 25, *((50,) if power > 2 else ()))
+    JOBS[data, LEVELS] = GROWING
 SHOWN = ("power 2, side 64", "power 3, side 64", "digits")
 
 
@@ -113,19 +106,15 @@ def chain(data: str, name: str, file: Path, folder: Path) -> None:
         kept, began = folder / f"{budget}.json", time.process_time()
         if kept.exists():
             continue
-        best: ld.lab.Optimum | Found
-        if AS_BELOW in name:
-            best = below(data, name, side, budget)
-        else:
-            best = before = ld.lab.optimise(
-                *path_of(data, name, side),
-                searched,
-                budget,
-                order=1 if FIRST in name else (1, 2, 3),
-                correction="exact-shape-changes" if CORRECTED in name else None,
-                start=before,
-                progress=False,
-            )
+        best = before = ld.lab.optimise(
+            *path_of(data, name, side),
+            searched,
+            budget,
+            order=1 if FIRST in name else (1, 2, 3),
+            correction="exact-shape-changes" if CORRECTED in name else None,
+            start=before,
+            progress=False,
+        )
         process = best.process
         report = ld.lab.evaluate(
             process, covariance, mean, "ddim", best.eta, best.times, best.correction, order=best.order
@@ -145,28 +134,6 @@ def chain(data: str, name: str, file: Path, folder: Path) -> None:
         }
         kept.write_text(json.dumps(row) + "\n", encoding="utf-8")
         print(budget, row["relative_w2"], row["cpu_s"], flush=True)
-
-
-class Found(NamedTuple):
-    """What `ld.lab.optimise` returns, of another size."""
-
-    process: ld.LinearDiffusion
-    times: list[float]
-    order: int
-    eta: float
-    correction: None
-    cost: float
-
-
-def below(data: str, name: str, side: int, budget: int) -> Found:
-    """The sampler of 256 pixels, at the same times."""
-    row = points()[data.replace(str(side), "256"), levels_of(256), budget]
-    path, schedule = path_of(data, name, side)
-    times = times_of(row, schedule)
-    sides = [call["side"] for call in row["calls"]]
-    changes = [min([1.1, *(t for t, own in zip(times, sides, strict=True) if own <= 256 >> level)]) for level in (1, 2)]
-    process = ld.LinearDiffusion(path.changing(ld.changes_at(changes)), schedule)  # type: ignore[attr-defined]
-    return Found(process, times, row["order"], row["eta"], None, row["cost"])
 
 
 def times_of(row: dict[str, Any], schedule: ld.schedules.Schedule) -> list[float]:
@@ -258,17 +225,15 @@ def table(rows: list[dict[str, Any]], data: str) -> str:
 
 def sizes_table(rows: list[dict[str, Any]]) -> str:
     """The error for a few calls at each size of images, and DDPM's budget for the same error over that of levels."""
-    sides = SIDES[2]
-    lines = [f"| pixels | | {' | '.join(map(str, sides))} |", "|---" * (2 + len(sides)) + "|"]
-    for power, budget, name in product(SIDES, GROWING, ("DDPM", "Haar, 3 levels")):
+    lines = [f"| pixels | | {' | '.join(map(str, SIDES))} |", "|---" * (2 + len(SIDES)) + "|"]
+    for power, budget, name in product(POWERS, GROWING, (f"DDPM, {FIRST}", LEVELS)):
         cells = []
-        for side in sides:
-            path = levels_of(side) if "levels" in name else f"DDPM, {FIRST}"
-            row = find(rows, f"power {power}, side {side}, {TO_NOISE}", path, budget)
-            ratio = saved(rows, row) if row and "levels" in name else None
+        for side in SIDES:
+            row = find(rows, f"power {power}, side {side}, {TO_NOISE}", name, budget)
+            ratio = saved(rows, row) if row and name == LEVELS else None
             notes = "" if ratio is None else f" (×{ratio:.2f})"
             cells.append("–" if row is None else f"{row['relative_w2']:.2g}{notes}")
-        lines.append(f"| power {power}, {budget} calls | {name} | {' | '.join(cells)} |")
+        lines.append(f"| power {power}, {budget} calls | {name.removesuffix(f', {FIRST}')} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -288,7 +253,8 @@ def transferred(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def plot(rows: list[dict[str, Any]]) -> None:
+def plot_budgets(rows: list[dict[str, Any]]) -> None:
+    """The error against the budget."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -318,19 +284,24 @@ def plot(rows: list[dict[str, Any]]) -> None:
     figure.savefig(IMAGES / "frontier.png", dpi=120)
     plt.close(figure)
 
+
+def plot_sizes(rows: list[dict[str, Any]]) -> None:
+    """How many times its budget DDPM needs for the error of levels, against the size of images."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
     for (color, power), (marker, budget) in product(
-        zip(("C0", "C1"), SIDES, strict=True), zip("os", GROWING, strict=True)
+        zip(("C0", "C1"), POWERS, strict=True), zip("os", GROWING, strict=True)
     ):
-        found = {
-            side: find(rows, f"power {power}, side {side}, {TO_NOISE}", levels_of(side), budget)
-            for side in SIDES[power]
-        }
+        found = {side: find(rows, f"power {power}, side {side}, {TO_NOISE}", LEVELS, budget) for side in SIDES}
         ratios = {side: saved(rows, row) for side, row in found.items() if row}
         known = {side: ratio for side, ratio in ratios.items() if ratio is not None}
         label = f"(1 + |k|)$^{{-{power}}}$, {budget} calls"
         axis.loglog([*known], [*known.values()], marker=marker, ms=4, color=color, label=label)
-    axis.set_xticks(SIDES[2], labels=map(str, SIDES[2]))
+    axis.set_xticks(SIDES, labels=map(str, SIDES))
     axis.set_yticks(ticks := [1, 2, 3, 5, 7, 10], labels=map(str, ticks))
     axis.tick_params(which="minor", length=0, labelleft=False, labelbottom=False)
     axis.set(xlabel="pixels of a side", ylabel="DDPM's calls for the same error, over the budget")
@@ -354,9 +325,7 @@ def main() -> None:
         return
     if not arguments.report:
         with ThreadPoolExecutor(arguments.cores) as pool:
-            for last in (False, True):
-                jobs = [job for job in JOBS if (AS_BELOW in job[1]) == last]
-                list(pool.map(lambda job: launch(*job, arguments.data), jobs))
+            list(pool.map(lambda job: launch(*job, arguments.data), JOBS))
     rows = list(points().values())
     for row in rows:
         if row["data"] == "power 2, side 64" and row["path"].startswith("DDPM") and row["budget"] <= 25:
@@ -366,7 +335,8 @@ def main() -> None:
     write_table(PAGE, "frontier", "\n\n".join(table(rows, data) for data in (*SHOWN, "power 2, side 32")))
     write_table(PAGE, "frontier-sizes", sizes_table(rows))
     write_table(PAGE, "frontier-elsewhere", transferred(rows))
-    plot(rows)
+    plot_budgets(rows)
+    plot_sizes(rows)
 
 
 if __name__ == "__main__":

@@ -134,12 +134,12 @@ def _stages(budget: int) -> Iterator[Way]:
     stages = process_of(PYRAMID).stages  # type: ignore[attr-defined]
     of_call = [in_calls(PYRAMID, (1, side, side), (1, side, side)) for side in (8, 16, 32)]
     shares = ((8, 4, 1), (4, 2, 1), (2, 1, 1), (3, 2, 1), (1, 1, 1))
-    for share in shares if budget <= FEW else shares[:3]:
+    for share in shares if budget <= FEW else shares[: 3 if budget <= 25 else 2]:
         unit = budget / sum(number * price for number, price in zip(share, of_call, strict=True))
         calls = [max(1, math.floor(unit * number + 1e-9)) for number in share]
         pieces = zip(reversed(list(pairwise(stages.knots))), calls, strict=True)
         times = [high - (high - low) * i / n for (low, high), n in pieces for i in range(n)]
-        for order in (1, 2, 3) if budget <= FEW else (2, 3):
+        for order in (1, 2, 3) if budget <= FEW else (2, 3) if budget <= 25 else (3,):
             yield Way((), tuple(times), order, " / ".join(map(str, calls)))
 
 
