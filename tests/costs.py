@@ -15,7 +15,7 @@ class Operations(TorchDispatchMode):
     Attributes:
         names: of the operations, views left out.
         elsewhere: name and shape of each tensor that is made on the CPU, or moved from there to the meta device. A
-            tensor of no dimension is a number, which needs no move.
+            tensor of no dimension is a number, which needs no move unless it is copied.
         waits: those of them that are moved at once, for which a device has to be done with all else (`non_blocking`).
             So are lists that index a tensor, and a number that becomes one of its entries: a GPU has them from the CPU,
             though on the meta device they are made where they are needed.

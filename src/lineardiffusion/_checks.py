@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import operator
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from numbers import Real
@@ -18,6 +18,7 @@ from typing_extensions import TypeIs
 
 Shape = tuple[int, ...]
 Choice = TypeVar("Choice", bound=str)
+Key = TypeVar("Key", bound=Hashable)
 
 _MAX_CHARACTERS = 200
 
@@ -339,6 +340,14 @@ def to_device(t: Tensor, device: torch.device) -> Tensor:
 def rows_of(x: Tensor, rows: Sequence[int] | Tensor) -> Tensor:
     """x[rows] of row numbers on the CPU, where they would be waited for as they are."""
     return x[to_device(torch.as_tensor(rows), x.device)]
+
+
+def map_groups(x: Tensor, groups: Mapping[Key, Sequence[int]], function: Callable[[Key, Tensor], Tensor]) -> Tensor:
+    """What a function makes of the rows of each group, in the order of x; groups are row numbers by key."""
+    order = torch.tensor([row for rows in groups.values() for row in rows])
+    parts = torch.split(rows_of(x, order), [len(rows) for rows in groups.values()])
+    images = [function(key, part) for key, part in zip(groups, parts, strict=True)]
+    return rows_of(torch.cat(images), order.argsort())
 
 
 @overload

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lineardiffusion._checks import full_precision, rows_of
+from lineardiffusion._checks import full_precision, map_groups
 from lineardiffusion.caches import BoundedCache
 from lineardiffusion.operators.base import LinearOperator, prepared_bytes
 from lineardiffusion.operators.scalar import Identity
@@ -73,10 +73,7 @@ class Carrier:
             return clean
         if len(pairs) == 1:
             return self(clean, *next(iter(pairs)))
-        order = torch.tensor([row for rows in pairs.values() for row in rows])
-        parts = torch.split(rows_of(clean, order), [len(rows) for rows in pairs.values()])
-        carried = torch.cat([self(part, *pair) for part, pair in zip(parts, pairs, strict=True)])
-        return rows_of(carried, order.argsort())
+        return map_groups(clean, pairs, lambda pair, part: self(part, *pair))
 
     def _kept(self, r: float, s: float) -> _Map:
         return self._maps.get((r, s), lambda: self._map(r, s))

@@ -37,7 +37,7 @@ from lineardiffusion._checks import (
     compute_dtype,
     got,
     in_dtype,
-    rows_of,
+    map_groups,
 )
 from lineardiffusion.chebyshev import gram_chebyshev
 from lineardiffusion.convergence import for_noise, resolve_options
@@ -560,10 +560,7 @@ def by_rows(
         groups.setdefault(key(op), []).append(row)
     if len(groups) == 1:
         return apply(operators, x)
-    order = list(itertools.chain.from_iterable(groups.values()))
-    parts = torch.split(rows_of(x, order), [len(rows) for rows in groups.values()])
-    images = [apply([operators[row] for row in rows], part) for rows, part in zip(groups.values(), parts, strict=True)]
-    return rows_of(torch.cat(images), torch.tensor(order).argsort())
+    return map_groups(x, groups, lambda name, part: apply([operators[row] for row in groups[name]], part))
 
 
 def _checked_noise(noise: Tensor | None, event: tuple[int, ...]) -> Tensor:
