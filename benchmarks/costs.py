@@ -180,12 +180,10 @@ def table(report: dict[str, Any]) -> str:
 
 def plot(report: dict[str, Any], path: Path) -> None:
     """Training time against levels and against resolution, as the paper's Figures 1b and 6."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = figure.subplots(1, 2)
     for index, size in enumerate(TRAINING):
         rows = [row for row in report["training"] if row["size"] == size]
         levels = [1, *(row["levels"] for row in rows)]
@@ -205,7 +203,6 @@ def plot(report: dict[str, Any], path: Path) -> None:
     axes[1].minorticks_off()
     axes[1].legend()
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def ddpm_seconds(size: int) -> float:

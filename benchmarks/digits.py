@@ -154,12 +154,10 @@ def summary(data: Path, minutes: float, results: list[dict[str, Any]]) -> dict[s
 
 def plot(report: dict[str, Any], path: Path) -> None:
     """Fréchet distance against GFLOPs for each model, a point for each seed."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True, layout="constrained")
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
     for axis, sampler, title in zip(axes, ("ddim", "ancestral"), ("DDIM (η = 0)", "ancestral"), strict=True):
         for index, model in enumerate(MODELS):
             runs = [run for run in report["runs"] if run["model"] == model]
@@ -178,7 +176,6 @@ def plot(report: dict[str, Any], path: Path) -> None:
     axes[0].set_ylabel("Fréchet distance (classifier features)")
     axes[0].legend(fontsize=8)
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def table(report: dict[str, Any]) -> str:

@@ -339,19 +339,17 @@ def held_out(data: Path) -> list[float]:
 
 def show() -> None:
     """64 digits of each family's first network at 25 calls."""
-    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.image import imread
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(5, 6, figsize=(13.2, 11.8), layout="constrained")
+    figure = Figure(figsize=(13.2, 11.8), layout="constrained")
+    axes = figure.subplots(5, 6)
     for axis in axes.flat:
         axis.axis("off")
     for axis, model in zip(axes.flat, MODELS, strict=False):
-        axis.imshow(plt.imread(RUNS / f"{slug(model)}-seed-0" / "25.png"), cmap="gray")
+        axis.imshow(imread(RUNS / f"{slug(model)}-seed-0" / "25.png"), cmap="gray")
         axis.set_title(model, fontsize=10)
     figure.savefig(PICTURE, dpi=90, pil_kwargs={"optimize": True})
-    plt.close(figure)
 
 
 def main() -> None:

@@ -255,12 +255,10 @@ def transferred(rows: list[dict[str, Any]]) -> str:
 
 def plot_budgets(rows: list[dict[str, Any]]) -> None:
     """The error against the budget."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, len(SHOWN), figsize=(13, 4), layout="constrained", sharex=True, sharey=True)
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    axes = figure.subplots(1, len(SHOWN), sharex=True, sharey=True)
     for axis, data in zip(axes, SHOWN, strict=True):
         for name in dict.fromkeys(row["path"] for row in rows if row["data"] == data):
             mine = of(rows, data, name)
@@ -282,17 +280,14 @@ def plot_budgets(rows: list[dict[str, Any]]) -> None:
     lines = {line.get_label(): line for axis in axes for line in axis.get_lines()}
     axes[-1].legend(handles=list(lines.values()), loc="lower left", fontsize="small")
     figure.savefig(IMAGES / "frontier.png", dpi=120)
-    plt.close(figure)
 
 
 def plot_sizes(rows: list[dict[str, Any]]) -> None:
     """How many times its budget DDPM needs for the error of levels, against the size of images."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
     for (color, power), (marker, budget) in product(
         zip(("C0", "C1"), POWERS, strict=True), zip("os", GROWING, strict=True)
     ):
@@ -308,7 +303,6 @@ def plot_sizes(rows: list[dict[str, Any]]) -> None:
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small")
     figure.savefig(IMAGES / "frontier_sizes.png", dpi=120)
-    plt.close(figure)
 
 
 def main() -> None:

@@ -6,9 +6,9 @@ Real digits of 32 × 32 pixels. All models are one U-Net (`frontier_training`), 
 2000 steps; Scale Space Diffusion also as it is after 2000 steps of its own. A budget is counted in DDPM's calls, by
 floating-point operations. For each the sampler is the best of some with the networks of seed 10: grids, times of
 change, the calls at each resolution, orders. What is reported is drawn by the networks of three other seeds, 2000
-digits each, with that sampler, and with residuals corrected (`ld.calibrate`) but for many calls, where it does harm: of
-levels at the change of size, of the others at all steps. What is finished is kept in runs/benchmark-frontier-digits and
-not done again; `--report` makes the tables and the figures of what is there, and of what the results have of the rest.
+digits each, with that sampler, and with residuals corrected (`ld.calibrate`): of levels at the change of size, of the
+others at all steps. What is finished is kept in runs/benchmark-frontier-digits and not done again; `--report` makes the
+tables and the figures of what is there, and of what the results have of the rest.
 
 Writes results/frontier_digits.json, docs/images/frontier_digits*.png and the tables in docs/frontier.md.
 """
@@ -53,7 +53,7 @@ SEEDS, CHOOSING = (0, 1, 2), 10
 BUDGETS = (3, 5, 7, 10, 15, 25, 50, 100)
 COUNT = 2000
 MODELS = (DDPM, SSD, BLURRING, PYRAMID)
-CORRECTED = {DDPM: 10, SSD: 25, BLURRING: 100, PYRAMID: 0}  # up to which budgets; the jumps of a flow have no residual
+CORRECTED = (DDPM, SSD, BLURRING)  # the jumps of a flow have no residual
 ELSEWHERE = 10**6  # seeds of the noise by which samplers are chosen
 
 
@@ -161,7 +161,7 @@ def draw_all(model: str, seed: int, budgets: Sequence[int], digits: Digits) -> N
     for budget, what, corrected in product(budgets, ("time", "steps"), (False, True)):
         if what == "steps" and model != SSD:
             continue
-        if corrected and budget > CORRECTED[model]:
+        if corrected and model not in CORRECTED:
             continue
         draw_one(model, seed, budget, what, corrected, digits)
 
@@ -273,12 +273,10 @@ def samplers_table(rows: list[dict[str, Any]]) -> str:
 
 def plot(rows: list[dict[str, Any]]) -> None:
     """Distance against cost, with intervals; corrected where that helps."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained", sharey=True)
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
     shown = [*product(LABELS, (False,)), ((BLURRING, "time"), True)]
     costs = {
         "cost": ("budget in calls of DDPM", BUDGETS),
@@ -302,28 +300,25 @@ def plot(rows: list[dict[str, Any]]) -> None:
     axes[0].set_ylabel("Fréchet distance (classifier features)")
     axes[1].legend()
     figure.savefig(IMAGES / "frontier_digits.png", dpi=120)
-    plt.close(figure)
 
 
 def pictures() -> None:
     """The first digits of each model for some budgets, where all have been drawn here."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
+    from matplotlib.image import imread
 
     budgets = (3, 5, 10)
     shown = [(model, budget) for model in MODELS for budget in budgets]
     drawn = [folder_of(model, SEEDS[0]) / f"{cell(budget, 'time', False)}.png" for model, budget in shown]
     if not all(file.exists() for file in drawn):
         return
-    figure, axes = plt.subplots(len(MODELS), len(budgets), figsize=(9, 3.2 * len(MODELS)), layout="constrained")
+    figure = Figure(figsize=(9, 3.2 * len(MODELS)), layout="constrained")
+    axes = figure.subplots(len(MODELS), len(budgets))
     for axis, (model, budget), file in zip(axes.flat, shown, drawn, strict=True):
-        axis.imshow(plt.imread(file), cmap="gray")
+        axis.imshow(imread(file), cmap="gray")
         axis.set_title(f"{LABELS[model, 'time'].split(',')[0]}, {budget} calls' worth", fontsize="medium")
         axis.set(xticks=[], yticks=[])
     figure.savefig(IMAGES / "frontier_digits_samples.png", dpi=100)
-    plt.close(figure)
 
 
 def report(digits: Digits) -> None:

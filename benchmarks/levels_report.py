@@ -285,12 +285,10 @@ def laboratory_table(report: Row) -> str:
 
 def plot(report: Row, path: Path) -> None:
     """Fréchet distance against GFLOPs and processor time, ancestral; dashed with correction."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True, layout="constrained")
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
     costs: list[tuple[str, list[float], Callable[[Row], float]]] = [
         ("GFLOPs per image", [0.5, 1, 2, 5, 12, 50, 120], lambda cell: float(cell["gflops_per_image"])),
         (
@@ -321,7 +319,6 @@ def plot(report: Row, path: Path) -> None:
     axes[0].set_ylabel("Fréchet distance (classifier features)")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def write_report(

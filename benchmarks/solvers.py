@@ -151,12 +151,10 @@ def _cell(row: dict[str, Any]) -> str:
 
 def plot(report: dict[str, Any], path: Path) -> None:
     """Exact errors of DDPM and Blurring, and Fréchet distances of DDPM, against calls."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    axes = figure.subplots(1, 3)
     cases = [("1", "uniform"), ("1", "log_snr"), ("2", "log_snr"), ("2, midpoint", "trailing")]
     cases += [("2, midpoint", "log_snr"), ("3", "log_snr"), ("2, midpoint", "uniform")]
     for axis, process in zip(axes[:2], ("DDPM", "Blurring"), strict=True):
@@ -177,7 +175,6 @@ def plot(report: dict[str, Any], path: Path) -> None:
         axis.minorticks_off()
         axis.legend(fontsize=7)
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def _curve(rows: list[dict[str, Any]], value: str) -> tuple[list[int], list[float]]:
