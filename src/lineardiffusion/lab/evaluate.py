@@ -143,7 +143,7 @@ def moves(
     process, recursion, first = marginals.process, Recursion(marginals, sampler), sampler.times[0]
     variance, frame = 1.0 if prior == "standard" else process.sigma(first) ** 2, marginals.frame(first)
     own = torch.full((frame.size,), variance, dtype=torch.float64)
-    joint = Joint(("x", first), -frame.coordinates(marginals.mean(first)), own)
+    joint = Joint(("x", first), -marginals.centre(first), own)
     for t in reversed(sampler.times):
         marginals.clean(t)  # from 0 on, so that each is found from the one before
     for t, s in itertools.pairwise(sampler.times):
@@ -164,12 +164,13 @@ def moves(
 def outcome(marginals: Marginals, sampler: Sampler, correction: Correction) -> tuple[float, float]:
     """The W2 distance of the samples to the data, without anything of the steps that lead there; and the greatest
     variance, in units of that of the noise, which the correction adds to x_s."""
-    share = 0.0
+    share, part = 0.0, marginals.frame(0).part
     for move in moves(marginals, sampler, correction):
         joint = move.joint
         if move.added is not None:
             share = max(share, largest(move.added) / marginals.process.sigma(move.s) ** 2)
-    return wasserstein(joint.means["x", 0], joint.covariance(("x", 0), ("x", 0)), marginals.covariance(0)), share
+    own, true, weights = joint.covariance(("x", 0), ("x", 0)), marginals.covariance(0), part and part.weights
+    return wasserstein(joint.means["x", 0], own, true, weights), share
 
 
 def network_calls(process: LinearDiffusion, visited: Sequence[float], sampler: SamplerName) -> list[float]:

@@ -8,7 +8,9 @@ group:
 Where operators lead from each group to the same group of another shape alone, the groups are independent Gaussians.
 The mean of pairs makes of the cosines of frequencies π k / n and π (n − k) / n the same but for factors, and a
 cut leaves one of them: with L levels the coordinates of a line fall into groups of 2^{L − 1}. A resize that is the same
-in a mirror keeps those with even k from those with odd k.
+in a mirror keeps those with even k from those with odd k. Without changes of shape each cosine is a group of its own.
+
+Sums over groups of a smooth spectrum are sums over some of them, each with the weight of its neighbours.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import singledispatch
 from operator import attrgetter
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,10 +35,35 @@ from lineardiffusion.operators.bases import Basis, Cosine, Fourier, Standard
 from lineardiffusion.operators.scalar import Identity, Scaled
 from lineardiffusion.operators.separable import spatial_axes
 from lineardiffusion.operators.spectral import SpectralFilter
-from lineardiffusion.paths import Path, pyramid, truncated
+from lineardiffusion.paths import Path, heat, identity, pyramid, truncated
 
 _CACHE_BYTES = 2**28
 _MIRRORED = ("bilinear", "bicubic", "area")  # of the modes of Resize, those that are the same in a mirror
+_WHOLE = 16  # how many of the lowest frequencies of an axis a part has all of
+
+
+class Groups(NamedTuple):
+    """Of the cosine coordinates of an event.
+
+    Attributes:
+        ids: the group of each.
+        layout: of the groups, channels first.
+    """
+
+    ids: Tensor
+    layout: Shape
+
+
+class Part(NamedTuple):
+    """Some of the groups.
+
+    Attributes:
+        groups: which.
+        weights: how many each stands for.
+    """
+
+    groups: Tensor
+    weights: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +75,14 @@ class Frame:
         groups: how many of one size the coordinates fall into.
         order: of the coordinates of V, group by group; as they are without.
         turn: U, with shape (groups, m, m) and the frame's vectors as columns; I without.
+        part: which groups of all these are, if not all.
     """
 
     basis: Basis
     groups: int = 1
     order: Tensor | None = None
     turn: Tensor | None = None
+    part: Part | None = None
 
     @property
     def shape(self) -> Shape:
@@ -61,7 +91,7 @@ class Frame:
     @property
     def size(self) -> int:
         """n, how many coordinates there are."""
-        return math.prod(self.basis.coordinates)
+        return math.prod(self.basis.coordinates) if self.order is None else len(self.order)
 
     def coordinates(self, events: Tensor) -> Tensor:
         """(*batch, n) of events (*batch, *shape)."""
@@ -73,7 +103,7 @@ class Frame:
         """Events (*batch, *shape) of coordinates (*batch, n)."""
         z = coordinates if self.turn is None else act(self.turn, coordinates)
         if self.order is not None:
-            z = torch.empty_like(z).index_copy_(-1, self.order, z)
+            z = z.new_zeros(*z.shape[:-1], math.prod(self.basis.coordinates)).index_copy_(-1, self.order, z)
         return self.basis.synthesise(z.reshape(*z.shape[:-1], *self.basis.coordinates))
 
     def dense(self, matrix: Tensor) -> Tensor:
@@ -123,13 +153,19 @@ def _(covariance: GramCovariance) -> tuple[Frame, Tensor]:
 
 
 @singledispatch
-def group_of(path: Path, shape: Shape) -> Tensor | None:
-    """The group of each cosine coordinate of the events of a shape that the path has, where there are groups."""
+def groups_of(path: Path, shape: Shape) -> Groups | None:
+    """Those of the events of a shape that the path has, where cosines fall into any."""
     return None
 
 
-@group_of.register
-def _(path: pyramid, shape: Shape) -> Tensor | None:
+@groups_of.register(identity)
+@groups_of.register(heat)
+def _(path: Path, shape: Shape) -> Groups | None:
+    return Groups(torch.arange(math.prod(shape)).reshape(shape), shape)
+
+
+@groups_of.register
+def _(path: pyramid, shape: Shape) -> Groups | None:
     if path.mode in ("haar", "area") and _are_halves(path.sizes):
         return _halved(path.sizes[-1], shape)
     axes = spatial_axes(shape)
@@ -138,8 +174,8 @@ def _(path: pyramid, shape: Shape) -> Tensor | None:
     return None
 
 
-@group_of.register
-def _(path: truncated, shape: Shape) -> Tensor | None:
+@groups_of.register
+def _(path: truncated, shape: Shape) -> Groups | None:
     return _halved(path.sizes[-1], shape) if isinstance(path.basis, Cosine) and _are_halves(path.sizes) else None
 
 
@@ -152,19 +188,19 @@ def _are_halves(sizes: Sequence[Shape]) -> bool:
     )
 
 
-def _halved(least: Shape, shape: Shape) -> Tensor:
+def _halved(least: Shape, shape: Shape) -> Groups:
     """The groups of frequencies that are the same at the least size, where an axis is halved time and again."""
     counts = least[-spatial_axes(shape) :]
     return _of_axes(shape, [_folded(n, count) for n, count in zip(shape[-len(counts) :], counts, strict=True)], counts)
 
 
-def _of_axes(shape: Shape, indices: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
+def _of_axes(shape: Shape, indices: Sequence[Tensor], counts: Sequence[int]) -> Groups:
     """A group for every combination of channels and of the groups along axes."""
     channels = shape[: len(shape) - len(counts)]
     group = torch.arange(math.prod(channels)).reshape(*channels, *[1] * len(counts))
     for i, (index, count) in enumerate(zip(indices, counts, strict=True)):
         group = group * count + index.reshape(-1, *[1] * (len(counts) - 1 - i))
-    return group
+    return Groups(group, (*channels, *counts))
 
 
 def _folded(n: int, least: int) -> Tensor:
@@ -176,13 +212,36 @@ def _folded(n: int, least: int) -> Tensor:
     return k
 
 
-def grouped(path: Path, shape: Shape) -> Frame:
-    """A frame of the events of a shape that the path has, in its groups; of pixels where all are one group."""
-    group = group_of(path, shape)
-    if group is None:
+def grouped(path: Path, shape: Shape, part: Part | None = None) -> Frame:
+    """A frame of the events of a shape that the path has, in its groups or a part of them; of pixels where all are one
+    group."""
+    groups = groups_of(path, shape)
+    if groups is None:
         return Frame(Standard(shape))
-    group = group.flatten()
-    return Frame(Cosine(shape), int(group.max()) + 1, torch.argsort(group, stable=True))
+    order = torch.argsort(groups.ids.flatten(), stable=True).reshape(math.prod(groups.layout), -1)
+    order = order if part is None else order[part.groups]
+    return Frame(Cosine(shape), len(order), order.flatten(), part=part)
+
+
+def part_of(layout: Shape) -> Part:
+    """Groups of all low frequencies, and from there on of fewer the higher they are, as spectra vary by octaves."""
+    groups, weights = torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.float64)
+    for axis, n in enumerate(layout, start=spatial_axes(layout) - len(layout)):
+        nodes, widths = _nodes(n) if axis >= 0 else (torch.arange(n), torch.ones(n))
+        groups = (groups[:, None] * n + nodes).flatten()
+        weights = (weights[:, None] * widths).flatten()
+    return Part(groups, weights)
+
+
+def _nodes(n: int) -> tuple[Tensor, Tensor]:
+    """Frequencies of 0, …, n − 1, and how many each stands for, itself in the middle."""
+    nodes, widths, end, width = [], [], 0, 1
+    while end < n:
+        width *= 3 if end >= _WHOLE * width else 1
+        widths.append(min(width, n - end))
+        nodes.append(end + (widths[-1] - 1) // 2)
+        end += widths[-1]
+    return torch.tensor(nodes), torch.tensor(widths)
 
 
 @singledispatch
@@ -244,9 +303,12 @@ class InFrame(LinearOperator):
     def apply(self, x: Tensor) -> Tensor:
         return self.frame.events(self.values * self.frame.coordinates(x))
 
-    def in_groups(self, path: Path) -> InFrame | None:
-        """The same in the groups of a path, if there are any of coordinates of its basis."""
-        own, frame, values = self.frame, grouped(path, self.frame.shape), self.values
+    def in_groups(self, path: Path, *, thinned: bool = False) -> InFrame | None:
+        """The same in the groups of a path, or in a part of them; None where there are none of coordinates of its
+        basis."""
+        own, values, groups = self.frame, self.values, groups_of(path, self.frame.shape)
+        part = part_of(groups.layout) if thinned and groups is not None else own.part
+        frame = grouped(path, own.shape, part)
         if own.turn is not None or frame.order is None or frame.basis != own.basis:
             return None
         if own.order is not None:
@@ -260,7 +322,8 @@ class InFrame(LinearOperator):
         return self._images.get(operator, lambda: self._image(operator, path))
 
     def _image(self, operator: LinearOperator, path: Path | None) -> InFrame:
-        frame = Frame(Standard(operator.out_shape)) if path is None else grouped(path, operator.out_shape)
+        shape, part = operator.out_shape, self.frame.part
+        frame = Frame(Standard(shape)) if path is None else grouped(path, shape, part)
         frame, values = frame.along(sandwich(matrix_of(operator, self.frame, frame), self.values))
         return InFrame(frame, values.clamp(min=0))
 

@@ -73,6 +73,11 @@ class Marginals:
         """a_t R_t m, an event."""
         return self.process.operator(0, t)(self.data_mean)
 
+    def centre(self, t: float) -> Tensor:
+        """a_t R_t m, in the frame of t."""
+        frame = self.frame(t)
+        return frame.coordinates(self.mean(t)) if self.data_mean.any() else torch.zeros(frame.size, dtype=torch.float64)
+
     def degradation(self, s: float, t: float) -> Tensor:
         """R_{s→t}"""
         operator, source, target = self.process.degradation(s, t), self.frame(s), self.frame(t)

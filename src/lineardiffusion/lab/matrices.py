@@ -58,7 +58,7 @@ def inverse(a: Tensor) -> Tensor:
 
 def trace(a: Tensor) -> float:
     """tr A"""
-    return float(a.sum() if a.ndim == 1 else a.diagonal(dim1=-2, dim2=-1).sum())
+    return float((a if a.ndim == 1 else _diagonal(a)).sum())
 
 
 def largest(a: Tensor) -> float:
@@ -70,24 +70,37 @@ def logdet(a: Tensor) -> float:
     """log det A of a positive definite A."""
     if a.ndim == 1:
         return float(a.log().sum())
-    return float(2 * torch.linalg.cholesky(a).diagonal(dim1=-2, dim2=-1).log().sum())
+    return float(2 * _diagonal(torch.linalg.cholesky(a)).log().sum())
 
 
-def wasserstein(deviation: Tensor, a: Tensor, b: Tensor) -> float:
-    """W2 of two Gaussians whose means differ by a vector, with covariances A and B."""
-    return math.sqrt(float(deviation.square().sum()) + bures(a, b))
+def wasserstein(deviation: Tensor, a: Tensor, b: Tensor, weights: Tensor | None = None) -> float:
+    """W2 of two Gaussians whose means differ by a vector, with covariances A and B; a group counts as often as its
+    weight says, or once."""
+    parts = [deviation.square(), _squared_distances(a, b)]
+    if weights is not None:
+        parts = [weights * part.reshape(len(weights), -1).sum(1) for part in parts]
+    return math.sqrt(max(0.0, sum(float(part.sum()) for part in parts)))
 
 
 def bures(a: Tensor, b: Tensor) -> float:
     """tr(A + B − 2 (A^{1/2} B A^{1/2})^{1/2}), the squared Wasserstein-2 distance of N(0, A) and N(0, B)."""
+    return max(0.0, float(_squared_distances(a, b).sum()))
+
+
+def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """What each group, or each coordinate of vectors, adds to that distance."""
     if a.ndim == b.ndim == 1:
-        return float((a.clamp(min=0).sqrt() - b.clamp(min=0).sqrt()).square().sum())
+        return (a.clamp(min=0).sqrt() - b.clamp(min=0).sqrt()).square()
     if b.ndim == 1:
         a, b = b, a
     if a.ndim == 1:
-        root = a.clamp(min=0).sqrt()
+        root, own = a.clamp(min=0).sqrt(), a.reshape(b.shape[:-1])
     else:
         values, vectors = torch.linalg.eigh(a)
-        root = times(vectors, values.clamp(min=0).sqrt().flatten()) @ vectors.mT
-    cross = torch.linalg.eigvalsh(sandwich(root, b)).clamp(min=0).sqrt().sum()
-    return max(0.0, trace(a) + trace(b) - 2 * float(cross))
+        root, own = times(vectors, values.clamp(min=0).sqrt().flatten()) @ vectors.mT, _diagonal(a)
+    cross: Tensor = torch.linalg.eigvalsh(sandwich(root, b)).clamp(min=0).sqrt()
+    return (own + _diagonal(b) - 2 * cross).sum(-1)
+
+
+def _diagonal(a: Tensor) -> Tensor:
+    return a.diagonal(dim1=-2, dim2=-1)

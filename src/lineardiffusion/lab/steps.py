@@ -129,7 +129,6 @@ class Recursion:
         if not others:
             return {("x", first): gains[0]}
         alike = not crossing and all(shape(u) == shape(s) for u in others)
-        diagonal = alike and (self.process.path.gains(s).ndim == 0 or marginals.degradation(s, first).ndim == 1)
 
         def part(j: int, clean: Tensor) -> Tensor:
             """c* of an estimate at the j-th time, and zeros at the others."""
@@ -139,7 +138,12 @@ class Recursion:
             ]
             return self._extrapolation(estimates, s)
 
-        result: Terms = {}
+        if alike and self.process.path.gains(s).ndim == 0:  # W_j is a number
+            one = torch.ones(1, *shape(s), dtype=torch.float64)
+            return {
+                ("x", u): part(j, one).flatten()[0] * gain for j, (u, gain) in enumerate(zip(at, gains, strict=True))
+            }
+        diagonal, result = alike and marginals.degradation(s, first).ndim == 1, Terms()
         for j, (u, target) in enumerate(zip(at, targets, strict=True)):
             weight = matrix_of(partial(part, j), marginals.frame(target), marginals.frame(s), diagonal=diagonal)
             result["x", u] = times(weight, gains[j])
