@@ -64,13 +64,14 @@ JOBS: dict[tuple[str, str], tuple[int, ...]] = {
     ("power 2, side 32", "Haar, 3 levels, corrected, first order"): (3, 5),
     ("power 2, side 32", "bilinear, 3 levels, corrected, first order"): (3,),
 }
-# As images grow. Their greatest variance grows too, and x_T is to hold none of it. With levels the largest take hours.
+# As images grow. Their greatest variance grows too, and x_T is to hold none of it.
 LEVELS, GROWING, TO_NOISE = f"Haar, 3 levels, {FIRST}", (3, 5), "to log-SNR −20"
 POWERS, SIDES = (2, 3), (64, 128, 256, 512, 1024)
-for side, power in product(SIDES, POWERS):
-    data = f"power {power}, side {side}, {TO_NOISE}"
-    JOBS[data, f"DDPM, {FIRST}"] = (*MOST[1:], 15, 25, *((50,) if power > 2 else ()))
-    JOBS[data, LEVELS] = GROWING
+JOBS |= {
+    (f"power {power}, side {side}, {TO_NOISE}", name): budgets
+    for side, power in product(SIDES, POWERS)
+    for name, budgets in ((f"DDPM, {FIRST}", (*MOST[1:], 15, 25, 50)), (LEVELS, GROWING))
+}
 SHOWN = ("power 2, side 64", "power 3, side 64", "digits")
 
 

@@ -3,7 +3,8 @@
     python benchmarks/frontier_digits.py --data mnist10k.npz
 
 Real digits of 32 × 32 pixels. All models are one U-Net (`frontier_training`), trained for the processor time of DDPM's
-2000 steps; Scale Space Diffusion also as it is after 2000 steps of its own. A budget is counted in DDPM's calls, by
+2000 steps; Scale Space Diffusion also as it is after 2000 steps of its own, and after 2000 of more images, which take
+that time too. A budget is counted in DDPM's calls, by
 floating-point operations. For each the sampler is the best of some with the networks of seed 10: grids, times of
 change, the calls at each resolution, orders. What is reported is drawn by the networks of three other seeds, 2000
 digits each, with that sampler, and with residuals corrected (`ld.calibrate`): of levels at the change of size, of the
@@ -52,6 +53,7 @@ IMAGES, PAGE = ROOT / "docs" / "images", ROOT / "docs" / "frontier.md"
 SEEDS, CHOOSING = (0, 1, 2), 10
 BUDGETS = (3, 5, 7, 10, 15, 25, 50, 100)
 COUNT = 2000
+TRAINED = ("time", "steps", "both")  # for as long as DDPM, for as many steps, for both
 MODELS = (DDPM, SSD, BLURRING, PYRAMID)
 CORRECTED = (DDPM, SSD, BLURRING)  # the jumps of a flow have no residual
 ELSEWHERE = 10**6  # seeds of the noise by which samplers are chosen
@@ -86,7 +88,7 @@ def folder_of(model: str, seed: int) -> Path:
 
 
 def trained(model: str, seed: int, what: str) -> nn.Module:
-    """The network of a run, after equal "time" or equal "steps"."""
+    """The network of a run, after equal "time", equal "steps" or "both"."""
     if model == DDPM:
         network = load_denoiser(find_checkpoint(folder_of(model, seed)))[0].network
     else:
@@ -157,13 +159,12 @@ def cell(budget: int, what: str, corrected: bool) -> str:
 
 
 def draw_all(model: str, seed: int, budgets: Sequence[int], digits: Digits) -> None:
-    """Every cell of a network: budgets, equal time and steps, corrected and not."""
-    for budget, what, corrected in product(budgets, ("time", "steps"), (False, True)):
-        if what == "steps" and model != SSD:
-            continue
+    """Every cell of a model and seed: budgets, how its network was trained, corrected and not."""
+    for budget, corrected in product(budgets, (False, True)):
         if corrected and model not in CORRECTED:
             continue
-        draw_one(model, seed, budget, what, corrected, digits)
+        for what in TRAINED if model == SSD else TRAINED[:1]:
+            draw_one(model, seed, budget, what, corrected, digits)
 
 
 def is_of(path: Path, way: Way) -> bool:
@@ -191,7 +192,7 @@ def collect(real: Tensor) -> list[dict[str, Any]]:
     """A row for each model, budget, kind of training and correction, over the seeds that have it; the committed one
     where that has more of them."""
     rows, before = [], rows_by(RESULTS, "model", "budget", "trained", "corrected")
-    for key in product(MODELS, BUDGETS, ("time", "steps"), (False, True)):
+    for key in product(MODELS, BUDGETS, TRAINED, (False, True)):
         model, budget, what, corrected = key
         if not (known := choices(model, budget)):
             continue
@@ -216,6 +217,7 @@ def measured(name: str, folders: Sequence[Path], real: Tensor) -> dict[str, Any]
 LABELS = {
     (DDPM, "time"): "DDPM",
     (SSD, "time"): "SSD, equal time",
+    (SSD, "both"): "SSD, equal time and steps",
     (SSD, "steps"): "SSD, equal steps",
     (BLURRING, "time"): "Blurring Diffusion",
     (PYRAMID, "time"): "Pyramidal Flow",

@@ -8,9 +8,10 @@ some images of each pair, so that one network serves all times of change within 
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -41,6 +42,7 @@ class Pair(NamedTuple):
 
 PAIRS = (Pair(0, 0, 1, 480, 10), Pair(1, 1, 330, 1000, 56), Pair(1, 0, 330, 520, 8))
 IN_TURN = (Pair(2, 2, 650, 1000, 8), Pair(2, 1, 650, 900, 8))  # one at each second step
+FILLED = 1.25  # so many times as many images, and a step takes about as long as one of DDPM
 
 
 def network_of(model: str) -> nn.Module:
@@ -94,32 +96,25 @@ def _pyramid(network: nn.Module, images: Tensor, generator: torch.Generator) -> 
     return denoiser.process.loss(denoiser, images, generator)
 
 
-def parts_of(model: str, step: int) -> list[tuple[int, Losses]]:
-    """What a training step is made of: numbers of images, and their losses."""
+def parts_of(model: str, step: int, share: float = 1.0) -> list[tuple[int, Losses]]:
+    """What a training step is made of: numbers of images, or a share of them, and their losses."""
     if model == SSD:
-        return [(pair.images, _of_pair(pair)) for pair in (*PAIRS, IN_TURN[step % len(IN_TURN)])]
+        return [(round(share * pair.images), _of_pair(pair)) for pair in (*PAIRS, IN_TURN[step % len(IN_TURN)])]
     if model == PYRAMID:  # each part is of one stage
         return [(BATCH_SIZE // 4, _pyramid)] * 4
     return [(BATCH_SIZE, _at_all_times(model))]
 
 
-def train(model: str, seed: int, images: Tensor, cpu_s: float, folder: Path) -> None:
-    """Train for some processor time. Writes averaged weights into the folder, time.pt and those after STEPS steps,
-    steps.pt, and training.json."""
-    folder.mkdir(parents=True, exist_ok=True)
+def training(
+    model: str, seed: int, images: Tensor, share: float = 1.0
+) -> Iterator[tuple[nn.Module, ExponentialMovingAverage]]:
+    """A network and its averaged weights, after each step of its training."""
     torch.manual_seed(seed)
     network = network_of(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
     average = ExponentialMovingAverage(network, EMA_DECAY)
-    start, step, report = time.process_time(), 0, {}
-
-    def keep(name: str) -> None:
-        with average.applied_to(network):
-            torch.save(network.state_dict(), folder / f"{name}.pt")
-        report[name] = {"steps": step, "cpu_s": round(time.process_time() - start, 1)}
-
-    while time.process_time() - start < cpu_s:
-        counts, parts = zip(*parts_of(model, step), strict=True)
+    for step in itertools.count():
+        counts, parts = zip(*parts_of(model, step, share), strict=True)
         count, generator = sum(counts), keyed_generator(seed, "step", step)
         chosen = images[torch.randint(len(images), (count,), generator=generator)]
         optimizer.zero_grad()
@@ -132,10 +127,30 @@ def train(model: str, seed: int, images: Tensor, cpu_s: float, folder: Path) -> 
             group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARMUP)
         optimizer.step()
         average.update(network)
-        step += 1
+        yield network, average
+
+
+def train(model: str, seed: int, images: Tensor, cpu_s: float, folder: Path) -> None:
+    """Train for some processor time. Writes averaged weights into the folder: time.pt, those after STEPS steps,
+    steps.pt, and of Scale Space Diffusion both.pt, those after STEPS steps of FILLED times as many images, which take
+    that time as well; and training.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    report, start = {}, time.process_time()
+
+    def keep(name: str, step: int, network: nn.Module, average: ExponentialMovingAverage) -> None:
+        with average.applied_to(network):
+            torch.save(network.state_dict(), folder / f"{name}.pt")
+        report[name] = {"steps": step, "cpu_s": round(time.process_time() - start, 1)}
+
+    for step, trained in enumerate(training(model, seed, images), 1):
         if step == STEPS:
-            keep("steps")
+            keep("steps", step, *trained)
         if step % 100 == 0:
             print(step, round(time.process_time() - start, 1), flush=True)
-    keep("time")
+        if time.process_time() - start >= cpu_s:
+            keep("time", step, *trained)
+            break
+    if model == SSD:
+        start = time.process_time()
+        keep("both", STEPS, *next(itertools.islice(training(model, seed, images, FILLED), STEPS - 1, None)))
     (folder / "training.json").write_text(json.dumps(report) + "\n", encoding="utf-8")
