@@ -103,6 +103,7 @@ def chain(data: str, name: str, file: Path, folder: Path) -> None:
     side, covariance, stationary, mean = data_of(data, file)
     searched = covariance if name.startswith("DDPM") and STATIONARY not in name else stationary
     before: ld.lab.Optimum | None = None
+    folder.mkdir(parents=True, exist_ok=True)
     for budget in JOBS[data, name]:
         kept, began = folder / f"{budget}.json", time.process_time()
         if kept.exists():

@@ -143,7 +143,8 @@ class Recursion:
             return {
                 ("x", u): part(j, one).flatten()[0] * gain for j, (u, gain) in enumerate(zip(at, gains, strict=True))
             }
-        diagonal, result = alike and marginals.degradation(s, first).ndim == 1, Terms()
+        diagonal = alike and marginals.degradation(s, first).ndim == 1
+        result: Terms = {}
         for j, (u, target) in enumerate(zip(at, targets, strict=True)):
             weight = matrix_of(partial(part, j), marginals.frame(target), marginals.frame(s), diagonal=diagonal)
             result["x", u] = times(weight, gains[j])
