@@ -117,8 +117,8 @@ def optimise(
 
     Where W2 is a sum over independent groups of cosines (as for `ld.lab.evaluate`, or without changes of shape) and
     events have 65 536 numbers or more, the search has a part of the frequencies, each with the weight of its neighbours
-    in a smooth spectrum (for power laws errors are right to 0.2 per cent); the report is of all. An image of 1024 × 1024
-    pixels then takes minutes.
+    in a smooth spectrum (for power laws errors are right to 0.2 per cent); the report is of all. Images of 1024 × 1024
+    pixels take minutes.
 
     Arguments:
         path: R_t; where it has levels (`ld.paths.pyramid`, `ld.paths.truncated`), when they change is chosen, and
