@@ -46,7 +46,7 @@ CHEAP, ALL, MOST, FEW = (2, 3, 4, 5, 7, 10, 15, 25), (2, 3, 4, 5, 7, 10, 15, 25,
 # Data, path and budgets. With levels a point takes minutes, and more of them the larger the events are.
 JOBS: dict[tuple[str, str], tuple[int, ...]] = {
     ("power 2, side 64", "DDPM"): CHEAP,
-    ("power 2, side 64", "DDPM, first order"): ALL,
+    ("power 2, side 64", "DDPM, first order"): (*ALL, 150),
     ("power 2, side 64", "Haar, 3 levels, first order"): (*MOST, 15, 25, 50, 100),
     ("power 2, side 64", "Haar, 3 levels"): CHEAP[:6],
     ("digits", "DDPM"): CHEAP[:5],
