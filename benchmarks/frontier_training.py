@@ -132,25 +132,22 @@ def training(
 
 def train(model: str, seed: int, images: Tensor, cpu_s: float, folder: Path) -> None:
     """Train for some processor time. Writes averaged weights into the folder: time.pt, those after STEPS steps,
-    steps.pt, and of Scale Space Diffusion both.pt, those after STEPS steps of FILLED times as many images, which take
-    that time as well; and training.json."""
+    steps.pt, and of Scale Space Diffusion both.pt, those after STEPS steps of FILLED times as many images, if there is
+    time for as many; and training.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    report, start = {}, time.process_time()
-
-    def keep(name: str, step: int, network: nn.Module, average: ExponentialMovingAverage) -> None:
-        with average.applied_to(network):
-            torch.save(network.state_dict(), folder / f"{name}.pt")
-        report[name] = {"steps": step, "cpu_s": round(time.process_time() - start, 1)}
-
-    for step, trained in enumerate(training(model, seed, images), 1):
-        if step == STEPS:
-            keep("steps", step, *trained)
-        if step % 100 == 0:
-            print(step, round(time.process_time() - start, 1), flush=True)
-        if time.process_time() - start >= cpu_s:
-            keep("time", step, *trained)
-            break
-    if model == SSD:
+    report = {}
+    for name, share in (("time", 1.0), ("both", FILLED))[: 2 if model == SSD else 1]:
         start = time.process_time()
-        keep("both", STEPS, *next(itertools.islice(training(model, seed, images, FILLED), STEPS - 1, None)))
+        for step, (network, average) in enumerate(training(model, seed, images, share), 1):
+            spent = time.process_time() - start
+            if step % 100 == 0:
+                print(name, step, round(spent, 1), flush=True)
+            ended = spent >= cpu_s or (name == "both" and step == STEPS)
+            reached = name == "time" and step == STEPS
+            for kept in ["steps"] * reached + [name] * ended:
+                with average.applied_to(network):
+                    torch.save(network.state_dict(), folder / f"{kept}.pt")
+                report[kept] = {"steps": step, "cpu_s": round(spent, 1)}
+            if ended:
+                break
     (folder / "training.json").write_text(json.dumps(report) + "\n", encoding="utf-8")

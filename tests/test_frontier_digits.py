@@ -45,11 +45,12 @@ def test_times_by_a_power_of_their_place():
     assert power(4, 2.0) == [1000, 562, 250, 62]
 
 
-@pytest.mark.parametrize("model", [SSD, BLURRING, PYRAMID])
-def test_a_step_of_training_and_a_sample(model, tmp_path):
+@pytest.mark.parametrize(("model", "names"), [(SSD, ["time", "both"]), (BLURRING, ["time"]), (PYRAMID, ["time"])])
+def test_a_step_of_training_and_a_sample(model, names, tmp_path):
     images = torch.rand(8, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     train(model, 0, images, 0.01, tmp_path)
-    assert json.loads((tmp_path / "training.json").read_text())["time"]["steps"] == 1
+    known = json.loads((tmp_path / "training.json").read_text())
+    assert {name: each["steps"] for name, each in known.items()} == dict.fromkeys(names, 1)
     network, fresh = network_of(model), network_of(model)
     network.load_state_dict(torch.load(tmp_path / "time.pt", weights_only=True))
     assert any(not torch.equal(a, b) for a, b in zip(network.parameters(), fresh.parameters(), strict=True))
