@@ -4,12 +4,12 @@
 
 Real digits of 32 × 32 pixels. All models are one U-Net (`frontier_training`), trained for the processor time of DDPM's
 2000 steps; Scale Space Diffusion also as it is after 2000 steps of its own, and after 2000 of more images, which take
-that time too. A budget is counted in DDPM's calls, by
-floating-point operations. For each the sampler is the best of some with the networks of seed 10: grids, times of
-change, the calls at each resolution, orders. What is reported is drawn by the networks of three other seeds, 2000
-digits each, with that sampler, and with residuals corrected (`ld.calibrate`): of levels at the change of size, of the
-others at all steps. What is finished is kept in runs/benchmark-frontier-digits and not done again; `--report` makes the
-tables and the figures of what is there, and of what the results have of the rest.
+that time too. A budget is counted in DDPM's calls, by floating-point operations. For each the sampler is the best of
+some with the networks of seed 10: grids, times of change, the calls at each resolution, orders. What is reported is
+drawn by the networks of three other seeds, 2000 digits each, with that sampler, and with residuals corrected
+(`ld.calibrate`): of levels at the change of size, of the others at all steps. What is finished is kept in
+runs/benchmark-frontier-digits and not done again; `--report` makes the tables and the figures of what is there, and of
+what the results have of the rest.
 
 Writes results/frontier_digits.json, docs/images/frontier_digits*.png and the tables in docs/frontier.md.
 """

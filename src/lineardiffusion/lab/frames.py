@@ -306,9 +306,9 @@ class InFrame(LinearOperator):
     def in_groups(self, path: Path, *, thinned: bool = False) -> InFrame | None:
         """The same in the groups of a path, or in a part of them; None where there are none of coordinates of its
         basis."""
-        own, values, groups = self.frame, self.values, groups_of(path, self.frame.shape)
-        part = part_of(groups.layout) if thinned and groups is not None else own.part
-        frame = grouped(path, own.shape, part)
+        own, values = self.frame, self.values
+        groups = groups_of(path, own.shape) if thinned else None
+        frame = grouped(path, own.shape, own.part if groups is None else part_of(groups.layout))
         if own.turn is not None or frame.order is None or frame.basis != own.basis:
             return None
         if own.order is not None:
